@@ -1,0 +1,63 @@
+"""Batches of tensors that the data room makes and the models and algorithms consume."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationBatch:
+    """B observations with their instructions, as tensors in physical units."""
+
+    state_BS: Tensor
+    """(B, S) float32."""
+    instruction_BE: Tensor
+    """(B, E) float32, sentence embeddings of the instructions."""
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+    """Camera name -> (B, height, width, 3) uint8."""
+
+    def to(self, device: torch.device) -> "ObservationBatch":
+        return ObservationBatch(
+            state_BS=self.state_BS.to(device),
+            instruction_BE=self.instruction_BE.to(device),
+            images={name: image.to(device) for name, image in self.images.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransitionBatch:
+    """B chunk transitions (s_t, a_t, r_t, s_{t+nH}) as DIVL and QAM consume them.
+
+    Source: arXiv 2605.00416, section on the chunk-level replay; method.md sections 1 and 2.
+    """
+
+    observation: ObservationBatch
+    """s_t."""
+    action_chunk_BHA: Tensor
+    """(B, H, A) executed actions in physical units; padded steps repeat the last executed action."""
+    action_mask_BH: Tensor
+    """(B, H) bool, False on padding after the episode's end."""
+    human_BH: Tensor
+    """(B, H) bool, True where a human's action was executed."""
+    return_B: Tensor
+    """(B,) float32, sum_{i<k} gamma^i r_{t+i} over the k real steps of the n-chunk window."""
+    bootstrap_observation: ObservationBatch
+    """s_{t+k}: the state after the window, or the episode's last one if it ends inside."""
+    bootstrap_discount_B: Tensor
+    """(B,) float32: gamma^k, and 0 where the episode ended (success, failure, time limit) inside the window."""
+    task_B: Tensor
+    """(B,) int64, index of the task in the arena's task list."""
+
+    def to(self, device: torch.device) -> "TransitionBatch":
+        return TransitionBatch(
+            observation=self.observation.to(device),
+            action_chunk_BHA=self.action_chunk_BHA.to(device),
+            action_mask_BH=self.action_mask_BH.to(device),
+            human_BH=self.human_BH.to(device),
+            return_B=self.return_B.to(device),
+            bootstrap_observation=self.bootstrap_observation.to(device),
+            bootstrap_discount_B=self.bootstrap_discount_B.to(device),
+            task_B=self.task_B.to(device),
+        )

@@ -1,0 +1,73 @@
+"""Every exception that LWD raises on purpose.
+
+LWDError
+ +-- ConfigError             a setting or an argument is wrong (field, value, remedy)
+ |    +-- UnknownTask
+ +-- ShapeError              tensors or arrays whose shapes do not agree
+ +-- NonFiniteLoss           a loss became NaN or infinite; training stopped
+ +-- EpisodeRejected         an episode failed validation (the coordinator quarantines it)
+ +-- StoreError              the object store cannot do what was asked
+ |    +-- StoreUnsafe        two writers can both create one object
+ +-- CheckpointError         a checkpoint is missing, corrupt or of another embodiment
+ |    +-- ResumeError        a run cannot be continued exactly
+ +-- RobotFault              a robot must hold (non-finite action, lost simulator)
+ |    +-- ActionRejected
+ +-- ServiceError            a process of the fleet is missing, dead or unreachable
+      +-- PortInUse
+"""
+
+
+class LWDError(Exception):
+    """Base of all errors that LWD raises on purpose; the message names field, value and remedy."""
+
+
+class ConfigError(LWDError):
+    """A setting or an argument is wrong."""
+
+
+class UnknownTask(ConfigError):
+    """A task name that the embodiment does not have."""
+
+
+class ShapeError(LWDError, ValueError):
+    """Tensors or arrays whose shapes do not agree."""
+
+
+class NonFiniteLoss(LWDError):
+    """A loss became NaN or infinite."""
+
+
+class EpisodeRejected(LWDError):
+    """An episode failed validation."""
+
+
+class StoreError(LWDError):
+    """The object store cannot do what was asked."""
+
+
+class StoreUnsafe(StoreError):
+    """The store lets two writers both create one object."""
+
+
+class CheckpointError(LWDError):
+    """A checkpoint is missing, corrupt or belongs to another embodiment."""
+
+
+class ResumeError(CheckpointError):
+    """A run cannot be continued exactly."""
+
+
+class RobotFault(LWDError):
+    """A robot must hold."""
+
+
+class ActionRejected(RobotFault):
+    """An action that must not reach the robot (non-finite or of the wrong shape)."""
+
+
+class ServiceError(LWDError):
+    """A process of the fleet is missing, dead or unreachable."""
+
+
+class PortInUse(ServiceError):
+    """A port that a server of ours needs is taken."""

@@ -1,0 +1,30 @@
+"""What LWD asks of a flow policy: the contract that our small VLA and every adapter fulfil."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from lwd.batch import ObservationBatch
+from lwd.types import Embodiment, FloatArray, Observation
+
+ContextT = TypeVar("ContextT")
+
+
+class FlowPolicy(Protocol[ContextT]):
+    """A policy whose action head is a flow. Flow time 0 is noise, 1 is data; chunks are normalised to about [-1, 1]."""
+
+    embodiment: Embodiment
+    horizon: int
+
+    def encode(self, observation: ObservationBatch) -> ContextT:
+        """Compute the prefix once per state; every flow step reuses it."""
+
+    def velocity(self, context: ContextT, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
+        """Return the velocity (B, H, A) of the flow at the noisy chunk."""
+
+    def act(
+        self, observations: Sequence[Observation], instructions: Sequence[str], *, generator: torch.Generator
+    ) -> FloatArray:
+        """Sample one chunk per robot: (B, H, A) in physical units, within the embodiment's limits."""

@@ -1,0 +1,170 @@
+"""The nouns that every room shares: observations, actions, episodes, embodiments.
+
+Shape suffixes: B batch, H horizon (control steps in a chunk), A action, S state, T steps of an episode.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+
+
+class Source(StrEnum):
+    """Where an episode comes from (method.md section 4)."""
+
+    DEMONSTRATION = "demonstration"
+    ROLLOUT = "rollout"
+    PLAY = "play"
+    FLEET = "fleet"
+
+
+class Outcome(StrEnum):
+    """How an episode ended. The first three are terminal; TRUNCATED means unknown, and bootstraps."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    TIME_LIMIT = "time_limit"
+    TRUNCATED = "truncated"
+
+    @property
+    def terminal(self) -> bool:
+        return self is not Outcome.TRUNCATED
+
+
+class Controller(IntEnum):
+    """Who chose the action that was executed at a step."""
+
+    POLICY = 0
+    HUMAN = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSpec:
+    """One group of state entries that a policy embeds as one token, such as one object's pose."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embodiment:
+    """What a policy must know about a robot: its state layout, its cameras and its actions."""
+
+    name: str
+    control_hz: float
+    state_tokens: tuple[TokenSpec, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Camera name -> (height, width) in pixels of its RGB images; empty in state mode."""
+
+    @property
+    def state_size(self) -> int:
+        return sum(token.size for token in self.state_tokens)
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action_low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task of an embodiment: its name, its paraphrases and its limits."""
+
+    name: str
+    instructions: tuple[str, ...]
+    """Paraphrases used for data and deployment."""
+    heldout_instructions: tuple[str, ...]
+    """Paraphrases that only evaluation uses."""
+    sub_steps: tuple[str, ...]
+    """Names of the countable sub-steps, in their order."""
+    time_limit: int
+    """Control steps after which the episode ends with TIME_LIMIT."""
+    long_horizon: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a robot perceives at one control step."""
+
+    state: FloatArray
+    """(S,) float32, the concatenation of the embodiment's state tokens."""
+    images: Mapping[str, ByteArray] = field(default_factory=dict)
+    """Camera name -> (height, width, 3) uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one executed action led to."""
+
+    observation: Observation
+    outcome: Outcome | None
+    """None while the episode goes on."""
+    sub_step_scores: tuple[float, ...]
+    """Per sub-step of the task: 1 done, 0.5 done after a retry, 0 not (yet) done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeInfo:
+    """The metadata of an episode: everything but its arrays. Stored in the episode file's schema."""
+
+    episode_id: str
+    robot_id: str
+    embodiment: str
+    task: str
+    instruction: str
+    source: Source
+    outcome: Outcome
+    policy_version: int
+    """Version of the policy that acted; -1 where none did (demonstrations, play)."""
+    sub_step_scores: tuple[float, ...]
+    control_hz: float
+    seed: int
+    world: str
+    """Name of the world the robot stood in: "nominal" or the name of a deployment shift."""
+    started_at_s: float
+    """Unix time."""
+    software_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One complete episode of T control steps.
+
+    `states_TS` has T + 1 rows: the observation before each action, and the last one after the final action.
+    Rewards are not stored: they follow from the outcome (1 on the last step of a success, else 0), so a relabelled
+    episode has the right rewards by construction.
+    """
+
+    info: EpisodeInfo
+    states_TS: FloatArray
+    """(T + 1, S)."""
+    actions_TA: FloatArray
+    """(T, A), the actions that were executed."""
+    controllers_T: ByteArray
+    """(T,) values of Controller."""
+    images: Mapping[str, tuple[bytes, ...]] = field(default_factory=dict)
+    """Camera name -> T + 1 encoded (PNG or JPEG) frames."""
+
+    @property
+    def steps(self) -> int:
+        return int(self.actions_TA.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyVersion:
+    """A published policy, as announced to the fleet."""
+
+    version: int
+    key: str
+    """Key of the safetensors object in the store."""
+    sha256: str
+    update: int
+    """Learner updates done when it was published."""
+    snapshot: int
+    """Replay snapshot it was trained on."""
