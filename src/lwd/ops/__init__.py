@@ -1,1 +1,1 @@
-"""ops"""
+"""The mathematics of LWD: pure functions from tensors to tensors, one per equation."""
