@@ -1,6 +1,6 @@
 """Batches of tensors that the data room makes and the models and algorithms consume."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,11 +18,27 @@ class ObservationBatch:
     images: Mapping[str, Tensor] = field(default_factory=dict)
     """Camera name -> (B, height, width, 3) uint8."""
 
+    @property
+    def size(self) -> int:
+        return self.state_BS.shape[0]
+
     def to(self, device: torch.device) -> "ObservationBatch":
+        """Copy to a device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def first(self, count: int | None) -> "ObservationBatch":
+        """Return the first `count` observations, all of them if it is None."""
+        return self._map(lambda tensor: tensor[:count])
+
+    def repeat(self, times: int) -> "ObservationBatch":
+        """Return the batch `times` times over, (times * B, ...)."""
+        return self._map(lambda tensor: tensor.repeat(times, *[1] * (tensor.ndim - 1)))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "ObservationBatch":
         return ObservationBatch(
-            state_BS=self.state_BS.to(device),
-            instruction_BE=self.instruction_BE.to(device),
-            images={name: image.to(device) for name, image in self.images.items()},
+            state_BS=function(self.state_BS),
+            instruction_BE=function(self.instruction_BE),
+            images={name: function(image) for name, image in self.images.items()},
         )
 
 

@@ -1,0 +1,32 @@
+"""What the learner asks of an algorithm."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lwd.batch import TransitionBatch
+
+Metrics = dict[str, float]
+State = dict[str, Any]
+"""Nested dictionaries whose leaves are tensors, numbers, strings or None."""
+
+
+class Algorithm(Protocol):
+    """One objective with all of its mutable state."""
+
+    def update(self, batch: TransitionBatch) -> Metrics:
+        """Take one training step.
+
+        Raises:
+            NonFiniteLoss: if a loss is NaN or infinite; parameters are as they were before this loss's step.
+        """
+
+    def policy_state(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers of the policy to deploy."""
+
+    def state(self) -> State:
+        """Everything that a bit-for-bit continuation needs, the random generator included."""
+
+    def load_state(self, state: State) -> None:
+        """Continue from what `state` returned."""

@@ -1,0 +1,84 @@
+"""Supervised fine-tuning: flow matching on demonstrations. Its result is the reference policy f_beta."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lwd.algos.optimization import OptimizerStep
+from lwd.algos.protocol import Metrics, State
+from lwd.batch import TransitionBatch
+from lwd.models.vla import SmallVLA
+from lwd.ops.flow import flow_matching_loss, interpolate
+from lwd.ops.soft_update import soft_update
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Settings of supervised fine-tuning."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    total_updates: int | None = None
+    """Length of the cosine schedule; None keeps the learning rate constant."""
+    warmup_updates: int = 0
+    polyak_rate: float = 0.005
+    """The deployed policy is the running average of the trained weights."""
+
+
+class SFT:
+    """Minimises E || f_theta(s, (1-w) a_0 + w a_1, w) - (a_1 - a_0) ||^2 over the batch's chunks.
+
+    Source: arXiv 2605.00416, the SFT loss; arXiv 2210.02747.
+    """
+
+    def __init__(self, policy: SmallVLA, config: SFTConfig, generator: torch.Generator) -> None:
+        self.policy = policy
+        self.averaged_policy = deepcopy(policy).requires_grad_(False)
+        self.config = config
+        self.generator = generator
+        self.updates = 0
+        self._step = OptimizerStep(
+            policy.parameters(),
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_gradient_norm=config.max_gradient_norm,
+            total_steps=config.total_updates,
+            warmup_steps=config.warmup_updates,
+        )
+
+    def update(self, batch: TransitionBatch) -> Metrics:
+        chunk = self.policy.normalizer.action(batch.action_chunk_BHA)
+        noise = torch.randn(chunk.shape, generator=self.generator, device=chunk.device)
+        flow_time_B = torch.rand(chunk.shape[:1], generator=self.generator, device=chunk.device)
+        context = self.policy.encode(batch.observation)
+        velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
+        loss = flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
+        gradient_norm = self._step(loss, "loss/flow")
+        soft_update(
+            list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.polyak_rate
+        )
+        self.updates += 1
+        return {"loss/flow": loss.item(), "gradient_norm/policy": gradient_norm}
+
+    def policy_state(self) -> Mapping[str, Tensor]:
+        return self.averaged_policy.state_dict()
+
+    def state(self) -> State:
+        return {
+            "policy": self.policy.state_dict(),
+            "averaged_policy": self.averaged_policy.state_dict(),
+            "optimizer": self._step.state(),
+            "generator": self.generator.get_state(),
+            "updates": self.updates,
+        }
+
+    def load_state(self, state: State) -> None:
+        self.policy.load_state_dict(state["policy"])
+        self.averaged_policy.load_state_dict(state["averaged_policy"])
+        self._step.load_state(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.updates = state["updates"]

@@ -1,0 +1,54 @@
+"""Nested state <-> safetensors and JSON. No pickle: a checkpoint from elsewhere cannot run code."""
+
+import json
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lwd.errors import CheckpointError
+
+_SEPARATOR = "/"
+
+
+def state_bytes(state: dict[str, Any]) -> bytes:
+    """Serialise nested dictionaries of tensors, numbers, strings and None."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for path, leaf in _leaves(state, ()):
+        key = _SEPARATOR.join(path)
+        if isinstance(leaf, Tensor):
+            tensors[key] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            scalars[key] = leaf
+    return save(tensors, metadata={"scalars": json.dumps(scalars)})
+
+
+def load_state_bytes(data: bytes) -> dict[str, Any]:
+    """Restore what `state_bytes` wrote.
+
+    Raises:
+        CheckpointError: if the bytes are damaged.
+    """
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        scalars = json.loads(header["__metadata__"]["scalars"])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the algorithm state is damaged ({error}); use an earlier checkpoint") from error
+    state: dict[str, Any] = {}
+    for key, leaf in {**scalars, **tensors}.items():
+        *parents, name = key.split(_SEPARATOR)
+        node = state
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return state
+
+
+def _leaves(node: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(node, dict):
+        return [(path, node)]
+    return [leaf for key, child in node.items() for leaf in _leaves(child, (*path, str(key)))]

@@ -1,0 +1,146 @@
+"""Networks <-> safetensors: one file carries everything that acting or valuing needs.
+
+The metadata holds the embodiment, the configuration and the normalisation statistics; a policy also carries the
+embeddings of the instructions it knows. No pickle is ever read.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from lwd.errors import CheckpointError
+from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
+from lwd.models.normalization import StateStatistics
+from lwd.models.vla import SmallVLA, VLAConfig
+from lwd.types import Embodiment, TokenSpec
+
+FORMAT = "lwd-1"
+_INSTRUCTIONS = "instruction_embeddings"
+
+
+def policy_bytes(policy: SmallVLA) -> bytes:
+    """Serialise a policy with its configuration, statistics and known instructions."""
+    known = policy.instructions.known
+    embeddings = np.stack(list(known.values())) if known else np.zeros((0, EMBEDDING_SIZE), np.float32)
+    return _network_bytes(
+        "policy",
+        policy,
+        {"instructions": list(known), "config": asdict(policy.config)},
+        {_INSTRUCTIONS: torch.from_numpy(embeddings)},
+    )
+
+
+def value_bytes(critic: ValueCritic) -> bytes:
+    """Serialise a value/critic network."""
+    horizon = critic.pooling.position.shape[0]
+    return _network_bytes("value", critic, {"config": asdict(critic.config), "horizon": horizon}, {})
+
+
+def load_policy(source: Path | str | bytes) -> SmallVLA:
+    """Load a policy from a file or from its bytes, on the CPU, ready to act.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or no policy.
+    """
+    metadata, tensors = _read(source, "policy")
+    embeddings = tensors.pop(_INSTRUCTIONS).numpy()
+    known = dict(zip(metadata["instructions"], embeddings, strict=True))
+    policy = SmallVLA(
+        _embodiment(metadata["embodiment"]),
+        VLAConfig(**metadata["config"]),
+        _statistics(tensors, "backbone.normalizer"),
+        InstructionEncoder(known),
+    )
+    policy.load_state_dict(tensors)
+    return policy.eval()
+
+
+def load_value(source: Path | str | bytes) -> ValueCritic:
+    """Load a value/critic network from a file or from its bytes, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or no value network.
+    """
+    metadata, tensors = _read(source, "value")
+    critic = ValueCritic(
+        _embodiment(metadata["embodiment"]),
+        CriticConfig(**metadata["config"]),
+        _statistics(tensors, "encoder.normalizer"),
+        metadata["horizon"],
+    )
+    critic.load_state_dict(tensors)
+    return critic.eval()
+
+
+def require_embodiment(network: SmallVLA | ValueCritic, embodiment: Embodiment) -> None:
+    """Check that a loaded network fits a robot.
+
+    Raises:
+        CheckpointError: naming the first field that differs.
+    """
+    trained, wanted = asdict(network.embodiment), asdict(embodiment)
+    for field, value in wanted.items():
+        if json.dumps(trained[field]) != json.dumps(value):
+            raise CheckpointError(
+                f"the checkpoint was trained for {field} = {trained[field]!r}, the robot has {value!r}: "
+                "use a checkpoint of this embodiment"
+            )
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _network_bytes(
+    kind: str, network: SmallVLA | ValueCritic, metadata: dict[str, Any], extra: dict[str, torch.Tensor]
+) -> bytes:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    description = {"kind": kind, "embodiment": asdict(network.embodiment), **metadata}
+    return save({**tensors, **extra}, metadata={"format": FORMAT, "lwd": json.dumps(description)})
+
+
+def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    name = "the checkpoint" if isinstance(source, bytes) else str(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {name}: {error.strerror}; check the path") from error
+    try:
+        tensors = load(data)
+        header_size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{name} is not an intact safetensors file ({error}); copy it again") from error
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{name} has format {header.get('format')!r}; this version reads {FORMAT!r}")
+    metadata = json.loads(header["lwd"])
+    if metadata["kind"] != kind:
+        raise CheckpointError(f"{name} holds a {metadata['kind']} network; a {kind} network is needed")
+    return metadata, tensors
+
+
+def _embodiment(description: dict[str, Any]) -> Embodiment:
+    return Embodiment(
+        **{
+            **description,
+            "state_tokens": tuple(TokenSpec(**token) for token in description["state_tokens"]),
+            "action_low": tuple(description["action_low"]),
+            "action_high": tuple(description["action_high"]),
+            "cameras": {name: tuple(size) for name, size in description["cameras"].items()},
+        }
+    )
+
+
+def _statistics(tensors: dict[str, torch.Tensor], prefix: str) -> StateStatistics:
+    return StateStatistics(
+        mean=tuple(tensors[f"{prefix}.state_mean"].tolist()), std=tuple(tensors[f"{prefix}.state_std"].tolist())
+    )

