@@ -1,0 +1,136 @@
+"""Checkpoints of a stage: complete, verified, and never half there.
+
+A checkpoint is a directory `update-000001234` with the policy, the value network, the algorithm's full state and a
+manifest that names their hashes. It is written beside its final name, flushed, and renamed: a crash leaves either
+the whole new checkpoint or none of it, and the earlier ones untouched.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwd.data.durable import sync_directory, write_file
+from lwd.errors import CheckpointError, ResumeError
+from lwd.learner.state_file import load_state_bytes, state_bytes
+from lwd.models.checkpoint import sha256_of
+
+MANIFEST = "manifest.json"
+POLICY = "policy.safetensors"
+VALUE = "value.safetensors"
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a stage stands; stored in the manifest."""
+
+    stage: str
+    update: int
+    snapshot: int
+    policy_version: int
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on disk whose files were verified."""
+
+    directory: Path
+    progress: Progress
+    config: dict[str, Any]
+
+    @property
+    def policy_path(self) -> Path:
+        return self.directory / POLICY
+
+    @property
+    def value_path(self) -> Path:
+        return self.directory / VALUE
+
+    def state(self) -> dict[str, Any]:
+        """Load the algorithm's full state."""
+        return load_state_bytes((self.directory / STATE).read_bytes())
+
+
+class CheckpointStore:
+    """The checkpoints of one stage, newest last; older ones are removed once a newer one is safe."""
+
+    def __init__(self, directory: Path, *, keep: int = 2) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def save(
+        self, progress: Progress, *, policy: bytes, value: bytes | None, state: dict[str, Any], config: dict[str, Any]
+    ) -> Checkpoint:
+        """Write one checkpoint; saving the same update again replaces nothing.
+
+        Raises:
+            StoreError: if the disk is full or not writable; earlier checkpoints stay.
+        """
+        final = self.directory / f"update-{progress.update:09d}"
+        staging = self.directory / f".writing-{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        files = {POLICY: policy, STATE: state_bytes(state)} | ({} if value is None else {VALUE: value})
+        for name, data in files.items():
+            write_file(staging / name, data)
+        manifest = {
+            "progress": vars(progress),
+            "sha256": {name: sha256_of(data) for name, data in files.items()},
+            "config": config,
+        }
+        write_file(staging / MANIFEST, json.dumps(manifest, indent=2).encode())
+        sync_directory(staging)
+        if final.exists():
+            # The stage was finished or resumed at this very update: the new manifest may say more than the old one.
+            replaced = self.directory / f".replaced-{os.getpid()}"
+            final.rename(replaced)
+            staging.rename(final)
+            shutil.rmtree(replaced)
+        else:
+            staging.rename(final)
+        sync_directory(self.directory)
+        for old in self._paths()[: -self.keep]:
+            shutil.rmtree(old)
+        return Checkpoint(directory=final, progress=progress, config=config)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest checkpoint, verified, or None if the stage has none.
+
+        Raises:
+            ResumeError: if the newest checkpoint is damaged; the message names it and the one before.
+        """
+        paths = self._paths()
+        if not paths:
+            return None
+        try:
+            return open_checkpoint(paths[-1])
+        except CheckpointError as error:
+            remedy = f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
+            raise ResumeError(f"{error}; {remedy}") from error
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.directory.glob("update-*"))
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Open one checkpoint and verify its files against the manifest.
+
+    Raises:
+        CheckpointError: if a file is missing or does not have the hash that the manifest names.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        hashes, progress = manifest["sha256"], Progress(**manifest["progress"])
+        for name, expected in hashes.items():
+            found = sha256_of((directory / name).read_bytes())
+            if found != expected:
+                raise CheckpointError(f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}")
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {directory} lacks {error.filename}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory / MANIFEST} is no manifest ({error})") from error
+    return Checkpoint(directory=directory, progress=progress, config=manifest["config"])

@@ -1,0 +1,49 @@
+"""Where a learner's numbers go: one JSON line per interval, and TensorBoard."""
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from lwd.algos.protocol import Metrics
+
+
+class MetricsLog:
+    """Averages metrics over an interval of updates and writes them to RUN/metrics."""
+
+    def __init__(self, run: Path, process: str, stage: str, *, every: int = 50) -> None:
+        directory = run / "metrics"
+        directory.mkdir(parents=True, exist_ok=True)
+        self.process, self.stage, self.every = process, stage, every
+        self._file = (directory / f"{process}.jsonl").open("a")
+        self._board = SummaryWriter(str(directory / "tensorboard" / stage))  # type: ignore[no-untyped-call]
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, update: int, metrics: Metrics, *, snapshot: int, policy_version: int, extra: Metrics) -> None:
+        """Take in one update's metrics; every `every` updates write their means and the `extra` gauges."""
+        for name, value in metrics.items():
+            self._values[name].append(value)
+        if update % self.every:
+            return
+        means = {name: sum(values) / len(values) for name, values in self._values.items()} | extra
+        self._values.clear()
+        row = {
+            "time_s": time.time(),
+            "process": self.process,
+            "stage": self.stage,
+            "update": update,
+            "snapshot": snapshot,
+            "policy_version": policy_version,
+            "metrics": means,
+        }
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in means.items():
+            self._board.add_scalar(name, value, update)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
