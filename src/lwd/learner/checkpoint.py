@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwd.data.durable import sync_directory, write_file
+from lwd.data import durable
 from lwd.errors import CheckpointError, ResumeError
 from lwd.learner.state_file import load_state_bytes, state_bytes
 from lwd.models.checkpoint import sha256_of
@@ -73,26 +73,24 @@ class CheckpointStore:
         final = self.directory / f"update-{progress.update:09d}"
         staging = self.directory / f".writing-{os.getpid()}"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
+        durable.ensure_directory(staging)
         files = {POLICY: policy, STATE: state_bytes(state)} | ({} if value is None else {VALUE: value})
         for name, data in files.items():
-            write_file(staging / name, data)
+            durable.write_new(staging / name, data)
         manifest = {
             "progress": vars(progress),
             "sha256": {name: sha256_of(data) for name, data in files.items()},
             "config": config,
         }
-        write_file(staging / MANIFEST, json.dumps(manifest, indent=2).encode())
-        sync_directory(staging)
+        durable.write_new(staging / MANIFEST, json.dumps(manifest, indent=2).encode())
         if final.exists():
             # The stage was finished or resumed at this very update: the new manifest may say more than the old one.
             replaced = self.directory / f".replaced-{os.getpid()}"
-            final.rename(replaced)
-            staging.rename(final)
+            durable.move(final, replaced)
+            durable.move(staging, final)
             shutil.rmtree(replaced)
         else:
-            staging.rename(final)
-        sync_directory(self.directory)
+            durable.move(staging, final)
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
         return Checkpoint(directory=final, progress=progress, config=config)

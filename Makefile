@@ -1,0 +1,45 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV ?= .venv
+BUDGET ?= full
+RUN ?= runs/demo
+BIN := $(VENV)/bin
+READY := $(VENV)/.lwd-ready
+
+.PHONY: demo test lint learn learn-test faults bench lock clean
+
+demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
+	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
+
+test: $(READY) lint  ## the default suite
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+learn: $(READY)  ## the learning experiment: 3 seeds, hours; finished pieces are never run again
+	$(BIN)/lwd learn
+
+learn-test: $(READY)  ## tests that train until something is learned
+	$(BIN)/pytest -m learning
+
+faults: $(READY)  ## tests that kill, corrupt and partition, in full
+	$(BIN)/pytest -m faults
+
+bench: $(READY)  ## all benchmarks; writes docs/results/bench.json
+	$(BIN)/python benchmarks/run_all.py
+
+# --require-hashes is left out: the lock must serve the CPU and the CUDA build of one torch version alike.
+$(READY): requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:  ## freeze the versions installed in $(VENV)
+	$(BIN)/pip freeze --all --exclude-editable --exclude lwd --exclude pip | sed "s,+cpu,," > requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

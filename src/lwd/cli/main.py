@@ -1,0 +1,74 @@
+"""The `lwd` command: one verb per stage, each in a file of its own."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+import tyro
+
+from lwd.errors import LWDError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: the module that implements it as `run`, and a line for the overview."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "demo": Verb("lwd.cli.demo", "data, SFT, offline and online learning on a simulated fleet, then a report"),
+    "up": Verb("lwd.cli.up", "start a fleet: message bus, coordinator, learner and simulated robots"),
+    "data generate": Verb("lwd.cli.data_generate", "make demonstrations, rollouts and play with scripted experts"),
+    "sft": Verb("lwd.cli.sft", "fit the reference policy to the demonstrations"),
+    "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),
+    "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine"),
+    "coordinator": Verb("lwd.cli.coordinator", "validate episodes and commit them to snapshots"),
+    "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
+    "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
+    "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
+    "learn": Verb("lwd.cli.learn", "the learning experiment over several seeds (hours; resumable)"),
+    "bench learner": Verb("lwd.cli.bench_learner", "updates per second against the arithmetic floor"),
+    "bench fleet": Verb("lwd.cli.bench_fleet", "environment steps per second against the bare simulator"),
+}
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 on success, 1 on an error that we explain, 130 on Ctrl-C."""
+    sys.exit(dispatch(sys.argv[1:]))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    name = next((" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in VERBS), None)
+    if name is None:
+        return _overview(arguments)
+    verb = VERBS[name]
+    module = importlib.import_module(verb.module)
+    try:
+        tyro.cli(
+            module.run,
+            prog=f"lwd {name}",
+            description=module.__doc__,
+            args=arguments[len(name.split()) :],
+            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+        )
+    except LWDError as error:
+        print(f"lwd {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nlwd {name}: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview(arguments: list[str]) -> int:
+    width = max(map(len, VERBS))
+    lines = ["usage: lwd VERB [options]      (lwd VERB --help explains one verb)", ""]
+    lines += [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("\n".join(lines))
+        return 0
+    print(f"lwd: there is no verb {' '.join(arguments[:2])!r}\n\n" + "\n".join(lines), file=sys.stderr)
+    return 2
