@@ -6,6 +6,7 @@ Shape suffixes: B batch, H horizon (control steps in a chunk), A action, S state
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -168,3 +169,38 @@ class PolicyVersion:
     """Learner updates done when it was published."""
     snapshot: int
     """Replay snapshot it was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotView:
+    """What an operator sees of a robot before each step."""
+
+    robot_id: str
+    task: Task
+    step: int
+    """Control steps since the episode began."""
+    observation: Observation
+    sub_step_scores: tuple[float, ...]
+    privileged: Mapping[str, Any]
+
+
+class Intent(StrEnum):
+    OBSERVE = "observe"
+    TAKE_OVER = "take_over"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """An operator's wish for the next step.
+
+    TAKE_OVER executes `action` instead of the policy's; the operator releases the robot by observing again.
+    LABEL ends the episode with `outcome`.
+    """
+
+    intent: Intent
+    action: FloatArray | None = None
+    outcome: Outcome | None = None
+
+
+OBSERVE = Command(intent=Intent.OBSERVE)

@@ -1,46 +1,10 @@
 """Who may take over a robot, and what they can tell it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
-from lwd.types import FloatArray, Observation, Outcome, Task
+from lwd.types import OBSERVE, Command, FloatArray, Intent, RobotView
 
-
-@dataclass(frozen=True, kw_only=True)
-class RobotView:
-    """What an operator sees of a robot before each step."""
-
-    robot_id: str
-    task: Task
-    step: int
-    """Control steps since the episode began."""
-    observation: Observation
-    sub_step_scores: tuple[float, ...]
-    privileged: Mapping[str, Any]
-
-
-class Intent(StrEnum):
-    OBSERVE = "observe"
-    TAKE_OVER = "take_over"
-    LABEL = "label"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """An operator's wish for the next step.
-
-    TAKE_OVER executes `action` instead of the policy's; the operator releases the robot by observing again.
-    LABEL ends the episode with `outcome`.
-    """
-
-    intent: Intent
-    action: FloatArray | None = None
-    outcome: Outcome | None = None
-
-
-OBSERVE = Command(intent=Intent.OBSERVE)
+__all__ = ["OBSERVE", "Command", "Expert", "Intent", "Operator", "RobotView"]
 
 
 class Operator(Protocol):
@@ -51,3 +15,10 @@ class Operator(Protocol):
 
     def poll(self, view: RobotView) -> Command:
         """Say what to do at the next step."""
+
+
+class Expert(Protocol):
+    """Something that knows how to do the tasks of one embodiment, without noise and from any state."""
+
+    def act(self, view: RobotView) -> FloatArray:
+        """Return the next action (A,), within the embodiment's limits."""
