@@ -1,0 +1,262 @@
+"""Which transitions a batch holds: strata of episodes, tasks weighted by size, repeatable draws.
+
+A batch is a function of the seed, the arena's content and the update's index. The order in which episodes
+arrived does not matter, so a resumed learner draws what the interrupted one would have drawn.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from lwd.batch import TransitionBatch
+from lwd.data.arena import ArenaView, BoolArray, IntArray, NStep, ReplayArena
+from lwd.data.growable import GrowableArray
+from lwd.errors import ConfigError, ShapeError
+from lwd.types import ByteArray, Controller, EpisodeInfo, Outcome, Source
+
+EpisodeFilter = Callable[[EpisodeInfo], bool]
+StepFilter = Callable[[EpisodeInfo, ByteArray], BoolArray]
+"""(episode, controllers_T) -> mask_T of the steps at which a transition may start."""
+
+
+def every_episode(info: EpisodeInfo) -> bool:
+    """Accept all episodes."""
+    return True
+
+
+def from_sources(*sources: Source) -> EpisodeFilter:
+    """Accept the episodes that come from one of `sources`."""
+    accepted = frozenset(sources)
+    return lambda info: info.source in accepted
+
+
+def successes(info: EpisodeInfo) -> bool:
+    """Accept successful episodes."""
+    return info.outcome is Outcome.SUCCESS
+
+
+def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
+    """Accept all steps of demonstrations and successes, and a human's steps elsewhere except in play.
+
+    This is the data of filtered behaviour cloning and HG-DAgger: corrections are worth imitating even where
+    the episode failed later, while play explores failures on purpose.
+    """
+    if info.source is Source.DEMONSTRATION or info.outcome is Outcome.SUCCESS:
+        return np.ones(controllers_T.shape, dtype=np.bool_)
+    if info.source is Source.PLAY:
+        return np.zeros(controllers_T.shape, dtype=np.bool_)
+    return np.equal(controllers_T, Controller.HUMAN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stratum:
+    """A part of every batch and the episodes it is drawn from."""
+
+    fraction: float = 1.0
+    """Share of the batch, relative to the other strata's."""
+    episodes: EpisodeFilter = every_episode
+    steps: StepFilter | None = None
+    """Narrows the steps at which transitions may start; all of them if None."""
+    task_exponent: float = 0.5
+    """A task is drawn in proportion to (its steps)^exponent: 1 draws steps alike, 0 draws tasks alike."""
+
+
+class BatchSource(Protocol):
+    """Whatever can say which batch an update uses."""
+
+    def batch(self, update_index: int) -> TransitionBatch:
+        """Return the batch of the update with this index."""
+
+
+class BatchSampler:
+    """Draws batches of chunk transitions from the strata of an arena."""
+
+    def __init__(
+        self,
+        arena: ReplayArena,
+        strata: Sequence[Stratum],
+        *,
+        batch_size: int,
+        n_step: NStep = 1,
+        seed: int,
+    ) -> None:
+        """Prepare to sample.
+
+        Args:
+            strata: their fractions are normalised. A stratum that is empty so far leaves its share to the
+                others.
+            batch_size: B.
+            n_step: chunks in the n-step window, for all or by task name.
+            seed: processes that train together need different ones.
+        Raises:
+            ConfigError: without strata, with a fraction that is not positive or a batch size below 1.
+        """
+        if not strata or any(stratum.fraction <= 0 for stratum in strata):
+            raise ConfigError("a sampler needs strata, each with a positive fraction")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; a batch has at least one transition")
+        self.arena = arena
+        self._batch_size = batch_size
+        self._n_step = n_step
+        self._seed = seed
+        self._indices = [_StratumIndex(stratum) for stratum in strata]
+        self._lock = threading.Lock()
+
+    def batch(self, update_index: int) -> TransitionBatch:
+        """Return the batch of an update; the same content and index give the same batch.
+
+        Raises:
+            ConfigError: if no stratum has a transition yet.
+        """
+        return self.draw(update_index)[1]
+
+    def draw(self, update_index: int) -> tuple[int, TransitionBatch]:
+        """Return the version of the arena that was drawn from, and the batch."""
+        with self._lock:
+            view = self.arena.view
+            for index in self._indices:
+                index.refresh(view)
+            rng = np.random.default_rng([self._seed, update_index])
+            rows_B = np.concatenate(
+                [
+                    index.draw(count, rng)
+                    for index, count in zip(self._indices, self._counts(), strict=True)
+                    if count
+                ]
+            )
+        # Shuffled, so that a part of the batch (QAM uses half of it) holds every stratum.
+        rows_B = rows_B[rng.permutation(rows_B.shape[0])]
+        return view.version, self.arena.gather(rows_B, self._n_step, view=view)
+
+    def _counts(self) -> IntArray:
+        """Split the batch over the strata by largest remainder."""
+        share = np.array([index.stratum.fraction if index.size else 0.0 for index in self._indices])
+        if share.sum() == 0:
+            raise ConfigError("no episode of the arena fits any stratum; add episodes before sampling")
+        exact = share / share.sum() * self._batch_size
+        counts: IntArray = np.floor(exact).astype(np.int64)
+        largest = np.argsort(counts - exact, kind="stable")
+        counts[largest[: self._batch_size - counts.sum()]] += 1
+        return counts
+
+
+class _StratumIndex:
+    """The start rows of one stratum, grouped by task; refreshed for the new episodes only."""
+
+    def __init__(self, stratum: Stratum) -> None:
+        self.stratum = stratum
+        self.size = 0
+        self._version = -1
+        # Per episode: number of start rows and where their list begins in _rows (-1: all its rows).
+        self._count_E = GrowableArray((), np.int64, initial_rows=1024)
+        self._list_E = GrowableArray((), np.int64, initial_rows=1024)
+        self._id_E: list[str] = []
+        self._rows = GrowableArray((), np.int64, initial_rows=1024)
+
+    def refresh(self, view: ArenaView) -> None:
+        """Bring the index to the view's content."""
+        if view.version == self._version:
+            return
+        for episode in range(len(self._id_E), view.num_episodes):
+            self._admit(view, episode)
+        count_E = np.where(view.revoked_E, 0, self._count_E.rows)
+        # Sorted by task name, then episode id: no trace of the order of arrival.
+        rank_of_task = np.argsort(np.argsort(np.array(view.tasks, dtype=np.str_)))
+        chosen = np.flatnonzero(count_E)
+        order = chosen[
+            np.lexsort((np.array(self._id_E, dtype=np.str_)[chosen], rank_of_task[view.task_E[chosen]]))
+        ]
+        self._end_E = np.cumsum(count_E[order])
+        self._first_row_E = view.first_row_E[order]
+        self._first_list_E = self._list_E.rows[order]
+        self._begin_E = self._end_E - count_E[order]
+        self.size = int(self._end_E[-1]) if order.size else 0
+        tasks, first = np.unique(rank_of_task[view.task_E[order]], return_index=True)
+        self._task_begin = self._begin_E[first]
+        self._task_size = np.diff(np.append(self._task_begin, self.size))
+        weight = self._task_size.astype(np.float64) ** self.stratum.task_exponent
+        self._task_cdf = np.cumsum(weight) / weight.sum() if tasks.size else weight
+        self._version = view.version
+
+    def draw(self, count: int, rng: np.random.Generator) -> IntArray:
+        """Draw start rows with replacement: first the task, then one of its steps."""
+        task = np.searchsorted(self._task_cdf, rng.random(count), side="right").clip(
+            max=len(self._task_cdf) - 1
+        )
+        position = self._task_begin[task] + rng.integers(0, self._task_size[task])
+        episode = np.searchsorted(self._end_E, position, side="right")
+        offset = position - self._begin_E[episode]
+        listed = self._first_list_E[episode]
+        rows: IntArray = self._first_row_E[episode] + offset
+        if len(self._rows):
+            rows = np.where(
+                listed < 0, rows, self._rows.rows[np.maximum(listed, 0) + np.where(listed < 0, 0, offset)]
+            )
+        return rows
+
+    def _admit(self, view: ArenaView, episode: int) -> None:
+        info, steps = view.infos[episode], int(view.steps_E[episode])
+        first_row = int(view.first_row_E[episode])
+        count, listed = (steps, -1) if self.stratum.episodes(info) else (0, -1)
+        if count and self.stratum.steps is not None:
+            mask_T = self.stratum.steps(info, view.controllers_R[first_row : first_row + steps])
+            if mask_T.shape != (steps,):
+                raise ShapeError(f"the step filter returned shape {mask_T.shape}; expected ({steps},)")
+            count = int(mask_T.sum())
+            if count < steps:
+                listed = len(self._rows)
+                self._rows.append(first_row + np.flatnonzero(mask_T))
+        self._count_E.append([count])
+        self._list_E.append([listed])
+        self._id_E.append(info.episode_id)
+
+
+class Prefetcher:
+    """Prepares the next batches in a thread while the learner computes; the sequence stays exactly the same.
+
+    A batch that was drawn before the arena changed is drawn again, so that it depends on the content at the
+    moment it is asked for and not on how far the thread had come.
+    """
+
+    def __init__(self, sampler: BatchSampler, *, depth: int = 2) -> None:
+        """Keep up to `depth` batches ready.
+
+        Raises:
+            ConfigError: if depth is below 1.
+        """
+        if depth < 1:
+            raise ConfigError(f"depth is {depth}; prefetch at least one batch")
+        self._sampler = sampler
+        self._depth = depth
+        self._pending: dict[int, Future[tuple[int, TransitionBatch]]] = {}
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+
+    def batch(self, update_index: int) -> TransitionBatch:
+        """Return `sampler.batch(update_index)`, ready beforehand when indices are asked for in order."""
+        wanted = range(update_index, update_index + self._depth + 1)
+        for index in [index for index in self._pending if index not in wanted]:
+            self._pending.pop(index).cancel()
+        for index in wanted:
+            if index not in self._pending:
+                self._pending[index] = self._pool.submit(self._sampler.draw, index)
+        version, batch = self._pending.pop(update_index).result()
+        if version == self._sampler.arena.version:
+            return batch
+        return self._sampler.batch(update_index)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
