@@ -206,9 +206,10 @@ class ReplayArena:
         start_B = np.asarray(start_rows_B, dtype=np.int64)
         if start_B.size and (start_B.min() < 0 or start_B.max() >= view.episode_R.shape[0]):
             raise ShapeError(f"start rows must lie in [0, {view.episode_R.shape[0]})")
-        episode_B = view.episode_R[start_B]
-        task_B = view.task_E[episode_B]
-        end_row_B = view.first_row_E[episode_B] + view.steps_E[episode_B]
+        # take() instead of brackets: half the cost for whole rows, and this is the learner's inner loop.
+        episode_B = view.episode_R.take(start_B)
+        task_B = view.task_E.take(episode_B)
+        end_row_B = view.first_row_E.take(episode_B) + view.steps_E.take(episode_B)
         left_B = end_row_B - start_B
         if start_B.size and left_B.min() < 1:
             raise ShapeError("a start row is an episode's last observation; no action was executed there")
@@ -220,17 +221,17 @@ class ReplayArena:
         window_B = self.horizon * _window_chunks(n_step, view.tasks, task_B)
         steps_B = np.minimum(window_B, left_B)
         ended_B = left_B <= window_B
-        success_B = ended_B & view.success_E[episode_B]
-        terminated_B = ended_B & view.terminal_E[episode_B]
+        success_B = ended_B & view.success_E.take(episode_B)
+        terminated_B = ended_B & view.terminal_E.take(episode_B)
         return_B = np.where(success_B, np.power(self.gamma, steps_B - 1), 0)
         discount_B = np.where(terminated_B, 0, np.power(self.gamma, steps_B))
 
-        instruction_BE = torch.from_numpy(view.embedding_IE[view.instruction_E[episode_B]])
+        instruction_BE = torch.from_numpy(view.embedding_IE.take(view.instruction_E.take(episode_B), axis=0))
         return TransitionBatch(
             observation=_observation(view, start_B, instruction_BE),
-            action_chunk_BHA=torch.from_numpy(view.actions_RA[chunk_BH]),
+            action_chunk_BHA=torch.from_numpy(view.actions_RA.take(chunk_BH, axis=0)),
             action_mask_BH=torch.from_numpy(mask_BH),
-            human_BH=torch.from_numpy((view.controllers_R[chunk_BH] == Controller.HUMAN) & mask_BH),
+            human_BH=torch.from_numpy((view.controllers_R.take(chunk_BH) == Controller.HUMAN) & mask_BH),
             return_B=torch.from_numpy(return_B.astype(np.float32)),
             bootstrap_observation=_observation(view, start_B + steps_B, instruction_BE),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),
@@ -341,21 +342,18 @@ def _window_chunks(n_step: NStep, tasks: tuple[str, ...], task_B: IntArray) -> I
         if n_step < 1:
             raise ConfigError(f"n_step is {n_step}; a window has at least one chunk")
         return n_step
-    present = np.unique(task_B)
-    missing = [tasks[task] for task in present if tasks[task] not in n_step]
-    if missing:
-        raise ConfigError(
-            f"n_step has no entry for {', '.join(missing)}; give one number or one for every task"
-        )
-    chunks = np.array([n_step.get(name, 1) for name in tasks], dtype=np.int64)
+    chunks = np.array([n_step.get(name, 0) for name in tasks], dtype=np.int64).take(task_B)
     if chunks.min(initial=1) < 1:
-        raise ConfigError(f"n_step is {dict(n_step)}; a window has at least one chunk")
-    return chunks[task_B]
+        wrong = sorted({tasks[task] for task in task_B[chunks < 1]})
+        raise ConfigError(f"n_step must give at least one chunk to every task; wrong for {', '.join(wrong)}")
+    return chunks
 
 
 def _observation(view: ArenaView, rows_B: IntArray, instruction_BE: torch.Tensor) -> ObservationBatch:
     return ObservationBatch(
-        state_BS=torch.from_numpy(view.states_RS[rows_B]),
+        state_BS=torch.from_numpy(view.states_RS.take(rows_B, axis=0)),
         instruction_BE=instruction_BE,
-        images={camera: torch.from_numpy(images[rows_B]) for camera, images in view.images.items()},
+        images={
+            camera: torch.from_numpy(images.take(rows_B, axis=0)) for camera, images in view.images.items()
+        },
     )

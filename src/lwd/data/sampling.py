@@ -174,6 +174,7 @@ class _StratumIndex:
         self._end_E = np.cumsum(count_E[order])
         self._first_row_E = view.first_row_E[order]
         self._first_list_E = self._list_E.rows[order]
+        self._any_listed = bool((self._first_list_E >= 0).any())
         self._begin_E = self._end_E - count_E[order]
         self.size = int(self._end_E[-1]) if order.size else 0
         tasks, first = np.unique(rank_of_task[view.task_E[order]], return_index=True)
@@ -191,12 +192,11 @@ class _StratumIndex:
         position = self._task_begin[task] + rng.integers(0, self._task_size[task])
         episode = np.searchsorted(self._end_E, position, side="right")
         offset = position - self._begin_E[episode]
-        listed = self._first_list_E[episode]
         rows: IntArray = self._first_row_E[episode] + offset
-        if len(self._rows):
-            rows = np.where(
-                listed < 0, rows, self._rows.rows[np.maximum(listed, 0) + np.where(listed < 0, 0, offset)]
-            )
+        if self._any_listed:
+            first_list = self._first_list_E[episode]
+            listed = np.flatnonzero(first_list >= 0)
+            rows[listed] = self._rows.rows[first_list[listed] + offset[listed]]
         return rows
 
     def _admit(self, view: ArenaView, episode: int) -> None:
