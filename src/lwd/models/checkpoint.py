@@ -104,8 +104,9 @@ def _network_bytes(
     kind: str, network: SmallVLA | ValueCritic, metadata: dict[str, Any], extra: dict[str, torch.Tensor]
 ) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    description = {"kind": kind, "embodiment": asdict(network.embodiment), **metadata}
-    return save({**tensors, **extra}, metadata={"format": FORMAT, "lwd": json.dumps(description)})
+    description = {"format": FORMAT, "kind": kind, "embodiment": asdict(network.embodiment), **metadata}
+    # One key only: safetensors writes several in random order, and equal networks must be equal bytes.
+    return save({**tensors, **extra}, metadata={"lwd": json.dumps(description)})
 
 
 def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -120,9 +121,9 @@ def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[s
         header = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{name} is not an intact safetensors file ({error}); copy it again") from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(f"{name} has format {header.get('format')!r}; this version reads {FORMAT!r}")
-    metadata = json.loads(header["lwd"])
+    metadata = json.loads(header.get("lwd", "{}"))
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{name} has format {metadata.get('format')!r}; this version reads {FORMAT!r}")
     if metadata["kind"] != kind:
         raise CheckpointError(f"{name} holds a {metadata['kind']} network; a {kind} network is needed")
     return metadata, tensors

@@ -25,6 +25,16 @@ class FlowPolicy(Protocol[ContextT]):
         """Return the velocity (B, H, A) of the flow at the noisy chunk."""
 
     def act(
-        self, observations: Sequence[Observation], instructions: Sequence[str], *, generator: torch.Generator
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        *,
+        generator: torch.Generator | None = None,
+        noise_BHA: FloatArray | None = None,
     ) -> FloatArray:
-        """Sample one chunk per robot: (B, H, A) in physical units, within the embodiment's limits."""
+        """Sample one chunk per robot: (B, H, A) in physical units, within the embodiment's limits.
+
+        Args:
+            generator: draws the noise where none is given.
+            noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
+        """
