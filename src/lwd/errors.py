@@ -8,6 +8,8 @@ LWDError
  +-- EpisodeRejected         an episode failed validation (the coordinator quarantines it)
  +-- StoreError              the object store cannot do what was asked
  |    +-- StoreUnsafe        two writers can both create one object
+ |    +-- ObjectExists       other bytes are stored under that key
+ |    +-- ObjectMissing      nothing is stored under that key
  +-- CheckpointError         a checkpoint is missing, corrupt or of another embodiment
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
@@ -47,6 +49,14 @@ class StoreError(LWDError):
 
 class StoreUnsafe(StoreError):
     """The store lets two writers both create one object."""
+
+
+class ObjectExists(StoreError):
+    """Other bytes are stored under that key."""
+
+
+class ObjectMissing(StoreError):
+    """Nothing is stored under that key."""
 
 
 class CheckpointError(LWDError):

@@ -1,0 +1,120 @@
+"""Local writes that survive a power cut: temporary file, fsync, link or rename, fsync of the directory.
+
+A reader sees the whole file or none. (Neither obstore's nor Lance's local store ever calls fsync.)
+"""
+
+import errno
+import itertools
+import os
+from pathlib import Path
+
+from lwd.errors import StoreError
+
+_TEMPORARY = ".tmp-"
+_count = itertools.count()
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Create a file durably, unless it exists.
+
+    Returns:
+        True if this call created it, False if it was there before (then it is left as it is, and is durable).
+    Raises:
+        StoreError: if the disk is full or the directory cannot be written.
+    """
+    with _explained(path):
+        ensure_directory(path.parent)
+        temporary = _write_temporary(path, data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+            # Also after FileExistsError: the other writer may have died between its link and its fsync.
+            _sync_directory(path.parent)
+        return True
+
+
+def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file durably in place of what was there.
+
+    Raises:
+        StoreError: if the disk is full or the directory cannot be written.
+    """
+    with _explained(path):
+        ensure_directory(path.parent)
+        temporary = _write_temporary(path, data, mode)
+        temporary.replace(path)
+        _sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file durably; a file that is gone already is fine."""
+    with _explained(path):
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file durably within one file system, replacing the target."""
+    with _explained(target):
+        ensure_directory(target.parent)
+        source.replace(target)
+        _sync_directory(target.parent)
+        _sync_directory(source.parent)
+
+
+def ensure_directory(path: Path) -> None:
+    """Create a directory and its missing parents durably."""
+    if path.is_dir():
+        return
+    ensure_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one of ours that never became a file: rubbish after a crash."""
+    return name.startswith(_TEMPORARY)
+
+
+def _write_temporary(path: Path, data: bytes, mode: int = 0o644) -> Path:
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{next(_count)}-{path.name[:100]}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _explained:  # noqa: N801  (used like a function)
+    """Turn an OSError into a StoreError that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"no space left to write {self._path}: free space on its disk") from error
+        raise StoreError(
+            f"cannot write {self._path} ({error.strerror}): check the path and its permissions"
+        ) from error

@@ -1,0 +1,178 @@
+"""Episode <-> one immutable Arrow IPC file.
+
+One row per control step plus one for the last observation, whose action and controller are null. The schema's
+metadata holds the episode's description as JSON. Any Arrow tool can open the file.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwd.data.arrow_bounds import read_bounded_batch
+from lwd.errors import EpisodeRejected, ShapeError
+from lwd.types import Episode, EpisodeInfo, Outcome, Source
+
+FORMAT = "lwd-episode-1"
+MAX_FILE_BYTES = 256 * 2**20
+MAX_DECOMPRESSED_BYTES = 2**30
+_FORMAT_KEY = b"lwd.format"
+_EPISODE_KEY = b"lwd.episode"
+_IMAGE = "image."
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""What identifiers look like that become parts of keys and file names."""
+
+
+class _Description(BaseModel):
+    """EpisodeInfo as it crosses the trust boundary."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    episode_id: str = Field(pattern=NAME_PATTERN)
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    embodiment: str = Field(min_length=1, max_length=256)
+    task: str = Field(min_length=1, max_length=256)
+    instruction: str = Field(min_length=1, max_length=4096)
+    source: Source = Field(strict=False)
+    outcome: Outcome = Field(strict=False)
+    policy_version: int = Field(ge=-1, lt=2**53)
+    sub_step_scores: tuple[float, ...] = Field(max_length=1024)
+    control_hz: float = Field(gt=0, le=100_000)
+    seed: int = Field(ge=-(2**63), lt=2**63)
+    world: str = Field(min_length=1, max_length=256)
+    started_at_s: float = Field(ge=0)
+    software_version: str = Field(max_length=256)
+
+
+def episode_key(robot_id: str, episode_id: str) -> str:
+    """Return the key under which an episode is stored: the same for every retry."""
+    return f"episodes/{robot_id}/{episode_id}.arrow"
+
+
+def write_episode(episode: Episode) -> bytes:
+    """Serialise an episode; the same episode gives the same bytes.
+
+    Raises:
+        ShapeError: if the lengths of its arrays do not agree.
+    """
+    steps = episode.steps
+    lengths = {"states": len(episode.states_TS) - 1, "controllers": len(episode.controllers_T)}
+    lengths |= {f"images of {camera}": len(frames) - 1 for camera, frames in episode.images.items()}
+    if wrong := {name: length for name, length in lengths.items() if length != steps}:
+        raise ShapeError(f"episode {episode.info.episode_id} has {steps} actions, but steps by {wrong}")
+    columns: dict[str, pa.Array] = {
+        "state": _matrix(episode.states_TS, rows=steps + 1),
+        "action": _matrix(episode.actions_TA, rows=steps + 1),
+        "controller": pa.array([*episode.controllers_T.tolist(), None], type=pa.uint8()),
+    }
+    for camera, frames in sorted(episode.images.items()):
+        columns[_IMAGE + camera] = pa.array(frames, type=pa.binary())
+    description = _Description.model_construct(**asdict(episode.info)).model_dump_json()
+    schema = pa.schema(
+        [pa.field(name, column.type) for name, column in columns.items()],
+        metadata={_FORMAT_KEY: FORMAT.encode(), _EPISODE_KEY: description.encode()},
+    )
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(sink, schema, options=options) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(list(columns.values()), schema=schema))
+    return bytes(sink.getvalue())
+
+
+def read_episode(data: bytes) -> Episode:
+    """Read an episode file.
+
+    Raises:
+        EpisodeRejected: if it is damaged, of another format, or larger than an episode may be.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise EpisodeRejected(
+            f"file has {len(data)} bytes, more than {MAX_FILE_BYTES}: record shorter episodes"
+        )
+    batch = read_bounded_batch(data, MAX_DECOMPRESSED_BYTES)
+    info = _read_info(batch.schema.metadata or {})
+    rows = batch.num_rows
+    if rows < 2:
+        raise EpisodeRejected(
+            f"file has {rows} rows; an episode has at least one step and the last observation"
+        )
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    images = {
+        name.removeprefix(_IMAGE): column for name, column in columns.items() if name.startswith(_IMAGE)
+    }
+    if len(columns) != batch.num_columns or len(columns) != 3 + len(images):
+        raise EpisodeRejected(
+            f"columns are {batch.schema.names}; expected state, action, controller and image.*"
+        )
+    controllers = _column(columns, "controller")
+    if controllers.type != pa.uint8() or controllers[: rows - 1].null_count or controllers[rows - 1].is_valid:
+        raise EpisodeRejected(
+            "controller must be uint8, and null in the last row only; record the episode again"
+        )
+    return Episode(
+        info=info,
+        states_TS=_read_matrix(_column(columns, "state"), rows, "state"),
+        actions_TA=_read_matrix(_column(columns, "action"), rows - 1, "action"),
+        controllers_T=controllers[: rows - 1].to_numpy(),
+        images={camera: _read_frames(column, camera) for camera, column in images.items()},
+    )
+
+
+def _read_info(metadata: dict[bytes, bytes]) -> EpisodeInfo:
+    if metadata.get(_FORMAT_KEY) != FORMAT.encode():
+        found = metadata.get(_FORMAT_KEY, b"missing").decode(errors="replace")
+        raise EpisodeRejected(f"{_FORMAT_KEY.decode()} is {found!r}; this version reads {FORMAT!r}")
+    try:
+        description = _Description.model_validate_json(metadata.get(_EPISODE_KEY, b""))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or _EPISODE_KEY.decode()
+        raise EpisodeRejected(
+            f"{field} is {str(first['input'])[:200]!r}: {first['msg']}; correct it at the robot"
+        ) from error
+    return EpisodeInfo(**description.model_dump())
+
+
+def _matrix(values: np.ndarray[Any, np.dtype[np.float32]], *, rows: int) -> pa.Array:
+    """Return (n, width) float32 as a column of `rows` rows; the missing last one is null."""
+    flat = np.ascontiguousarray(values, dtype=np.float32)
+    padding = np.zeros((rows - len(flat), flat.shape[1]), np.float32)
+    missing = np.arange(rows) >= len(flat)
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.concatenate([flat, padding]).ravel()),
+        flat.shape[1],
+        mask=pa.array(missing) if missing.any() else None,
+    )
+
+
+def _column(columns: dict[str, pa.Array], name: str) -> pa.Array:
+    if name not in columns:
+        raise EpisodeRejected(f"column {name} is missing; the file has {sorted(columns)}")
+    return columns[name]
+
+
+def _read_matrix(column: pa.Array, rows: int, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the first `rows` rows as (rows, width) float32; all later rows must be null."""
+    kind = column.type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float32() or kind.list_size < 1:
+        raise EpisodeRejected(f"column {name} has type {kind}; expected fixed_size_list<float>[n]")
+    head = column[:rows]
+    if head.null_count or column.null_count != len(column) - rows:
+        raise EpisodeRejected(
+            f"column {name} must have {rows} values, then nulls; it has {column.null_count} nulls"
+        )
+    values = head.flatten()
+    if values.null_count:
+        raise EpisodeRejected(f"column {name} has missing numbers; record the episode again")
+    matrix: np.ndarray[Any, np.dtype[np.float32]] = values.to_numpy().reshape(rows, kind.list_size)
+    return matrix
+
+
+def _read_frames(column: pa.Array, camera: str) -> tuple[bytes, ...]:
+    if column.type != pa.binary() or column.null_count:
+        raise EpisodeRejected(
+            f"images of {camera} have type {column.type} or gaps; expected binary in every row"
+        )
+    return tuple(column.to_pylist())

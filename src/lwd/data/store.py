@@ -1,0 +1,253 @@
+"""The object store: a directory or an S3 bucket that holds episodes, the commit log and policies.
+
+Objects are written once and never changed. Everything else (exactly-once commits, fencing, retries) rests on
+one promise: of several writers that create one key, exactly one wins. `probe_store` checks it at startup.
+"""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import from_url
+
+from lwd.data import durable
+from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
+
+_PROBE_WRITERS = 4
+_REMEDY = "check network and credentials"
+
+
+class Created(Enum):
+    """What `create` found."""
+
+    NEW = "new"
+    IDENTICAL = "identical"
+    """The same bytes were stored before: a retry after a lost answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """One object of a listing."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
+    """Unix time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """Where the store is."""
+
+    url: str
+    """A directory, `file:///...` or `s3://bucket/prefix`."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """obstore settings of a remote store, such as `endpoint`; secrets come from AWS_* in the environment."""
+
+
+class ObjectStore(Protocol):
+    """Objects by key; keys are relative, with `/` between their parts."""
+
+    def create(self, key: str, data: bytes) -> Created:
+        """Store a new object durably; on return it is there completely.
+
+        Raises:
+            ObjectExists: if other bytes are stored under the key.
+            StoreError: if the store cannot be reached or written; nothing or everything may have been stored.
+        """
+
+    def get(self, key: str) -> bytes:
+        """Return an object.
+
+        Raises:
+            ObjectMissing: if there is none.
+            StoreError: if the store cannot be reached.
+        """
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
+        """Yield the objects below `prefix/` whose key sorts after `start_after`, in order."""
+
+    def delete(self, key: str) -> None:
+        """Delete an object; one that is gone already is fine."""
+
+
+def open_store(config: StoreConfig | str | Path) -> ObjectStore:
+    """Open a store; a directory is created if needed.
+
+    Raises:
+        ConfigError: if the URL or an option is wrong.
+    """
+    if not isinstance(config, StoreConfig):
+        config = StoreConfig(url=str(config))
+    scheme, separator, rest = config.url.partition("://")
+    if not separator:
+        return DirectoryStore(Path(config.url))
+    if scheme == "file":
+        return DirectoryStore(Path(rest))
+    try:
+        # obstore has one overload per provider; the scheme, known only now, says which options there are.
+        remote = from_url(config.url, **config.options)  # type: ignore[call-overload]
+    except (BaseError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"store url {config.url!r} or its options {sorted(config.options)} are wrong ({error}): "
+            "give a directory or s3://bucket/prefix"
+        ) from error
+    return RemoteStore(remote, config.url)
+
+
+def get_or_none(store: ObjectStore, key: str) -> bytes | None:
+    """Return an object, or None if there is none."""
+    try:
+        return store.get(key)
+    except ObjectMissing:
+        return None
+
+
+def probe_store(store: ObjectStore) -> None:
+    """Refuse a store that lets two writers both create one key.
+
+    Raises:
+        StoreUnsafe: if the race had not exactly one winner, or if the winner's bytes are not what is stored.
+        StoreError: if the store cannot be written at all.
+    """
+    key = f"probe/{uuid.uuid4().hex}"
+    payloads = [f"writer {number} of {key}".encode() for number in range(_PROBE_WRITERS)]
+    barrier = threading.Barrier(_PROBE_WRITERS)
+
+    def race(payload: bytes) -> bool:
+        barrier.wait(timeout=30)
+        try:
+            store.create(key, payload)
+        except ObjectExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
+        won = [payload for payload, winner in zip(payloads, pool.map(race, payloads), strict=True) if winner]
+    try:
+        if len(won) != 1 or store.get(key) != won[0]:
+            raise StoreUnsafe(
+                f"{len(won)} of {_PROBE_WRITERS} writers created one key of this store: it ignores "
+                "create-only PUTs; use a local directory, or an S3 service that honours If-None-Match"
+            )
+    finally:
+        store.delete(key)
+
+
+class DirectoryStore:
+    """A store in a local directory; every create is on the disk before it returns."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        durable.ensure_directory(self._root)
+
+    def create(self, key: str, data: bytes) -> Created:
+        path = self._path(key)
+        if durable.write_new(path, data):
+            return Created.NEW
+        return _compare(key, data, self.get(key))
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError as error:
+            raise ObjectMissing(f"no object {key} in {self._root}") from error
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {key} in {self._root}: {error.strerror}; check the disk"
+            ) from error
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
+        yield from _walk(self._path(prefix), prefix, start_after)
+
+    def delete(self, key: str) -> None:
+        if (path := self._path(key)).exists():
+            durable.remove(path)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or "\0" in part or durable.is_temporary(part) for part in parts):
+            raise StoreError(f"key {key!r} is no relative path of names: every part must be a plain name")
+        return self._root.joinpath(*parts)
+
+
+class RemoteStore:
+    """A store behind obstore: S3 and what speaks its protocol."""
+
+    def __init__(self, remote: "obstore.store.ObjectStore", url: str) -> None:
+        self._remote = remote
+        self._url = url
+
+    def create(self, key: str, data: bytes) -> Created:
+        try:
+            # use_multipart=False: only a single PUT can be conditional.
+            obstore.put(self._remote, key, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return _compare(key, data, self.get(key))
+        except BaseError as error:
+            raise StoreError(f"cannot store {key} in {self._url} ({error}): {_REMEDY}") from error
+        return Created.NEW
+
+    def get(self, key: str) -> bytes:
+        try:
+            return bytes(obstore.get(self._remote, key).bytes())
+        except (FileNotFoundError, NotFoundError) as error:
+            raise ObjectMissing(f"no object {key} in {self._url}") from error
+        except BaseError as error:
+            raise StoreError(f"cannot read {key} in {self._url} ({error}): {_REMEDY}") from error
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
+        try:
+            pages = list(obstore.list(self._remote, prefix, offset=start_after or None))
+        except BaseError as error:
+            raise StoreError(f"cannot list {prefix} in {self._url} ({error}): {_REMEDY}") from error
+        for meta in sorted((meta for page in pages for meta in page), key=lambda meta: meta["path"]):
+            modified_s = meta["last_modified"].timestamp()
+            yield StoredObject(key=meta["path"], size_bytes=meta["size"], modified_s=modified_s)
+
+    def delete(self, key: str) -> None:
+        try:
+            obstore.delete(self._remote, key)
+        except (FileNotFoundError, NotFoundError):
+            return
+        except BaseError as error:
+            raise StoreError(f"cannot delete {key} in {self._url} ({error}): {_REMEDY}") from error
+
+
+def _compare(key: str, data: bytes, stored: bytes) -> Created:
+    if stored == data:
+        return Created.IDENTICAL
+    raise ObjectExists(f"{key} is stored with other bytes ({len(stored)}, not {len(data)}): use another key")
+
+
+def _walk(directory: Path, key: str, start_after: str) -> Iterator[StoredObject]:
+    try:
+        with os.scandir(directory) as found:
+            # A directory sorts as its keys do: with the slash at its end.
+            entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot list {directory} ({error.strerror}): check the disk") from error
+    for entry in entries:
+        child = f"{key}/{entry.name}"
+        if durable.is_temporary(entry.name):
+            continue
+        if entry.is_dir():
+            # Everything below sorts before `child + "0"`, the first string after `child + "/..."`.
+            if f"{child}0" > start_after:
+                yield from _walk(Path(entry.path), child, start_after)
+        elif child > start_after:
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue
+            yield StoredObject(key=child, size_bytes=status.st_size, modified_s=status.st_mtime)
