@@ -11,7 +11,7 @@ from lwd.operators.protocol import Command, Expert, Intent, RobotView
 from lwd.types import FloatArray, Task
 
 EFFECTOR_POSITION = "proprio/effector_pos"
-"""Key of the hand's position in `RobotView.privileged`; aim errors shift what the expert believes about it."""
+"""Key of the hand's position in `RobotView.privileged`; aim errors shift what the expert believes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Behaviour:
 
 
 class Demonstrator:
-    """Controls a robot with an expert whose actions a `Behaviour` spoils; deterministic from the episode's seed."""
+    """Controls a robot with an expert whose actions a `Behaviour` spoils; deterministic from the seed."""
 
     def __init__(self, expert: Expert, behaviour: Behaviour, *, distractions: tuple[Task, ...] = ()) -> None:
         if behaviour.wander_steps > 0 and not distractions:

@@ -1,8 +1,8 @@
 """The offline data set: demonstrations, noisier successes, bad roll-outs and play of the scripted expert.
 
-The composition follows the paper's Table IV in kind: successful demonstrations, roll-outs that succeed and fail, and play that
-explores failure. Every episode is a function of its plan entry alone, so a run that was interrupted, or that used another
-number of processes, makes the same data.
+The composition follows the paper's Table IV in kind: successful demonstrations, roll-outs that succeed and
+fail, and play that explores failure. Every episode is a function of its plan entry alone, so a run that was
+interrupted, or that used another number of processes, makes the same data.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ SOURCES: dict[Kind, Source] = {
 ATTEMPTS = 50
 """Starts tried until an episode of a kind comes out as that kind asks (success or not)."""
 EPOCH_S = 1_767_225_600.0
-"""2026-01-01; recorded start times are a function of the plan, so that a repeated run makes the same bytes."""
+"""2026-01-01; recorded start times follow from the plan, so that a repeated run makes the same bytes."""
 
 
 class OfflineDataError(LWDError):
@@ -99,7 +99,8 @@ class PlannedEpisode:
 
     @property
     def episode_id(self) -> str:
-        return f"offline-{self.kind.replace('_', '-')}-{self.task.replace('_', '-')}-{self.world}-s{self.seed}-{self.index:05d}"
+        name = f"offline-{self.kind}-{self.task}-{self.world}-s{self.seed}-{self.index:05d}"
+        return name.replace("_", "-")
 
     def attempt_seed(self, attempt: int) -> int:
         digest = hashlib.sha256(f"{self.episode_id}/{attempt}".encode()).digest()

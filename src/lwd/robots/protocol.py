@@ -20,7 +20,9 @@ class Robot(Protocol):
         """Execute one action (A,) for one control period.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite. Finite actions are clipped to the limits.
+            ActionRejected: if the action has the wrong shape or is not finite. Finite actions are clipped to
+            the
+                limits.
         """
 
     def privileged(self) -> Mapping[str, Any]:

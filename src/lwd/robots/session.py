@@ -65,9 +65,9 @@ class EpisodeSession:
     """Runs one episode step by step; resets the robot when constructed.
 
     At each step the operator is asked first. While it takes over, its actions are executed and recorded as
-    `Controller.HUMAN`, and the policy's queued chunk is dropped, so that the policy replans from where the human
-    left off. An operator's label ends the episode; before the first step it is kept until that step is done, because
-    an episode has at least one step.
+    `Controller.HUMAN`, and the policy's queued chunk is dropped, so that the policy replans from where the
+    human left off. An operator's label ends the episode; before the first step it is kept until one step has
+    been held, because an episode has at least one step.
 
     Raises:
         ConfigError: if the policy version does not fit the source.
@@ -119,8 +119,6 @@ class EpisodeSession:
         if operator is not None:
             operator.begin(self.view, seed)
 
-    # -- what others may look at ---------------------------------------------------------------------------------
-
     @property
     def episode_id(self) -> str:
         return str(self._identity["episode_id"])
@@ -171,10 +169,8 @@ class EpisodeSession:
 
     @property
     def needs_chunk(self) -> bool:
-        """Whether the next step needs a policy action and none is queued. Asks the operator, once per step."""
+        """Whether the next step needs a policy action and none is queued; asks the operator once per step."""
         return not self.done and self._next_command().intent is Intent.OBSERVE and not self._queue
-
-    # -- running -------------------------------------------------------------------------------------------------
 
     def load_chunk(self, chunk_HA: FloatArray) -> None:
         """Queue a policy's actions; what was still queued is replaced.
@@ -251,8 +247,6 @@ class EpisodeSession:
             buffer = io.BytesIO()
             Image.fromarray(observation.images[name]).save(buffer, format="PNG")
             frames.append(buffer.getvalue())
-
-    # -- results -------------------------------------------------------------------------------------------------
 
     def episode(self) -> Episode:
         """Return the finished episode.

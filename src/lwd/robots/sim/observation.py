@@ -1,8 +1,9 @@
 """What a policy sees of the scene: named groups of numbers of size about one.
 
-Each object's token carries the object itself and the hand relative to it: differences pass through tanh at a coarse
-(10 cm) and a fine (2 cm) scale, because reaching needs the first and grasping the second; yaw differences enter as
-sine and cosine of the multiple that the object's symmetry leaves (4 for the cube, 2 for handles).
+Each object's token carries the object itself and the hand relative to it: differences pass through tanh at a
+coarse (10 cm) and a fine (2 cm) scale, because reaching needs the first and grasping the second; yaw
+differences enter as sine and cosine of the multiple that the object's symmetry leaves (4 for the cube, 2 for
+handles).
 """
 
 import math
@@ -49,10 +50,10 @@ def _relative(effector: Sequence[float], target: Sequence[float]) -> list[float]
     return [math.tanh(d / COARSE_M) for d in difference] + [math.tanh(d / FINE_M) for d in difference]
 
 
-def proprioception(sim: SceneSimulator) -> list[float]:
-    """Arm joints (rad/pi, rad/s), effector in the workspace, its yaw, gripper opening and contact: 19 numbers."""
+def proprioception(sim: SceneSimulator, yaw: float) -> list[float]:
+    """Arm joints (rad/pi, rad/s), effector in the workspace, its yaw, gripper opening, contact: 19
+    numbers."""
     x, y, z = sim.effector_m.tolist()
-    yaw = sim.effector_yaw
     return [
         *(sim.data.qpos[:6] / math.pi).tolist(),
         *sim.data.qvel[:6].tolist(),
@@ -70,7 +71,7 @@ def full_state(sim: SceneSimulator) -> FloatArray:
     """Return all tokens, (73,) float32."""
     hand = sim.effector_m.tolist()
     hand_yaw = sim.effector_yaw
-    state = proprioception(sim)
+    state = proprioception(sim, hand_yaw)
 
     cube = sim.cube_m.tolist()
     w, x, y, z = sim.cube_quat.tolist()
@@ -80,7 +81,7 @@ def full_state(sim: SceneSimulator) -> FloatArray:
         (cube[0] - 0.425) / 0.175,
         cube[1] / 0.35,
         (cube[2] - 0.185) / 0.165,
-        # The world's vertical in the cube's frame: which way it has tipped, without a quaternion's double cover.
+        # The world's vertical in the cube's frame: how it has tipped, without a quaternion's double cover.
         2 * (x * z - w * y),
         2 * (y * z + w * x),
         1 - 2 * (x * x + y * y),
@@ -97,11 +98,11 @@ def full_state(sim: SceneSimulator) -> FloatArray:
             math.tanh(sim.button_m_per_s(index)),
             *_relative(hand, sim.button_top_m(index).tolist()),
         ]
-    for name, position, velocity, handle in (
-        ("drawer", 2 * sim.drawer_m / 0.16 + 1, sim.drawer_m_per_s, sim.drawer_handle_m),
-        ("window", 2 * sim.window_m / 0.2 - 1, sim.window_m_per_s, sim.window_handle_m),
+    for position, velocity, handle, handle_yaw in (
+        (2 * sim.drawer_m / 0.16 + 1, sim.drawer_m_per_s, sim.drawer_handle_m, sim.drawer_yaw),
+        (2 * sim.window_m / 0.2 - 1, sim.window_m_per_s, sim.window_handle_m, sim.window_yaw),
     ):
-        difference = 2 * (hand_yaw - sim.handle_yaw(name))
+        difference = 2 * (hand_yaw - handle_yaw)
         state += [
             position,
             math.tanh(velocity * 5),

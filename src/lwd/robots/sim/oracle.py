@@ -13,11 +13,24 @@ from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
 from ogbench.manipspace.oracles.markov.drawer_markov import DrawerMarkovOracle
 from ogbench.manipspace.oracles.markov.window_markov import WindowMarkovOracle
 
-from lwd.robots.sim.tasks import DRAWER_OPEN_M, GOALS, SceneGoal
+from lwd.robots.sim.tasks import (
+    CUBE_IN_OPEN_DRAWER_M,
+    CUBE_IN_SHUT_DRAWER_M,
+    DRAWER_OPEN_M,
+    GOALS,
+    SceneGoal,
+)
 from lwd.types import FloatArray, RobotView
 
-CUBE_IN_OPEN_DRAWER_M = np.array([0.33, -0.24, 0.066])
 ALIGNED_M = 0.04
+"""Beyond this the hand is elsewhere and travels above everything."""
+STRADDLE_M = 0.015
+"""Above a handle or the cube, the open fingers must be this well centred, or one lands on top and is
+stuck."""
+FINGERS_DOWN_M = 0.03
+"""Height over an object under which the fingers are around it."""
+FINGER_ON_TOP_M = 0.055
+HOVER_M = 0.07
 TRAVEL_HEIGHT_M = 0.17
 WINDOW_TRAVEL_HEIGHT_M = 0.30
 """The hand must rise above the window's handle before it leaves, or it drags the window back."""
@@ -26,6 +39,11 @@ DONE_M = 0.03
 """A slide this close to its goal is done when the hand is elsewhere; OGBench asks for 0.04."""
 DONE_AT_HANDLE_M = 0.012
 """While the hand is still at the handle it finishes the movement."""
+STOWED_X_M = 0.03
+"""The shut drawer pushes the cube into place along y but not along x."""
+DRAWER_SWEEP_LOW_M, DRAWER_SWEEP_HIGH_M = (0.22, -0.4), (0.44, -0.02)
+ASIDE_M = (0.38, 0.06, 0.02)
+"""Where a cube goes that lies in the drawer's way."""
 
 Info = Mapping[str, Any]
 
@@ -38,48 +56,77 @@ class SubGoal:
     target: float | tuple[float, float, float] = 0.0
 
 
-def _at(hand_m: Any, object_m: Any, radius_m: float) -> bool:
+def _near(hand_m: Any, object_m: Any, radius_m: float) -> bool:
     return bool(np.linalg.norm(hand_m[:2] - object_m[:2]) <= radius_m)
 
 
 def next_sub_goal(goal: SceneGoal, info: Info) -> SubGoal:
-    """Return what to do next: drawer and cube first, then the window, each unlocked as needed and locked at the end."""
-    hand = info["proprio/effector_pos"]
+    """Return what to do next: cube and drawer, then the window; each is unlocked as needed and locked at the
+    end."""
     buttons = (info["privileged/button_0_state"], info["privileged/button_1_state"])
     cube = info["privileged/block_0_pos"]
-    cube_goal = info["privileged/cube_goal_pos"] if goal.cube_goal_m is None else np.array(goal.cube_goal_m)
-    stow = cube_goal[1] < -0.2
-    holding = info["proprio/gripper_contact"][0] > 0.1 and np.linalg.norm(hand - cube) <= 0.03
+    holding = holds_cube(info)
 
-    def slide_done(name: str, target_m: float) -> bool:
-        handle = info[f"privileged/{name}_handle_pos"]
-        engaged = _at(hand, handle, 0.06) and hand[2] < handle[2] + 0.05
-        return bool(
-            abs(info[f"privileged/{name}_pos"] - target_m) <= (DONE_AT_HANDLE_M if engaged else DONE_M)
-        )
-
-    def slide(name: Literal["drawer", "window"], button: Literal[0, 1], target_m: float) -> SubGoal:
-        if not buttons[button]:
-            return SubGoal(what="button_0" if button == 0 else "button_1", target=1.0)
+    def slide(name: Literal["drawer", "window"], target_m: float) -> SubGoal | None:
+        handle, hand = info[f"privileged/{name}_handle_pos"], info["proprio/effector_pos"]
+        engaged = _near(hand, handle, ALIGNED_M) and hand[2] < handle[2] + 0.05
+        if abs(info[f"privileged/{name}_pos"] - target_m) <= (DONE_AT_HANDLE_M if engaged else DONE_M):
+            return None
+        if not buttons[0 if name == "drawer" else 1]:
+            return SubGoal(what="button_0" if name == "drawer" else "button_1", target=1.0)
         return SubGoal(what=name, target=target_m)
 
-    if stow and (holding or not info["privileged/cube_in_drawer"]):
-        if not holding and not slide_done("drawer", DRAWER_OPEN_M):
-            return slide("drawer", 0, DRAWER_OPEN_M)
-        return SubGoal(what="cube", target=tuple(CUBE_IN_OPEN_DRAWER_M))
-    if not stow and (
-        np.linalg.norm(cube - cube_goal) > ALIGNED_M * 0.75 or (holding and goal.cube_goal_m is not None)
-    ):
-        return SubGoal(what="cube", target=tuple(cube_goal))
-    if not slide_done("drawer", goal.drawer_goal_m):
-        return slide("drawer", 0, goal.drawer_goal_m)
+    def open_drawer() -> SubGoal | None:
+        wanted = slide("drawer", DRAWER_OPEN_M)
+        in_the_way = cube[2] < 0.05 and all(
+            low <= at <= high
+            for low, at, high in zip(DRAWER_SWEEP_LOW_M, cube[:2], DRAWER_SWEEP_HIGH_M, strict=True)
+        )
+        if wanted and in_the_way and not info["privileged/cube_in_drawer"]:
+            return SubGoal(what="cube", target=ASIDE_M)
+        return wanted
+
+    if goal.cube_goal_m == CUBE_IN_SHUT_DRAWER_M:
+        off = cube - goal.cube_goal_m
+        stowed = info["privileged/cube_in_drawer"] and (
+            abs(off[0]) <= STOWED_X_M or np.linalg.norm(off) <= 0.038
+        )
+        if holding and abs(info["privileged/drawer_pos"] - DRAWER_OPEN_M) > 0.05 and not stowed:
+            return SubGoal(what="cube", target=ASIDE_M)
+        if holding or not stowed:
+            return (None if holding else open_drawer()) or SubGoal(what="cube", target=CUBE_IN_OPEN_DRAWER_M)
+    else:
+        target = tuple(info["privileged/cube_goal_pos"])
+        if np.linalg.norm(cube - target) > DONE_M or (holding and goal.cube_goal_m is not None):
+            return SubGoal(what="cube", target=target)
+    drawer = open_drawer() if goal.drawer_goal_m == DRAWER_OPEN_M else slide("drawer", goal.drawer_goal_m)
+    if drawer:
+        return drawer
     if buttons[0] != goal.buttons_goal[0]:
         return SubGoal(what="button_0", target=float(goal.buttons_goal[0]))
-    if not slide_done("window", goal.window_goal_m):
-        return slide("window", 1, goal.window_goal_m)
+    window = slide("window", goal.window_goal_m)
+    if window:
+        return window
     if buttons[1] != goal.buttons_goal[1]:
         return SubGoal(what="button_1", target=float(goal.buttons_goal[1]))
     return SubGoal(what="none")
+
+
+def holds_cube(info: Info) -> bool:
+    """Whether the fingers press on something and the cube is between them."""
+    reach = np.linalg.norm(info["proprio/effector_pos"] - info["privileged/block_0_pos"])
+    return bool(info["proprio/gripper_contact"][0] > 0.1 and reach <= 0.03)
+
+
+PLACES = {
+    "cube": "privileged/block_0_pos",
+    "button_0": "privileged/button_0_top_pos",
+    "button_1": "privileged/button_1_top_pos",
+    "drawer": "privileged/drawer_handle_pos",
+    "window": "privileged/window_handle_pos",
+}
+RISE = np.array([0.0, 0.0, 1.0, 0.0, -1.0])
+RELEASE = np.array([0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 class SceneExpert:
@@ -93,7 +140,7 @@ class SceneExpert:
             "window": WindowMarkovOracle(env=None),
         }
         for oracle in self._oracles.values():
-            # OGBench draws these from numpy's global generator in reset(); the planner decides where to go instead.
+            # OGBench's reset() draws these from numpy's global generator; the planner decides where to go.
             oracle._final_pos, oracle._final_yaw, oracle._step = np.array([0.425, 0.0, 0.3]), 0.0, 0
 
     def act(self, view: RobotView) -> FloatArray:
@@ -105,27 +152,30 @@ class SceneExpert:
 
     def _act(self, sub_goal: SubGoal, info: Info) -> Any:
         hand = info["proprio/effector_pos"]
+        holding = holds_cube(info)
         if sub_goal.what == "none":
-            return self._rise(hand)
-        place = {
-            "cube": "privileged/block_0_pos",
-            "button_0": "privileged/button_0_top_pos",
-            "button_1": "privileged/button_1_top_pos",
-            "drawer": "privileged/drawer_handle_pos",
-            "window": "privileged/window_handle_pos",
-        }[sub_goal.what]
-        if not _at(hand, info[place], ALIGNED_M) and hand[2] < self._travel_height(hand, info):
-            return self._rise(hand)
-        return self._oracles[sub_goal.what.split("_")[0]].select_action(None, self._targeted(sub_goal, info))
+            return RISE
+        if holding and sub_goal.what != "cube":
+            return RELEASE
+        place = info[PLACES[sub_goal.what]]
+        oracle = self._oracles[sub_goal.what.split("_")[0]]
+        oracles_action = oracle.select_action(None, self._targeted(sub_goal, info))
+        if not _near(hand, place, ALIGNED_M):
+            return RISE if hand[2] < self._travel_height(hand, info) else oracles_action
+        above_m = hand[2] - place[2]
+        if sub_goal.what.startswith("button") or holding or above_m < FINGERS_DOWN_M:
+            return oracles_action
+        # The window's handle may block centring beside it: for the cube, only a finger on top asks for it.
+        if _near(hand, place, STRADDLE_M) or (sub_goal.what == "cube" and above_m > FINGER_ON_TOP_M):
+            return oracles_action
+        # Centre the open fingers over the object; keep turning as the oracle does.
+        centre = 2.0 * (np.add(place, (0.0, 0.0, HOVER_M)) - hand) / 0.05
+        return np.array([*centre, oracles_action[3], -1.0])
 
     @staticmethod
     def _travel_height(hand: Any, info: Info) -> float:
-        at_window = hand[1] > NEAR_WINDOW_Y_M and _at(hand, info["privileged/window_handle_pos"], 0.10)
+        at_window = hand[1] > NEAR_WINDOW_Y_M and _near(hand, info["privileged/window_handle_pos"], 0.10)
         return WINDOW_TRAVEL_HEIGHT_M if at_window else TRAVEL_HEIGHT_M
-
-    @staticmethod
-    def _rise(hand: Any) -> Any:
-        return np.array([0.0, 0.0, 1.0, 0.0, -1.0])
 
     @staticmethod
     def _targeted(sub_goal: SubGoal, info: Info) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Drawing the scene with MuJoCo in software.
 
-Shadows and reflections cost two thirds of the time and add nothing that a policy or a reader needs, so they are off.
+Shadows and reflections cost two thirds of the time and add nothing that a policy or a reader needs: they are
+off.
 """
 
 import os
@@ -37,7 +38,7 @@ class SceneCamera:
             self._renderer.scene.flags[flag] = 0
 
     def draw(self, sim: SceneSimulator) -> ByteArray:
-        """Return (height, width, 3) uint8 of the simulator's present state; red buttons lock, white ones do not."""
+        """Return (height, width, 3) uint8 of the simulator's present state; what is locked is red."""
         model, data = self._model, self._data
         data.qpos[:] = sim.data.qpos
         data.mocap_pos[:] = sim.data.mocap_pos

@@ -25,7 +25,8 @@ ObservationKind = Literal["state", "pixels"]
 
 
 class SceneRobot:
-    """A simulated UR5e at the OGBench scene. Success is OGBench's own test of cube, buttons, drawer and window."""
+    """A simulated UR5e at the OGBench scene; success is OGBench's own test of cube, buttons, drawer,
+    window."""
 
     def __init__(self, world: World, observation: ObservationKind = "state") -> None:
         if observation not in ("state", "pixels"):
@@ -69,7 +70,7 @@ class SceneRobot:
         return self._observe()
 
     def step(self, action: FloatArray) -> StepResult:
-        """Execute one action (5,) in [-1, 1]: effector x, y, z (5 cm), yaw (0.3 rad), gripper (closing positive).
+        """Execute one action (5,) in [-1, 1]: effector x, y, z (5 cm), yaw (0.3 rad), gripper (+1 closes).
 
         Raises:
             ActionRejected: if the action has the wrong shape or is not finite.
@@ -122,10 +123,10 @@ class SceneRobot:
             "privileged/button_1_top_pos": sim.button_top_m(1).copy(),
             "privileged/drawer_pos": sim.drawer_m,
             "privileged/drawer_handle_pos": sim.drawer_handle_m.copy(),
-            "privileged/drawer_handle_yaw": np.array([sim.handle_yaw("drawer")]),
+            "privileged/drawer_handle_yaw": np.array([sim.drawer_yaw]),
             "privileged/window_pos": sim.window_m,
             "privileged/window_handle_pos": sim.window_handle_m.copy(),
-            "privileged/window_handle_yaw": np.array([sim.handle_yaw("window")]),
+            "privileged/window_handle_yaw": np.array([sim.window_yaw]),
             "privileged/cube_in_drawer": sim.cube_in_drawer,
             "privileged/cube_goal_pos": sim.cube_goal_m.copy(),
         }
@@ -159,6 +160,6 @@ class SceneRobot:
         if self._kind == "state":
             return Observation(state=full_state(self.sim))
         return Observation(
-            state=np.array(proprioception(self.sim), dtype=np.float32),
+            state=np.array(proprioception(self.sim, self.sim.effector_yaw), dtype=np.float32),
             images={"front": self.render(CAMERA_PIXELS, CAMERA_PIXELS)},
         )

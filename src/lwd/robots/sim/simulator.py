@@ -1,9 +1,9 @@
 """The physics of the OGBench scene, stripped of what costs time and changes nothing.
 
-OGBench's environment is bound by Python and by work done twice: its own step computes the full observation four times
-and writes every colour and lock state each step. Here the model is compiled once per process without its visual
-geoms (bit-identical trajectories), observations are read from the arrays by index, inverse kinematics runs on
-preallocated buffers, and positions are refreshed by kinematics alone after a step.
+OGBench's environment is bound by Python and by work done twice: its own step computes the full observation
+three times and writes every colour and lock state each step. Here the model is compiled once per process
+without its visual geoms (bit-identical trajectories), observations are read from the arrays by index, inverse
+kinematics runs on preallocated buffers, and positions are refreshed by kinematics alone after a step.
 """
 
 import functools
@@ -73,6 +73,7 @@ class SceneSimulator:
         self.model = mujoco.MjModel.__copy__(shared.physics)
         self.data = mujoco.MjData(self.model)
         env = shared.env
+        self._quat = np.empty(4)
         joint = self.model.joint
         self._arm = np.arange(6)
         self._arm_dof = slice(0, 6)
@@ -103,6 +104,10 @@ class SceneSimulator:
         self._attach_quat = np.asarray(pinch_to_attach.rotation().wxyz)
         self._ik = InverseKinematics(env._ik._model, int(env._ik._site_ids[0]))
         self._apply_world(env)
+        mujoco.mj_kinematics(self.model, self.data)
+        # Drawer and window only slide, so their handles never turn.
+        self.drawer_yaw = self._site_yaw(self._drawer_site)
+        self.window_yaw = self._site_yaw(self._window_site)
         self.buttons = [0, 0]
         self._button_before = [0.0, 0.0]
         self._locks_written: list[int] = []
@@ -119,17 +124,17 @@ class SceneSimulator:
         for dof in (self._drawer_v, self._window_v):
             model.dof_frictionloss[dof] *= world.slide_friction_scale
 
-    # -- state ---------------------------------------------------------------------------------------------------
-
     @property
     def effector_m(self) -> Array:
         return self.data.site_xpos[self._pinch]  # type: ignore[no-any-return]
 
     @property
     def effector_yaw(self) -> float:
-        quat = np.empty(4)
-        mujoco.mju_mat2Quat(quat, self.data.site_xmat[self._pinch])
-        return yaw_of_quat(*quat.tolist())
+        return self._site_yaw(self._pinch)
+
+    def _site_yaw(self, site: int) -> float:
+        mujoco.mju_mat2Quat(self._quat, self.data.site_xmat[site])
+        return yaw_of_quat(*self._quat.tolist())
 
     @property
     def gripper_opening(self) -> float:
@@ -182,18 +187,12 @@ class SceneSimulator:
     def window_handle_m(self) -> Array:
         return self.data.site_xpos[self._window_site]  # type: ignore[no-any-return]
 
-    def handle_yaw(self, site: str) -> float:
-        quat = np.empty(4)
-        index = self._drawer_site if site == "drawer" else self._window_site
-        mujoco.mju_mat2Quat(quat, self.data.site_xmat[index])
-        return yaw_of_quat(*quat.tolist())
-
     @property
     def cube_in_drawer(self) -> bool:
-        """OGBench's own box test."""
+        """OGBench's own box test, with a lower lid: a cube still carried above the drawer is not in it."""
         x, y, z = self.cube_m.tolist()
         handle_y = float(self.drawer_handle_m[1])
-        return 0.21 <= x <= 0.45 and handle_y - 0.27 <= y <= handle_y - 0.07 and 0.0 <= z <= 0.15
+        return bool(0.21 <= x <= 0.45 and handle_y - 0.27 <= y <= handle_y - 0.07 and 0.0 <= z <= 0.10)
 
     @property
     def cube_lost(self) -> bool:
@@ -201,8 +200,6 @@ class SceneSimulator:
         cube = self.cube_m
         low, high = self._workspace
         return bool((cube <= low - OUT_OF_REACH_M).any() or (cube >= high + OUT_OF_REACH_M).any())
-
-    # -- dynamics ------------------------------------------------------------------------------------------------
 
     def reset(
         self,
@@ -214,7 +211,7 @@ class SceneSimulator:
         drawer_m: float,
         window_m: float,
     ) -> None:
-        """Draw a start: cube within the world's spread at a random yaw, random arm pose, slides within 1 cm."""
+        """Draw a start: cube within the world's spread at any yaw, any arm pose, slides within 1 cm."""
         model, data, world = self.model, self.data, self.world
         mujoco.mj_resetData(model, data)
         effector = generator.uniform(ARM_START_LOW, ARM_START_HIGH)
@@ -270,7 +267,7 @@ class SceneSimulator:
         ctrl[self._gripper_ctrl] = 255.0 * closed
 
     def _solve(self, effector_m: Array, yaw: float, start: Array) -> Array:
-        # Rotation about z by yaw, after the gripper-down rotation (0, 1, 0, 0); then pinch -> attachment site.
+        # Gripper down (0, 1, 0, 0), then turned about z by yaw; then pinch -> attachment site.
         half = yaw / 2
         down = np.array([0.0, math.cos(half), math.sin(half), 0.0])
         quat, offset = np.empty(4), np.empty(3)
@@ -295,7 +292,7 @@ class InverseKinematics:
         self._damping = 1e-12 * np.eye(6)
 
     def solve(self, pos_m: Array, quat: Array, start: Array) -> Array:
-        """Return joint angles (6,) whose attachment site is within 1e-4 m and rad of the pose, 20 iterations at most."""
+        """Return joint angles (6,) whose site is within 1e-4 m and rad of the pose; 20 iterations at most."""
         model, data, site, error = self._model, self._data, self._site, self._error
         current, inverse, difference = self._quats
         jacobian = self._jacobian
@@ -320,4 +317,4 @@ class InverseKinematics:
             if largest > self._MAX_CHANGE_RAD:
                 update *= self._MAX_CHANGE_RAD / largest
             mujoco.mj_integratePos(model, data.qpos, update, 1.0)
-        return data.qpos.copy()
+        return np.array(data.qpos)

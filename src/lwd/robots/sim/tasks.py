@@ -11,6 +11,7 @@ from lwd.types import Task
 
 DRAWER_OPEN_M = -0.16
 WINDOW_OPEN_M = 0.2
+CUBE_IN_OPEN_DRAWER_M = (0.33, -0.24, 0.066)
 CUBE_IN_SHUT_DRAWER_M = (0.33, -0.356, 0.065986)
 
 
