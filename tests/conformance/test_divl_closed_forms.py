@@ -75,6 +75,12 @@ def test_the_quantile_is_the_first_atom_that_reaches_the_level(raw: list[float],
     assert quantile == (min(reached) if reached else atoms_K[-1].item())
 
 
+def test_the_quantile_by_hand_where_the_cdf_meets_the_level_exactly() -> None:
+    probs_BK = torch.tensor([[0.25, 0.25, 0.0, 0.5]]).expand(4, -1)
+    level_B = torch.tensor([0.25, 0.5, 0.51, 1.0])
+    assert categorical_quantile(probs_BK, support(4, 0, 3), level_B).tolist() == [0, 1, 3, 3]
+
+
 @repeatable
 @given(raw=weights, low=levels, high=levels)
 def test_the_quantile_is_monotone_in_the_level(raw: list[float], low: float, high: float) -> None:
@@ -245,6 +251,8 @@ def test_wrong_shapes_and_settings_are_refused() -> None:
         categorical_quantile(torch.zeros(3, 5), atoms_K, torch.zeros(4))
     with pytest.raises(ShapeError, match="last dimension must be 5"):
         categorical_mean(torch.zeros(3, 4), atoms_K)
+    with pytest.raises(ShapeError, match="K >= 2"):
+        normalized_entropy(torch.ones(3, 1))
     with pytest.raises(ShapeError, match="must be equal"):
         categorical_cross_entropy(torch.zeros(3, 5), torch.zeros(5))
     with pytest.raises(ConfigError, match="0 < low <= high <= 1"):

@@ -26,7 +26,10 @@ def lean_adjoint(velocity_fn: VelocityFn, trajectory: Tensor, terminal_adjoint: 
 
     Args:
         velocity_fn: the reference flow; only its gradient with respect to the sample is taken.
-        trajectory: (N + 1, B, ...) from `memoryless_sde_rollout`.
+        trajectory: (N + 1, B, ...) from `memoryless_sde_rollout`. Rolled out by the policy in training, the
+            loss has its optimum at pi_beta exp(Q / temperature). Rolled out by the reference (LWD's reading)
+            that holds only where Q is linear in the action: a concave Q is overshot, because its gradient is
+            taken at actions that the policy has left.
         terminal_adjoint: (B, ...) = -grad_a Q(s, a_1) / temperature.
     Returns:
         adjoints (N, B, ...): g at the start of each step, without gradient.

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, ShapeError
 from lwd.ops.shapes import require_atoms, require_last_dimension, require_same_shape, require_shape
 
 
@@ -78,7 +78,7 @@ def categorical_quantile(probs: Tensor, atoms_K: Tensor, quantile_level: Tensor)
         value (...), in the units of the atoms; it carries no gradient.
     Raises:
         ShapeError: if the shapes do not agree.
-    Source: arXiv 2605.00416, Quant_tau of DIVL: inf{z : F(z) >= tau}.
+    Source: arXiv 2605.00416, Eq. (13), (23): inf{z : F(z) >= tau}.
     """
     require_atoms(atoms_K)
     require_shape("probs", probs, (*quantile_level.shape, atoms_K.shape[0]))
@@ -95,7 +95,8 @@ def normalized_entropy(probs: Tensor) -> Tensor:
         ShapeError: with fewer than two atoms, where log K is 0.
     Source: arXiv 2605.00416, H(s) of the adaptive quantile level.
     """
-    require_atoms(probs.new_empty(probs.shape[-1:]))
+    if probs.ndim == 0 or probs.shape[-1] < 2:
+        raise ShapeError(f"probs has shape {tuple(probs.shape)}; expected (..., K) with K >= 2")
     entropy: Tensor = torch.special.entr(probs).sum(-1)
     return entropy / math.log(probs.shape[-1])
 
