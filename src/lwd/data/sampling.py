@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 
@@ -64,13 +64,6 @@ class Stratum:
     """Narrows the steps at which transitions may start; all of them if None."""
     task_exponent: float = 0.5
     """A task is drawn in proportion to (its steps)^exponent: 1 draws steps alike, 0 draws tasks alike."""
-
-
-class BatchSource(Protocol):
-    """Whatever can say which batch an update uses."""
-
-    def batch(self, update_index: int) -> TransitionBatch:
-        """Return the batch of the update with this index."""
 
 
 class BatchSampler:
