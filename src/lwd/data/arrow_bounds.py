@@ -1,7 +1,7 @@
 """How large an Arrow IPC file becomes once it is decompressed, without decompressing it.
 
-Arrow allocates what each buffer's header declares before it decompresses, so a small hostile file can ask for
-any amount of memory. This module reads the declared sizes first. It understands just as much of the flatbuffer
+Arrow allocates what each buffer's header declares before it decompresses, so a small hostile file can ask
+for any amount of memory. This module reads the declared sizes first. It understands just as much of the flatbuffer
 encoding as that needs (Arrow columnar format, "Encapsulated message format" and "RecordBatch message").
 """
 

@@ -1,8 +1,8 @@
 """The commit log: which episodes the fleet has, in which order they became known.
 
-Snapshot v is the fold of the create-only objects log/1 ... log/v. An episode counts once it is in the log, and
-only then. Whoever wants to commit must know every entry before its own: creating log/v fails if another writer
-was faster, and the loser reads the winner's entry before it tries v + 1. That is the whole fencing.
+Snapshot v is the fold of the create-only objects log/1 ... log/v. An episode counts once it is in the log,
+and only then. Whoever wants to commit must know every entry before its own: creating log/v fails if another
+writer was faster, and the loser reads the winner's entry before it tries v + 1. That is the whole fencing.
 """
 
 import logging
@@ -184,7 +184,8 @@ class LogReader:
         for added in entry.added:
             if self.knows(added.episode_id):
                 raise StoreError(
-                    f"{log_key(version)} adds {added.episode_id} again: another program writes this log; stop it"
+                    f"{log_key(version)} adds {added.episode_id} again: "
+                    "stop the other program that writes this log"
                 )
             self._episodes[added.episode_id] = CommittedEpisode(
                 entry=added, version=version, committed_at_s=entry.committed_at_s
@@ -208,8 +209,8 @@ class LogWriter:
         """Try to make `entry` the next version.
 
         Returns:
-            True if it is committed (the reader has it then, too); False if another writer was faster: poll the
-            reader, dedupe against it, and try again with the next version.
+            True if it is committed (the reader has it then, too); False if another writer was faster: poll
+            the reader, dedupe against it, and try again with the next version.
         Raises:
             StoreError: if the store cannot be reached; the commit may or may not have happened. Polling the
                 reader tells, so the caller dedupes as after a lost race.

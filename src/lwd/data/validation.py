@@ -75,7 +75,7 @@ def _check_labels(episode: Episode) -> None:
             )
     if info.source is Source.DEMONSTRATION and info.outcome is not Outcome.SUCCESS:
         raise EpisodeRejected(
-            f"outcome of a demonstration is {info.outcome.value}; only successes teach: store it as source rollout"
+            f"outcome of a demonstration is {info.outcome.value}; store it as source rollout"
         )
     if info.source is Source.PLAY and info.outcome is Outcome.SUCCESS:
         raise EpisodeRejected(
@@ -101,7 +101,7 @@ def _check_embodiment(episode: Episode, embodiment: Embodiment) -> None:
             raise EpisodeRejected(f"{name} has {width} columns; embodiment {embodiment.name} has {expected}")
     if abs(info.control_hz - embodiment.control_hz) > 1e-6 * embodiment.control_hz:
         raise EpisodeRejected(
-            f"control_hz is {info.control_hz}; {embodiment.name} runs at {embodiment.control_hz}: record at that rate"
+            f"control_hz is {info.control_hz}; {embodiment.name} runs at {embodiment.control_hz}: use that"
         )
     low_A, high_A = np.asarray(embodiment.action_low), np.asarray(embodiment.action_high)
     slack_A = ACTION_TOLERANCE * np.maximum(high_A - low_A, 1e-6)

@@ -1,0 +1,52 @@
+"""Episodes that may not enter the replay: the reason is kept beside them, nothing is ever dropped."""
+
+import hashlib
+import time
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from lwd.data.store import ObjectStore, get_or_none
+from lwd.errors import ObjectExists
+
+QUARANTINE_PREFIX = "quarantine"
+
+
+class QuarantineRecord(BaseModel):
+    """Why an object below `episodes/` is not in the log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["lwd-quarantine-1"] = "lwd-quarantine-1"
+    key: str
+    reason: str
+    quarantined_at_s: float
+
+
+def quarantine_key(episode_object_key: str) -> str:
+    """Return where the record of an object lies; the hash makes any key a name."""
+    return f"{QUARANTINE_PREFIX}/{hashlib.sha256(episode_object_key.encode()).hexdigest()}.json"
+
+
+def quarantine(store: ObjectStore, key: str, reason: str) -> None:
+    """Record why the object `key` is refused; the first reason stays.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    record = QuarantineRecord(key=key, reason=reason, quarantined_at_s=time.time())
+    try:
+        store.create(quarantine_key(key), record.model_dump_json().encode())
+    except ObjectExists:
+        return
+
+
+def find_quarantined(store: ObjectStore, key: str) -> QuarantineRecord | None:
+    """Return the record of an object, None if it is not quarantined."""
+    data = get_or_none(store, quarantine_key(key))
+    return None if data is None else QuarantineRecord.model_validate_json(data)
+
+
+def quarantined_keys(store: ObjectStore) -> set[str]:
+    """Return the keys of all records (not of the objects)."""
+    return {item.key for item in store.list(QUARANTINE_PREFIX)}

@@ -1,0 +1,232 @@
+"""The coordinator: every uploaded episode is committed exactly once, or quarantined with a reason.
+
+It may die at any line. An episode is committed when its log entry exists; whatever was in flight is announced
+again by the bus, or found by listing the store. Two coordinators at once do no harm: the log lets one of them
+win each version, and the other reads what it lost to before it goes on.
+"""
+
+import hashlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lwd.data.episode_file import NAME_PATTERN, episode_key
+from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
+from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys
+from lwd.data.store import ObjectStore
+from lwd.data.validation import EpisodeLimits, validate_episode
+from lwd.errors import EpisodeRejected, ObjectMissing
+from lwd.fleet.messages import EpisodeAnnouncement
+from lwd.types import Controller, Episode
+
+_KEY = re.compile(r"^episodes/([^/]+)/([^/]+)\.arrow$")
+_NAME = re.compile(NAME_PATTERN)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An object that may become part of the log."""
+
+    key: str
+    uploaded_at_s: float
+    sha256: str | None = None
+    """What the robot announced; None for an object that was found by listing."""
+
+
+@dataclass(kw_only=True)
+class BatchResult:
+    """What became of a batch of candidates."""
+
+    committed: list[EpisodeEntry] = field(default_factory=list)
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    """(key, reason)."""
+    known: int = 0
+    """Candidates that were committed or quarantined before."""
+    missing: list[str] = field(default_factory=list)
+    """Keys that were announced but are not in the store."""
+
+
+class Coordinator:
+    """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
+
+    def __init__(self, store: ObjectStore, limits: EpisodeLimits) -> None:
+        """Read the log of the store.
+
+        Raises:
+            StoreError: if the store or its log cannot be read.
+        """
+        self._store = store
+        self._limits = limits
+        self.reader = LogReader(store)
+        self.reader.load_index()
+        self.reader.poll()
+        self._writer = LogWriter(store, self.reader)
+        self.epoch = self.reader.epoch + 1
+        self._quarantined = quarantined_keys(store)
+
+    @property
+    def quarantined(self) -> int:
+        """Number of quarantined objects."""
+        return len(self._quarantined)
+
+    def process(self, candidates: Sequence[Candidate]) -> BatchResult:
+        """Validate the candidates and commit the good ones together.
+
+        Returns when everything that is not `missing` is durably committed or quarantined.
+
+        Raises:
+            StoreError: if the store fails; call again with the same candidates, nothing is committed twice.
+        """
+        # A commit whose answer was lost may have happened; entries of another coordinator may be new.
+        self.reader.poll()
+        result = BatchResult()
+        entries: dict[str, EpisodeEntry] = {}
+        for candidate in candidates:
+            if self._is_known(candidate.key) or any(entry.key == candidate.key for entry in entries.values()):
+                result.known += 1
+                continue
+            try:
+                entry = self._inspect(candidate)
+                if entry.episode_id in entries or self.reader.knows(entry.episode_id):
+                    raise EpisodeRejected(
+                        f"episode_id {entry.episode_id} was committed by another robot: ids must be unique"
+                    )
+            except ObjectMissing:
+                result.missing.append(candidate.key)
+            except EpisodeRejected as error:
+                self._quarantine(candidate.key, str(error))
+                result.quarantined.append((candidate.key, str(error)))
+            else:
+                entries[entry.episode_id] = entry
+        result.committed = self._commit(entries)
+        return result
+
+    def revoke(self, episode_ids: Sequence[str]) -> int:
+        """Remove episodes from all later snapshots. Returns the version that does so.
+
+        Raises:
+            StoreError: if the store fails.
+        """
+        while True:
+            self.reader.poll()
+            present = tuple(name for name in episode_ids if self.reader.find(name) is not None)
+            if not present:
+                return self.reader.version
+            if self._writer.commit(self._entry(revoked=present)):
+                return self.reader.version
+
+    def unprocessed(self) -> list[Candidate]:
+        """List the store for episodes that are neither committed nor quarantined.
+
+        Raises:
+            StoreError: if the store cannot be listed.
+        """
+        return [
+            Candidate(key=item.key, uploaded_at_s=item.modified_s)
+            for item in self._store.list("episodes")
+            if not self._is_known(item.key)
+        ]
+
+    def _is_known(self, key: str) -> bool:
+        if (names := _KEY.match(key)) is not None:
+            found = self.reader.find(names[2])
+            # A revoked episode is known without its key; its id can never come again.
+            if (found is not None and found.entry.key == key) or (
+                found is None and self.reader.knows(names[2])
+            ):
+                return True
+        return quarantine_key(key) in self._quarantined
+
+    def _inspect(self, candidate: Candidate) -> EpisodeEntry:
+        names = _KEY.match(candidate.key)
+        if names is None or not (_NAME.match(names[1]) and _NAME.match(names[2])):
+            raise EpisodeRejected(
+                f"key {candidate.key!r} is not episodes/<robot id>/<episode id>.arrow: rename it"
+            )
+        data = self._store.get(candidate.key)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if candidate.sha256 is not None and candidate.sha256 != sha256:
+            raise EpisodeRejected(
+                f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again"
+            )
+        episode = validate_episode(data, self._limits)
+        if candidate.key != episode_key(episode.info.robot_id, episode.info.episode_id):
+            raise EpisodeRejected(
+                f"robot_id and episode_id in the file are {episode.info.robot_id!r} and "
+                f"{episode.info.episode_id!r}, its key is {candidate.key!r}: store it under its own key"
+            )
+        return describe(episode, data_bytes=len(data), sha256=sha256, uploaded_at_s=candidate.uploaded_at_s)
+
+    def _commit(self, entries: dict[str, EpisodeEntry]) -> list[EpisodeEntry]:
+        added: list[EpisodeEntry] = []
+        while entries:
+            batch = tuple(entries.values())
+            if self._writer.commit(self._entry(added=batch)):
+                added.extend(batch)
+                self._writer.write_index_if_due()
+                break
+            newer = self.reader.poll()
+            _logger.warning(
+                "lost version %d to epoch %d: is another coordinator running?",
+                self.reader.version,
+                newer[-1].epoch,
+            )
+            entries = {name: entry for name, entry in entries.items() if not self.reader.knows(name)}
+        return added
+
+    def _entry(self, added: tuple[EpisodeEntry, ...] = (), revoked: tuple[str, ...] = ()) -> LogEntry:
+        return LogEntry(
+            version=self.reader.version + 1,
+            epoch=self.epoch,
+            batch_id=uuid.uuid4().hex,
+            committed_at_s=time.time(),
+            added=added,
+            revoked=revoked,
+        )
+
+    def _quarantine(self, key: str, reason: str) -> None:
+        _logger.warning("quarantined %s: %s", key, reason)
+        quarantine(self._store, key, reason)
+        self._quarantined.add(quarantine_key(key))
+
+
+def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: float) -> EpisodeEntry:
+    """Return the log's description of an episode."""
+    info = episode.info
+    human_T = episode.controllers_T == Controller.HUMAN
+    take_overs = int(human_T[0]) + int(np.count_nonzero(human_T[1:] & ~human_T[:-1]))
+    return EpisodeEntry(
+        episode_id=info.episode_id,
+        key=episode_key(info.robot_id, info.episode_id),
+        sha256=sha256,
+        bytes=data_bytes,
+        robot_id=info.robot_id,
+        embodiment=info.embodiment,
+        task=info.task,
+        instruction=info.instruction,
+        source=info.source,
+        outcome=info.outcome,
+        world=info.world,
+        policy_version=info.policy_version,
+        steps=episode.steps,
+        human_steps=int(human_T.sum()),
+        interventions=take_overs,
+        sub_step_scores=info.sub_step_scores,
+        control_hz=info.control_hz,
+        started_at_s=info.started_at_s,
+        uploaded_at_s=uploaded_at_s,
+    )
+
+
+def candidate_of(announcement: EpisodeAnnouncement) -> Candidate:
+    """Return what an announcement asks for."""
+    return Candidate(
+        key=announcement.key, uploaded_at_s=announcement.uploaded_at_s, sha256=announcement.sha256
+    )

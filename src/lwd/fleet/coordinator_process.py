@@ -1,0 +1,204 @@
+"""`lwd coordinator`: drives a `Coordinator` by announcements from the bus and by listing the store."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lwd.data.store import ObjectStore, StoreConfig, open_store, probe_store
+from lwd.data.validation import EpisodeLimits
+from lwd.errors import ConfigError, ServiceError, StoreError
+from lwd.fleet.bus import Bus, ReceivedAnnouncement
+from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator, candidate_of
+from lwd.fleet.messages import (
+    COORDINATOR_SUBJECT,
+    SNAPSHOT_SUBJECT,
+    CoordinatorHeartbeat,
+    SnapshotAnnouncement,
+)
+from lwd.fleet.metrics_file import MetricsFile
+from lwd.fleet.nats_server import read_url
+
+_RETRY_S = 0.5
+_RECONNECT_WITHIN_S = 2.0
+_LISTING_SHARE = 0.05
+"""The most of the time that listing the store may take: large stores are listed less often."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorConfig:
+    """Settings of the coordinator's process."""
+
+    run: Path
+    """Run directory: metrics go there; store and bus are its own unless given."""
+    store: StoreConfig | None = None
+    """None: RUN/store."""
+    nats_url: str | None = None
+    """None: the embedded server's, from RUN/nats/url."""
+    limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    batch: int = 128
+    """The most episodes of one snapshot version."""
+    linger_s: float = 0.25
+    """How long an idle coordinator waits for an announcement before it looks at its other duties."""
+    reconcile_s: float = 10.0
+    """Time between two listings of the store."""
+    heartbeat_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= 10_000:
+            raise ConfigError(f"batch is {self.batch}; it must lie in [1, 10000]")
+        for name in ("linger_s", "reconcile_s", "heartbeat_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+def store_of(run: Path, store: StoreConfig | None) -> ObjectStore:
+    """Open the store of a run: the configured one, or RUN/store."""
+    return open_store(store or run / "store")
+
+
+def nats_url_of(run: Path, nats_url: str | None) -> str:
+    """Return the bus of a run: the configured one, or the embedded server's.
+
+    Raises:
+        ServiceError: if there is neither.
+    """
+    return nats_url or read_url(run / "nats")
+
+
+def run_coordinator(config: CoordinatorConfig) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        StoreUnsafe: if the store lets two writers both create one object.
+        StoreError: if the store's log cannot be read.
+    """
+    store = store_of(config.run, config.store)
+    probe_store(store)
+    asyncio.run(_Process(config, Coordinator(store, config.limits)).run())
+
+
+class _Process:
+    def __init__(self, config: CoordinatorConfig, coordinator: Coordinator) -> None:
+        self._config = config
+        self._coordinator = coordinator
+        self._metrics = MetricsFile(config.run, "coordinator")
+        self._bus: Bus | None = None
+        self._stop = asyncio.Event()
+        self._next_listing_s = 0.0
+        self._latencies_s: deque[float] = deque(maxlen=2048)
+        self._committed = 0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        heartbeat = asyncio.create_task(self._heartbeats())
+        _logger.info(
+            "coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version
+        )
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self._round()
+                except (ServiceError, StoreError) as error:
+                    # Both heal by themselves or by an operator; until then every robot keeps its spool.
+                    _logger.warning("%s; trying again", error)
+                    await self._pause(_RETRY_S)
+        finally:
+            heartbeat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await heartbeat
+            if self._bus is not None:
+                await self._bus.close()
+            self._metrics.close()
+
+    async def _round(self) -> None:
+        if time.monotonic() >= self._next_listing_s:
+            await self._reconcile()
+        if self._bus is None:
+            url = nats_url_of(self._config.run, self._config.nats_url)
+            self._bus = await Bus.connect(url, name="coordinator", timeout_s=_RECONNECT_WITHIN_S)
+            await self._announce_snapshot()
+        received = await self._bus.fetch_announcements(self._config.batch, self._config.linger_s)
+        if not received:
+            return
+        result = await self._process([candidate_of(item.announcement) for item in received])
+        await self._acknowledge(received, result)
+
+    async def _reconcile(self) -> None:
+        """Find in the store what was never announced, or announced to a server that lost it."""
+        started_s = time.monotonic()
+        found = await asyncio.to_thread(self._coordinator.unprocessed)
+        took_s = time.monotonic() - started_s
+        if found:
+            _logger.info("the store holds %d episodes that are not in the log yet", len(found))
+        for start in range(0, len(found), self._config.batch):
+            await self._process(found[start : start + self._config.batch])
+        self._next_listing_s = time.monotonic() + max(self._config.reconcile_s, took_s / _LISTING_SHARE)
+
+    async def _process(self, candidates: Sequence[Candidate]) -> BatchResult:
+        result = await asyncio.to_thread(self._coordinator.process, candidates)
+        now_s = time.time()
+        self._latencies_s.extend(now_s - entry.uploaded_at_s for entry in result.committed)
+        self._committed += len(result.committed)
+        if result.committed:
+            await self._announce_snapshot()
+        return result
+
+    async def _announce_snapshot(self) -> None:
+        if self._bus is None:
+            return
+        reader = self._coordinator.reader
+        announcement = SnapshotAnnouncement(
+            version=reader.version, epoch=reader.epoch, episodes=len(reader), committed_at_s=time.time()
+        )
+        await self._bus.publish(SNAPSHOT_SUBJECT, announcement)
+
+    async def _acknowledge(self, received: Sequence[ReceivedAnnouncement], result: BatchResult) -> None:
+        assert self._bus is not None
+        for item in received:
+            if item.announcement.key in result.missing:
+                # Stays unacknowledged would mean for ever: the listing finds it should it appear.
+                _logger.warning("announced, but not in the store: %s", item.announcement.key)
+            await self._bus.acknowledge(item)
+
+    async def _heartbeats(self) -> None:
+        while True:
+            reader = self._coordinator.reader
+            latencies_s = np.asarray(self._latencies_s or [0.0])
+            metrics = {
+                "coordinator/episodes": float(len(reader)),
+                "coordinator/committed": float(self._committed),
+                "coordinator/quarantined": float(self._coordinator.quarantined),
+                "coordinator/epoch": float(self._coordinator.epoch),
+                "coordinator/connected": float(self._bus is not None and self._bus.connected),
+            }
+            if self._latencies_s:
+                metrics["coordinator/commit_p50_s"] = float(np.quantile(latencies_s, 0.5))
+                metrics["coordinator/commit_p99_s"] = float(np.quantile(latencies_s, 0.99))
+            self._metrics.write(metrics, snapshot=reader.version)
+            if self._bus is not None:
+                beat = CoordinatorHeartbeat(
+                    time_s=time.time(),
+                    epoch=self._coordinator.epoch,
+                    version=reader.version,
+                    episodes=len(reader),
+                    quarantined=self._coordinator.quarantined,
+                )
+                with contextlib.suppress(ServiceError):
+                    await self._bus.publish(COORDINATOR_SUBJECT, beat)
+            await asyncio.sleep(self._config.heartbeat_s)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)

@@ -1,0 +1,130 @@
+"""What travels over the bus. Unknown fields are refused; nothing here is needed to keep an episode safe."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lwd.data.episode_file import NAME_PATTERN
+from lwd.types import PolicyVersion
+
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+
+
+class Message(BaseModel):
+    """Base of all messages."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class EpisodeAnnouncement(Message):
+    """A robot uploaded an episode."""
+
+    episode_id: str = Field(pattern=NAME_PATTERN)
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    key: str = Field(max_length=1024)
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    bytes: int = Field(gt=0)
+    uploaded_at_s: float
+    """Unix time."""
+
+
+class SnapshotAnnouncement(Message):
+    """The coordinator committed a snapshot version."""
+
+    version: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+    episodes: int = Field(ge=0)
+    committed_at_s: float
+
+
+class PolicyPointer(Message):
+    """The newest policy; the object's hash is checked after the download."""
+
+    version: int = Field(ge=0)
+    key: str = Field(max_length=1024)
+    sha256: str = Field(pattern=SHA256_PATTERN)
+    update: int = Field(ge=0)
+    snapshot: int = Field(ge=0)
+    published_at_s: float
+
+    @property
+    def policy_version(self) -> PolicyVersion:
+        return PolicyVersion(
+            version=self.version,
+            key=self.key,
+            sha256=self.sha256,
+            update=self.update,
+            snapshot=self.snapshot,
+        )
+
+
+class LearnerHeartbeat(Message):
+    """Where the learner stands; robot hosts slow down by it."""
+
+    time_s: float
+    stage: str
+    update: int = Field(ge=0)
+    snapshot: int = Field(ge=0)
+    policy_version: int = Field(ge=-1)
+    env_steps: int = Field(ge=0)
+    """Fleet steps in the learner's replay."""
+    env_steps_allowed: int | None = Field(default=None, ge=0)
+    """Fleet steps that the log may hold for now; then hosts begin no new episodes. None: no limit."""
+
+
+class RobotStatus(Message):
+    """One robot of a host."""
+
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    task: str
+    instruction: str
+    episode_id: str
+    step: int = Field(ge=0)
+    policy_version: int = Field(ge=-1)
+    human: bool
+    """Whether the last step was a human's."""
+    sub_step_scores: tuple[float, ...]
+
+
+class HostHeartbeat(Message):
+    """One robot host and its robots."""
+
+    host_id: str = Field(pattern=NAME_PATTERN)
+    time_s: float
+    state: Literal["waiting for a policy", "running", "waiting for the learner", "stopping"]
+    env_steps: int = Field(ge=0)
+    """Steps since the host started."""
+    episodes: int = Field(ge=0)
+    spooled: int = Field(ge=0)
+    """Episodes in the spool: not yet known to be committed."""
+    policy_version: int = Field(ge=-1)
+    """Newest version loaded."""
+    robots: tuple[RobotStatus, ...]
+
+
+class CoordinatorHeartbeat(Message):
+    """The coordinator is alive."""
+
+    time_s: float
+    epoch: int = Field(ge=0)
+    version: int = Field(ge=0)
+    episodes: int = Field(ge=0)
+    quarantined: int = Field(ge=0)
+
+
+LEARNER_SUBJECT = "lwd.heartbeat.learner"
+COORDINATOR_SUBJECT = "lwd.heartbeat.coordinator"
+POLICY_SUBJECT = "lwd.policy"
+SNAPSHOT_SUBJECT = "lwd.snapshot"
+EPISODE_SUBJECT = "lwd.episodes"
+"""Episodes are announced on `lwd.episodes.<robot id>`."""
+
+
+def host_subject(host_id: str) -> str:
+    """Return the subject of a host's heartbeat; `lwd.heartbeat.host.*` is all of them."""
+    return f"lwd.heartbeat.host.{host_id.replace('.', '_')}"
+
+
+def episode_subject(robot_id: str) -> str:
+    """Return the subject on which a robot announces its episodes."""
+    return f"{EPISODE_SUBJECT}.{robot_id.replace('.', '_')}"

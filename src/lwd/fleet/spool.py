@@ -1,0 +1,105 @@
+"""The durable spool of a robot: finished episodes wait here until a committed snapshot contains them.
+
+An episode file that is in the spool survives kill -9 and power cuts. It leaves only when the log has it, or when
+the coordinator has quarantined it (then it moves aside, with the reason beside it).
+"""
+
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lwd.data import durable
+from lwd.data.episode_file import episode_key
+from lwd.errors import ServiceError
+
+_SUFFIX = ".arrow"
+_REJECTED = "rejected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpooledEpisode:
+    """One episode file in the spool."""
+
+    robot_id: str
+    episode_id: str
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """Where it belongs in the store."""
+        return episode_key(self.robot_id, self.episode_id)
+
+    def read(self) -> tuple[bytes, str]:
+        """Return the file and its SHA-256."""
+        data = self.path.read_bytes()
+        return data, hashlib.sha256(data).hexdigest()
+
+
+class Spool:
+    """All spool directories of a machine: RUN/spool/<robot id>/<episode id>.arrow."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        durable.ensure_directory(root)
+        self._locks: list[int] = []
+
+    def claim(self, robot_id: str) -> None:
+        """Reserve a robot's directory for this process and remove rubbish that a crash left in it.
+
+        Raises:
+            ServiceError: if another process runs this robot.
+        """
+        directory = self._root / robot_id
+        durable.ensure_directory(directory)
+        lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise ServiceError(
+                f"robot {robot_id!r} is run by another process: stop that one, or choose other robot ids"
+            ) from error
+        self._locks.append(lock)
+        for leftover in directory.iterdir():
+            if durable.is_temporary(leftover.name):
+                leftover.unlink()
+
+    def add(self, robot_id: str, episode_id: str, data: bytes) -> SpooledEpisode:
+        """Store an episode file durably.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        episode = self._episode(robot_id, episode_id)
+        durable.write_new(episode.path, data)
+        return episode
+
+    def pending(self, robot_ids: set[str] | None = None) -> list[SpooledEpisode]:
+        """Return what lies in the spool, oldest first; of all robots if `robot_ids` is None."""
+        found = [
+            (path.stat().st_mtime, self._episode(path.parent.name, path.stem))
+            for path in self._root.glob(f"*/*{_SUFFIX}")
+            if not durable.is_temporary(path.name) and (robot_ids is None or path.parent.name in robot_ids)
+        ]
+        return [episode for _, episode in sorted(found, key=lambda item: (item[0], item[1].episode_id))]
+
+    def remove(self, episode: SpooledEpisode) -> None:
+        """Delete an episode that a committed snapshot contains."""
+        durable.remove(episode.path)
+
+    def reject(self, episode: SpooledEpisode, reason: str) -> None:
+        """Move an episode aside that will never be committed, with the reason."""
+        directory = episode.path.parent / _REJECTED
+        durable.replace(directory / f"{episode.episode_id}.txt", reason.encode())
+        durable.move(episode.path, directory / episode.path.name)
+
+    def close(self) -> None:
+        """Release the robots."""
+        while self._locks:
+            os.close(self._locks.pop())
+
+    def _episode(self, robot_id: str, episode_id: str) -> SpooledEpisode:
+        path = self._root / robot_id / f"{episode_id}{_SUFFIX}"
+        return SpooledEpisode(robot_id=robot_id, episode_id=episode_id, path=path)
