@@ -109,13 +109,16 @@ class RunData:
         return tuple(row for row in self.rows if row.stage == stage and row.update is not None)
 
     def series(self, stage: str, name: str) -> Series:
-        """A metric over the updates of a stage; empty if it was never recorded."""
-        points = [
-            (row.update, row.metrics[name])
+        """A metric over the updates of a stage; empty if it was never recorded.
+
+        A resumed learner repeats the updates after its checkpoint: the later row counts.
+        """
+        points = {
+            row.update: value
             for row in self.learner_rows(stage)
-            if row.metrics.get(name) is not None
-        ]
-        table = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+            if (value := row.metrics.get(name)) is not None and np.isfinite(value)
+        }
+        table = np.asarray(sorted(points.items()), dtype=np.float64).reshape(-1, 2)
         return Series(update=table[:, 0], value=table[:, 1])
 
     def values(self, name: str) -> Doubles:

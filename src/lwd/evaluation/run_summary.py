@@ -220,8 +220,8 @@ def points(share: float) -> str:
 
 
 def hours_in_words(hours: float) -> str:
-    """Robot hours, or robot minutes below one hour."""
-    return f"{hours:.1f} robot hours" if hours >= 1 else f"{60 * hours:.0f} robot minutes"
+    """Robot hours, or robot minutes well below one hour."""
+    return f"{hours:.1f} robot hours" if hours >= 0.95 else f"{60 * hours:.0f} robot minutes"
 
 
 def _missing(run: RunData) -> tuple[str, ...]:

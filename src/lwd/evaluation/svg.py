@@ -25,6 +25,9 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surfac
 }
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
+    # Images keep their own pixels; composed, they would be resampled to the figure's 72 dots per inch.
+    "image.composite_image": False,
+    "image.interpolation": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -102,10 +105,11 @@ class Canvas:
         self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
         for colour, variable in _VARIABLES.items():
             text = text.replace(colour, f"var({variable})")
-        # Matplotlib names some groups figure_1, axes_1: identifiers must be unique on the page.
-        text = re.sub(r'\bid="([a-z]+[A-Za-z0-9]*_\d+)"', rf'id="{self._name}-\1"', text)
+        # Matplotlib names groups figure_1, axes_1: identifiers must be unique on the page.
+        text = re.sub(r'\bid="([A-Za-z.]+_\d+)"', rf'id="{self._name}-\1"', text)
         text = re.sub(r'^<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
         # Matplotlib writes the font into every text element; the page's own sans-serif reads better.
         return re.sub(r"'DejaVu Sans'", "var(--font)", text)

@@ -139,7 +139,6 @@ def _heat(axes: Axes, trace: ValueTrace) -> None:
         cmap=_HEAT,
         vmin=0,
         vmax=1,
-        interpolation="nearest",
     )
     axes.plot(np.arange(steps + 1), trace.quantile_T, color=INK, linewidth=1.5, label=trace.quantile_name)
     axes.set_ylim(min(-0.1, float(trace.atoms_K[0])), max(1.1, float(trace.atoms_K[-1])))
