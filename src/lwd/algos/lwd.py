@@ -48,6 +48,10 @@ class LWDConfig:
     """lambda. Its right scale follows from the critic's: "auto" is a fraction of Q's std over reference actions."""
     auto_temperature_fraction: float = 0.4
     """With "auto": lambda = fraction * std of Q over the reference policy's samples at a state, tracked."""
+    rollout: Literal["reference", "policy"] = "reference"
+    """Whose SDE gives the trajectories: the reference's (the paper; Q's gradient is then taken at actions the policy
+    may have left, and only a Q that is linear in the action gives the exact target), or the policy's (adjoint
+    matching proper: exact at convergence)."""
     flow_steps: int = 10
     """T, steps of the memoryless SDE and of the adjoint."""
     polyak_rate: float = 0.005
@@ -170,18 +174,18 @@ class LWD:
     def update_actor(self, states: ObservationBatch) -> Metrics:
         """One adjoint-matching step on the policy at the given states."""
         steps, temperature = self.config.flow_steps, self.temperature()
+        times_N = flow_times(steps, dtype=states.state_BS.dtype, device=states.state_BS.device)
+        starts_N1 = times_N[:, None]
         with torch.no_grad():
             context = self.reference.encode(states)
-            noise = self._noise(states.size)
-            trajectory, reference_velocity = memoryless_sde_rollout(
-                lambda chunk, time: self.reference.velocity(context, chunk, time),
-                noise,
-                steps,
-                generator=self.generator,
+            trajectory, velocity_N = self._rollout(states, context)
+            # The reference's velocity is in its own roll-out already; along the policy's it takes one batched pass.
+            reference_velocity = (
+                velocity_N
+                if self.config.rollout == "reference"
+                else self.reference.velocity(context, trajectory[:-1], starts_N1)
             )
         terminal_adjoint = -self._q_gradient(states, trajectory[-1]) / temperature
-        times_N = flow_times(steps, dtype=noise.dtype, device=noise.device)
-        starts_N1 = times_N[:, None]
         vjp = self.reference.linearize(context, trajectory[:-1], starts_N1 + 1 / steps)
         adjoint = lean_adjoint_from_vjp(vjp, terminal_adjoint, steps)
 
@@ -205,6 +209,19 @@ class LWD:
             return self.spread.temperature(self.config.auto_temperature_fraction)
         return self.config.temperature
 
+    def _rollout(self, states: ObservationBatch, reference_context: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample chunks with the memoryless SDE; return its trajectory (N + 1, ...) and velocities (N, ...)."""
+        network, context = self.reference, reference_context
+        if self.config.rollout == "policy":
+            network = self.policy
+            context = network.encode(states) if self.config.train_backbone else reference_context
+        return memoryless_sde_rollout(
+            lambda chunk, time: network.velocity(context, chunk, time),
+            self._noise(states.size),
+            self.config.flow_steps,
+            generator=self.generator,
+        )
+
     def _q_gradient(self, states: ObservationBatch, chunk_BHA: Tensor) -> Tensor:
         """Gradient of the mean target critic at generated chunks, which count as clipped to the action limits."""
         with torch.no_grad():
@@ -220,7 +237,7 @@ class LWD:
         repeated = states.repeat(samples)
         context = self.reference.encode(repeated)
         trajectory, _ = memoryless_sde_rollout(
-            lambda x, time: self.reference.velocity(context, x, time),
+            lambda chunk, time: self.reference.velocity(context, chunk, time),
             self._noise(repeated.size),
             self.config.flow_steps,
             generator=self.generator,

@@ -44,6 +44,7 @@ def equal_states(first: dict, second: dict) -> bool:
         build_sft,
         lambda policy, critic: build_lwd(policy, critic, temperature="auto", actor_every=2),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, train_backbone=False, total_updates=20),
+        lambda policy, critic: build_lwd(policy, critic, temperature=0.1, rollout="policy"),
     ],
 )
 def test_continuing_from_a_saved_state_equals_never_having_stopped(build, policy, critic, make_batch):
@@ -119,9 +120,10 @@ def test_a_nan_in_the_data_stops_before_any_parameter_changes(build, policy, cri
             assert equal_states(before[network], algorithm.state()[network])
 
 
-def test_qam_moves_the_policy_towards_what_q_prefers(policy, critic, make_batch):
+@pytest.mark.parametrize("rollout", ["reference", "policy"])
+def test_qam_moves_the_policy_towards_what_q_prefers(rollout, policy, critic, make_batch):
     """Behaviour of the whole actor update: with Q rising along the first action, samples move up."""
-    algorithm = build_lwd(policy, critic, temperature=0.3, train_backbone=False)
+    algorithm = build_lwd(policy, critic, temperature=0.3, train_backbone=False, rollout=rollout)
     slope = torch.tensor([1.0, 0.0])
     algorithm.target_critic.q = lambda z, chunk, mask=None: ((chunk * slope).sum((-1, -2)),) * 2
     observation = make_batch(64).observation
