@@ -109,7 +109,7 @@ class Canvas:
         for colour, variable in _VARIABLES.items():
             text = text.replace(colour, f"var({variable})")
         # Matplotlib names groups figure_1, axes_1: identifiers must be unique on the page.
-        text = re.sub(r'\bid="([A-Za-z.]+_\d+)"', rf'id="{self._name}-\1"', text)
+        text = re.sub(r'\bid="([A-Za-z][A-Za-z0-9.]*_\d+)"', rf'id="{self._name}-\1"', text)
         text = re.sub(r'^<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
         # Matplotlib writes the font into every text element; the page's own sans-serif reads better.
         return re.sub(r"'DejaVu Sans'", "var(--font)", text)
