@@ -86,7 +86,7 @@ def qam_diagnostics(run: RunData) -> Drawing | None:
         "through the reference flow: near 0 the policy stays the reference. Deviation: RMS velocity "
         "difference from the reference. Q spread: standard deviation of Q over reference samples at "
         "one state; a temperature far below it exploits the critic, far above it does nothing. A mean "
-        "Q above the fleet's success is overestimation.",
+        "Q that climbs far above the fleet's success suggests overestimation.",
     )
 
 

@@ -107,33 +107,39 @@ def _curve(rows: Sequence[tuple[float, float, float, float]], window: int) -> Cu
 
 @dataclass(frozen=True, kw_only=True)
 class VersionLag:
-    """For each fleet episode, how many published versions the learner was ahead when it was committed."""
+    """For each fleet episode, how many versions newer than its policy were out when it was committed."""
 
     hours: Doubles
     lag: Doubles
 
 
 def version_lag(run: RunData) -> VersionLag:
-    """Learner's policy version at the commit minus the version that acted; empty if none was recorded."""
-    versions = [
-        (row.time_s, row.policy_version)
-        for row in run.learner_rows("online")
-        if row.policy_version is not None
+    """Newest version published before the commit minus the version that acted; empty without policies."""
+    published = np.asarray([policy.published_at_s for policy in run.policies], dtype=np.float64)
+    ends = np.cumsum([episode.hours for episode in run.fleet])
+    rows = [
+        # Clocks differ a little between hosts, but a robot is never ahead of the learner.
+        (end, max(0, run.policies[place - 1].version - episode.policy_version))
+        for end, episode in zip(ends, run.fleet, strict=True)
+        if (place := int(np.searchsorted(published, episode.committed_at_s, side="right")))
     ]
-    fleet = run.fleet
-    ends = np.cumsum([episode.hours for episode in fleet])
-    if not versions or not fleet:
-        return VersionLag(hours=np.zeros(0), lag=np.zeros(0))
-    times = np.asarray([time for time, _ in versions])
-    numbers = np.maximum.accumulate(np.asarray([number for _, number in versions], dtype=np.float64))
-    rows = []
-    for end, episode in zip(ends, fleet, strict=True):
-        place = int(np.searchsorted(times, episode.committed_at_s, side="right")) - 1
-        if place >= 0:
-            # The learner's row may lag its own publication by a few seconds; a robot is never ahead of it.
-            rows.append((float(end), max(0.0, float(numbers[place]) - episode.policy_version)))
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 2)
     return VersionLag(hours=table[:, 0], lag=table[:, 1])
+
+
+def publish_to_action_s(run: RunData) -> Doubles:
+    """Seconds from publishing a policy until a robot begins its first episode with it, per robot and policy.
+
+    Most of it is the rest of the robot's previous episode: policies are swapped only between episodes.
+    Versions that a robot skipped are not in it.
+    """
+    published = {policy.version: policy.published_at_s for policy in run.policies}
+    first: dict[tuple[str, int], float] = {}
+    for episode in run.fleet:
+        key = (episode.robot_id, episode.policy_version)
+        first[key] = min(first.get(key, np.inf), episode.started_at_s)
+    waits = [started - published[version] for (_, version), started in first.items() if version in published]
+    return np.maximum(np.asarray(waits, dtype=np.float64), 0.0)
 
 
 def upload_to_commit_s(run: RunData) -> Doubles:

@@ -172,7 +172,7 @@ def _timings(summary: RunSummary) -> str:
     for name, latency in (
         ("Episode uploaded → committed", timings.upload_to_commit),
         ("Committed → in the learner's log", timings.commit_to_learner),
-        ("Policy published → loaded by a robot", timings.publish_to_robot),
+        ("Policy published → a robot's first episode with it", timings.publish_to_action),
     ):
         rows.append((name, *_latency(latency)))
     for stage, rate in timings.updates_per_s.items():
@@ -195,8 +195,8 @@ def _missing(summary: RunSummary, values: Sequence[Drawing]) -> str:
     notes = list(summary.missing)
     if not values:
         notes.append("No value network or no finished episode was at hand, so no episode is drawn.")
-    if summary.timings.publish_to_robot is None and summary.fleet is not None:
-        notes.append("The time from publishing a policy to a robot loading it was not recorded.")
+    if summary.timings.publish_to_action is None and summary.fleet is not None:
+        notes.append("No robot acted with a policy that this run published.")
     return (
         f'<ul class="missing">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
         if notes

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.log import LogReader
+from lwd.data.policies import POLICY_PREFIX, PolicyManifest, read_manifest
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import ConfigError
 from lwd.evaluation.results import EvaluationResult, load_result
@@ -97,6 +98,8 @@ class RunData:
     """All committed episodes, in the order of the log."""
     snapshots: int
     """Version of the last snapshot; 0 without one."""
+    policies: tuple[PolicyManifest, ...]
+    """Published policies, oldest first."""
     notes: tuple[str, ...] = field(default=())
     """What could not be read, in words."""
 
@@ -121,12 +124,6 @@ class RunData:
         table = np.asarray(sorted(points.items()), dtype=np.float64).reshape(-1, 2)
         return Series(update=table[:, 0], value=table[:, 1])
 
-    def values(self, name: str) -> Doubles:
-        """A metric of any process, in the order of time."""
-        return np.asarray(
-            [value for row in self.rows if (value := row.metrics.get(name)) is not None], dtype=np.float64
-        )
-
 
 def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
     """Read a run directory.
@@ -148,6 +145,7 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
     if store is None and (path / "store").is_dir():
         store = open_store(path / "store")
     episodes, snapshots = ((), 0) if store is None else _read_log(store)
+    policies = () if store is None else _read_policies(store)
     if not (config or rows or evaluations or episodes):
         raise ConfigError(
             f"run {path} holds no configuration, metrics, episodes or evaluations; is it the right one?"
@@ -159,6 +157,7 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
         rows=rows,
         episodes=episodes,
         snapshots=snapshots,
+        policies=policies,
         notes=tuple(notes),
     )
 
@@ -214,3 +213,8 @@ def _read_log(store: ObjectStore) -> tuple[tuple[FleetEpisode, ...], int]:
         for item in snapshot.episodes.values()
     )
     return episodes, snapshot.version
+
+
+def _read_policies(store: ObjectStore) -> tuple[PolicyManifest, ...]:
+    keys = [item.key for item in store.list(POLICY_PREFIX) if item.key.endswith(".json")]
+    return tuple(sorted((read_manifest(store, key) for key in keys), key=lambda item: item.version))

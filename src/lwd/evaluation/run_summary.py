@@ -56,7 +56,8 @@ class Timings:
 
     upload_to_commit: Quantiles | None
     commit_to_learner: Quantiles | None
-    publish_to_robot: Quantiles | None
+    publish_to_action: Quantiles | None
+    """From publishing a policy to a robot's first episode with it; the rest of its last episode included."""
     updates_per_s: Mapping[str, float]
     """Per stage, from the mean time of an update."""
     fleet_steps_per_s: float | None
@@ -171,7 +172,7 @@ def _timings(run: RunData) -> Timings:
     return Timings(
         upload_to_commit=fleet_curves.quantiles(fleet_curves.upload_to_commit_s(run)),
         commit_to_learner=fleet_curves.quantiles(fleet_curves.commit_to_learner_s(run)),
-        publish_to_robot=fleet_curves.quantiles(run.values("policy/publish_to_robot_s")),
+        publish_to_action=fleet_curves.quantiles(fleet_curves.publish_to_action_s(run)),
         updates_per_s={stage: 1 / float(values.mean()) for stage, values in update_s.items() if values.size},
         fleet_steps_per_s=sum(episode.steps for episode in fleet) / wall_s if wall_s > 0 else None,
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
+from lwd.data.policies import PolicyManifest, manifest_key
 from lwd.data.store import ObjectStore, open_store
 from lwd.evaluation.results import EpisodeResult, EvaluationResult, summarise
 from lwd.evaluation.rollouts import evaluation_seed
@@ -164,3 +165,19 @@ def _commit(store: ObjectStore, commits: Sequence[tuple[float, EpisodeEntry]]) -
         )
         assert writer.commit(log_entry)
         writer.write_index_if_due()
+
+
+def write_policies(run: Path, published_at_s: Sequence[float]) -> None:
+    """Manifests of policies 0, 1, ... in RUN/store, published at the given times; no weights."""
+    store = open_store(run / "store")
+    for version, time_s in enumerate(published_at_s):
+        manifest = PolicyManifest(
+            version=version,
+            key=f"policies/{version:012d}.safetensors",
+            sha256="0" * 64,
+            bytes=1,
+            update=50 * version,
+            snapshot=version,
+            published_at_s=time_s,
+        )
+        store.create(manifest_key(version), manifest.model_dump_json().encode())

@@ -15,7 +15,7 @@ from lwd.evaluation.svg import GRID, INK, MUTED, SERIES
 from lwd.evaluation.table import run_table
 from lwd.types import Outcome
 
-from .synthetic import LONG, SHORT, FleetPlan, evaluation, write_fleet, write_metrics
+from .synthetic import LONG, SHORT, FleetPlan, evaluation, write_fleet, write_metrics, write_policies
 
 _LEARNER = [
     "loss/value",
@@ -49,12 +49,13 @@ def full_run(tmp_path: Path) -> Path:
             human_steps=10 * (k % 5 == 0),
             interventions=int(k % 5 == 0),
             policy_version=k,
-            committed_at_s=3_000 + 2 * k,
+            committed_at_s=3_010 + 2 * k,
             steps=400,
         )
         for k in range(90)
     ]
     write_fleet(run, plans)
+    write_policies(run, [3_000.0 + 2 * k for k in range(90)])
     return run
 
 
@@ -186,7 +187,7 @@ def test_json_holds_the_numbers_and_no_nan(full_run: Path) -> None:
     assert content["run"] == "my-run"
     assert content["methods"][2]["success"]["mean"] == pytest.approx(0.825)
     assert content["timings"]["upload_to_commit"]["p50_s"] == pytest.approx(0.5)
-    assert content["timings"]["publish_to_robot"] is None
+    assert content["timings"]["publish_to_action"] == {"count": 90, "p50_s": 0.0, "p99_s": 0.0}
 
 
 def test_words_for_numbers() -> None:

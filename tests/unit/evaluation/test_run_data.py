@@ -10,7 +10,7 @@ from lwd.evaluation.run_data import read_run
 from lwd.evaluation.statistics import wilson_interval
 from lwd.types import Outcome, Source
 
-from .synthetic import FleetPlan, evaluation, write_fleet, write_metrics
+from .synthetic import FleetPlan, evaluation, write_fleet, write_metrics, write_policies
 
 
 def test_a_run_reads_back_what_was_written(tmp_path: Path) -> None:
@@ -123,22 +123,21 @@ def test_interventions_are_counted_per_robot_hour(tmp_path: Path) -> None:
     assert fleet_curves.robot_hours(fleet) == pytest.approx(0.24)
 
 
-def test_version_lag_compares_with_the_learner_at_the_commit(tmp_path: Path) -> None:
-    # The learner logs version k at 1000 + 5 k.
-    write_metrics(tmp_path, "online", ["loss/value"], rows=10, start_s=1_000, every_s=5, snapshot_per_row=1)
-    plans = [
-        FleetPlan(
-            outcome=Outcome.SUCCESS, committed_at_s=990, policy_version=0
-        ),  # before the learner's first row
+def test_version_lag_and_publish_latency_follow_the_manifests(tmp_path: Path) -> None:
+    write_policies(tmp_path, [1_000.0 + 5 * version for version in range(10)])
+    plans = [  # each episode starts 10 s before its commit; robots alternate
+        FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=990, policy_version=-1),  # before the first policy
         FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=1_012, policy_version=0),
-        FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=1_021, policy_version=3),
-        FleetPlan(
-            outcome=Outcome.SUCCESS, committed_at_s=1_022, policy_version=5
-        ),  # ahead of the learner's log
+        FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=1_030, policy_version=3),
+        FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=1_040, policy_version=0),
+        FleetPlan(outcome=Outcome.SUCCESS, committed_at_s=1_044, policy_version=9),  # clocks differ
     ]
     write_fleet(tmp_path, plans)
-    lag = fleet_curves.version_lag(read_run(tmp_path))
-    assert lag.lag.tolist() == [2.0, 1.0, 0.0]
+    run = read_run(tmp_path)
+    assert [policy.version for policy in run.policies] == list(range(10))
+    assert fleet_curves.version_lag(run).lag.tolist() == [2.0, 3.0, 8.0, 0.0]
+    # Version 0 on robot-1: 1002 - 1000 (its later episode does not count); 3 on robot-0: 1020 - 1015.
+    assert sorted(fleet_curves.publish_to_action_s(run)) == [0.0, 2.0, 5.0]
 
 
 def test_latencies_follow_the_timestamps(tmp_path: Path) -> None:
