@@ -4,16 +4,12 @@ Shadows and reflections cost two thirds of the time and add nothing that a polic
 off.
 """
 
-import os
-
-os.environ.setdefault("MUJOCO_GL", "egl")
-
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from lwd.robots.sim.simulator import SceneSimulator, compiled_scene
+from lwd.robots.sim.simulator import SceneSimulator, full_model
 from lwd.types import ByteArray
 
 _RED, _WHITE = (0.96, 0.26, 0.33, 1.0), (0.9, 0.9, 0.9, 1.0)
@@ -26,7 +22,7 @@ class SceneCamera:
         self, height: int, width: int, *, offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ) -> None:
         self.size = (height, width)
-        self._model = mujoco.MjModel.__copy__(compiled_scene().full)
+        self._model = mujoco.MjModel.__copy__(full_model())
         self._model.vis.global_.offheight = height
         self._model.vis.global_.offwidth = width
         self._model.mat_reflectance[:] = 0.0

@@ -8,16 +8,23 @@ kinematics runs on preallocated buffers, and positions are refreshed by kinemati
 
 import functools
 import math
+import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
-import mujoco
 import numpy as np
 import numpy.typing as npt
-from ogbench.manipspace import mjcf_utils
-from ogbench.manipspace.envs.scene_env import SceneEnv
 
 from lwd.robots.sim.worlds import World
+
+if sys.platform == "linux":
+    # Read once, when mujoco is imported; its default needs a display and warns where there is none.
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+import mujoco
+from ogbench.manipspace import mjcf_utils
+from ogbench.manipspace.envs.scene_env import SceneEnv
 
 Array = npt.NDArray[np.float64]
 
@@ -35,29 +42,56 @@ ARM_START_LOW, ARM_START_HIGH = np.array([0.25, -0.2, 0.20]), np.array([0.6, 0.2
 class _Compiled:
     """What every simulator of this process shares."""
 
-    env: SceneEnv
-    physics: Any
+    model: Any
     """MjModel without visual geoms; copied by each simulator, because locks are written into it."""
-    full: Any
-    """MjModel with all geoms, for rendering."""
+    ik_model: Any
+    ik_site: int
+    home: Array
+    workspace: Array
+    arm_actuators: list[int]
+    gripper_actuator: int
+    attach_offset: Array
+    attach_quat: Array
+
+
+def _ogbench_scene() -> SceneEnv:
+    """Build OGBench's environment and compile its model, without starting an episode."""
+    env = SceneEnv("scene", mode="task", ob_type="states", terminate_at_goal=False)
+    env._mjcf_model = env.build_mjcf_model()
+    env.compile_model_and_data()
+    return env
+
+
+@functools.cache
+def full_model() -> Any:
+    """Return the MjModel with all its geoms, for rendering; compiled once per process."""
+    return _ogbench_scene().model
 
 
 @functools.cache
 def compiled_scene() -> _Compiled:
-    """Build OGBench's scene once per process (about 2.5 s)."""
-    env = SceneEnv("scene", mode="task", ob_type="states", terminate_at_goal=False)
-    env.reset(seed=0, options={"task_id": 1})
+    """Compile the physics once per process (about 2 s)."""
+    env = _ogbench_scene()
     spec = mujoco.MjSpec.from_string(
         mjcf_utils.to_string(env.mjcf_model), assets=mjcf_utils.get_assets(env.mjcf_model)
     )
     spec.compiler.discardvisual = True
-    physics = spec.compile()
-    full = env.model
-    physics.opt.timestep = full.opt.timestep
+    model = spec.compile()
+    model.opt.timestep = env.model.opt.timestep
     # OGBench sets its own PD gains after compilation.
-    physics.actuator_gainprm[:] = full.actuator_gainprm
-    physics.actuator_biasprm[:] = full.actuator_biasprm
-    return _Compiled(env=env, physics=physics, full=full)
+    model.actuator_gainprm[:] = env.model.actuator_gainprm
+    model.actuator_biasprm[:] = env.model.actuator_biasprm
+    return _Compiled(
+        model=model,
+        ik_model=env._ik._model,
+        ik_site=int(env._ik._site_ids[0]),
+        home=np.array(env._home_qpos),
+        workspace=np.array(env._workspace_bounds),
+        arm_actuators=[int(i) for i in env._arm_actuator_ids],
+        gripper_actuator=int(env._gripper_actuator_ids[0]),
+        attach_offset=np.array(env._T_pa.translation()),
+        attach_quat=np.array(env._T_pa.rotation().wxyz),
+    )
 
 
 def yaw_of_quat(w: float, x: float, y: float, z: float) -> float:
@@ -70,20 +104,15 @@ class SceneSimulator:
     def __init__(self, world: World) -> None:
         shared = compiled_scene()
         self.world = world
-        self.model = mujoco.MjModel.__copy__(shared.physics)
+        self.model = mujoco.MjModel.__copy__(shared.model)
         self.data = mujoco.MjData(self.model)
-        env = shared.env
         self._quat = np.empty(4)
         joint = self.model.joint
-        self._arm = np.arange(6)
-        self._arm_dof = slice(0, 6)
-        names = [self.model.joint(i).name for i in range(6)]
-        assert all(name.startswith("ur5e/") for name in names)
-        self._home = np.asarray(env._home_qpos)
-        self._workspace = np.asarray(env._workspace_bounds)
+        self._home = shared.home
+        self._workspace = shared.workspace
         self._gripper_q = int(joint("ur5e/robotiq/right_driver_joint").qposadr[0])
-        self._arm_ctrl = [int(i) for i in env._arm_actuator_ids]
-        self._gripper_ctrl = int(env._gripper_actuator_ids[0])
+        self._arm_ctrl = shared.arm_actuators
+        self._gripper_ctrl = shared.gripper_actuator
         self._pinch = int(self.model.site("ur5e/robotiq/pinch").id)
         self._pad = int(self.model.body("ur5e/robotiq/right_pad").id)
         self._cube_q = int(joint("object_joint_0").qposadr[0])
@@ -99,11 +128,9 @@ class SceneSimulator:
         self._drawer_site = int(self.model.site("drawer_handle_center").id)
         self._window_site = int(self.model.site("window_handle_center").id)
         self._target_mocap = int(self.model.body("object_target_0").mocapid[0])
-        pinch_to_attach = env._T_pa
-        self._attach_offset = np.asarray(pinch_to_attach.translation())
-        self._attach_quat = np.asarray(pinch_to_attach.rotation().wxyz)
-        self._ik = InverseKinematics(env._ik._model, int(env._ik._site_ids[0]))
-        self._apply_world(env)
+        self._attach_offset, self._attach_quat = shared.attach_offset, shared.attach_quat
+        self._ik = InverseKinematics(shared.ik_model, shared.ik_site)
+        self._apply_world()
         mujoco.mj_kinematics(self.model, self.data)
         # Drawer and window only slide, so their handles never turn.
         self.drawer_yaw = self._site_yaw(self._drawer_site)
@@ -113,7 +140,7 @@ class SceneSimulator:
         self._locks_written: list[int] = []
         self.cube_goal_m = np.zeros(3)
 
-    def _apply_world(self, env: SceneEnv) -> None:
+    def _apply_world(self) -> None:
         model, world = self.model, self.world
         cube = self.model.body("object_0").id
         model.body_mass[cube] *= world.cube_mass_scale

@@ -1,0 +1,107 @@
+"""What every robot must do, simulated or real. A new robot joins by adding its factory to ROBOTS."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from lwd.errors import ActionRejected, RobotFault
+from lwd.robots.protocol import Robot
+from lwd.robots.sim import TASKS, make_robot
+from lwd.types import Outcome, Task
+
+ROBOTS: dict[str, tuple[Callable[[], Robot], tuple[Task, ...]]] = {
+    "scene": (lambda: make_robot(), tuple(TASKS.values())),
+    "scene-shifted": (lambda: make_robot(world="shifted"), tuple(TASKS.values())),
+    "scene-pixels": (lambda: make_robot(observation="pixels"), (TASKS["press_button"],)),
+}
+
+
+@pytest.fixture(scope="module", params=list(ROBOTS))
+def case(request: pytest.FixtureRequest) -> Iterator[tuple[Robot, tuple[Task, ...]]]:
+    factory, tasks = ROBOTS[request.param]
+    robot = factory()
+    yield robot, tasks
+    robot.close()
+
+
+def actions(robot: Robot, count: int) -> np.ndarray:
+    embodiment = robot.embodiment
+    draw = np.random.default_rng(0).uniform(
+        embodiment.action_low, embodiment.action_high, (count, embodiment.action_size)
+    )
+    return draw.astype(np.float32)
+
+
+def test_observations_fit_the_embodiment(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    observation = robot.reset(tasks[0], 0)
+    result = robot.step(actions(robot, 1)[0])
+    for seen in (observation, result.observation):
+        assert seen.state.shape == (robot.embodiment.state_size,)
+        assert seen.state.dtype == np.float32
+        assert np.isfinite(seen.state).all()
+        assert {name: image.shape[:2] for name, image in seen.images.items()} == dict(
+            robot.embodiment.cameras
+        )
+    assert len(result.sub_step_scores) == len(tasks[0].sub_steps)
+
+
+def test_the_same_seed_gives_the_same_episode_and_another_seed_another_start(
+    case: tuple[Robot, tuple[Task, ...]],
+) -> None:
+    robot, tasks = case
+    for task in tasks:
+        runs = []
+        for seed in (7, 7, 8):
+            states = [robot.reset(task, seed).state]
+            states += [robot.step(action).observation.state for action in actions(robot, 3)]
+            runs.append(np.stack(states))
+        np.testing.assert_array_equal(runs[0], runs[1])
+        assert not np.array_equal(runs[0][0], runs[2][0])
+
+
+def test_actions_beyond_the_limits_are_clipped(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    high = np.array(robot.embodiment.action_high, np.float32)
+    ends = []
+    for action in (high, 3 * high):
+        robot.reset(tasks[0], 1)
+        ends.append(robot.step(action).observation.state)
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_actions_are_refused_and_the_robot_stays(
+    case: tuple[Robot, tuple[Task, ...]], bad: float
+) -> None:
+    robot, tasks = case
+    results = []
+    for try_bad in (False, True):
+        robot.reset(tasks[0], 2)
+        if try_bad:
+            action = actions(robot, 1)[0]
+            action[1] = bad
+            with pytest.raises(ActionRejected, match="not finite"):
+                robot.step(action)
+        results.append(robot.step(actions(robot, 1)[0]).observation.state)
+    np.testing.assert_array_equal(*results)
+
+
+def test_actions_of_the_wrong_shape_are_refused(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    robot.reset(tasks[0], 0)
+    with pytest.raises(ActionRejected, match="shape"):
+        robot.step(np.zeros(robot.embodiment.action_size + 1, np.float32))
+
+
+def test_the_episode_ends_at_the_time_limit_and_not_before(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    task = min(tasks, key=lambda t: t.time_limit)
+    robot.reset(task, 0)
+    still = np.zeros(robot.embodiment.action_size, np.float32)
+    outcomes = [robot.step(still).outcome for _ in range(task.time_limit)]
+    assert outcomes[:-1] == [None] * (task.time_limit - 1)
+    assert outcomes[-1] is Outcome.TIME_LIMIT
+    with pytest.raises(RobotFault, match="reset"):
+        robot.step(still)
