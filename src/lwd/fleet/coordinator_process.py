@@ -125,15 +125,19 @@ class _Process:
     async def _round(self) -> None:
         if time.monotonic() >= self._next_listing_s:
             await self._reconcile()
+        bus = await self._connected_bus()
+        received = await bus.fetch_announcements(self._config.batch, self._config.linger_s)
+        if not received:
+            return
+        result = await self._process([candidate_of(item.announcement) for item in received])
+        await self._acknowledge(bus, received, result)
+
+    async def _connected_bus(self) -> Bus:
         if self._bus is None:
             url = nats_url_of(self._config.run, self._config.nats_url)
             self._bus = await Bus.connect(url, name="coordinator", timeout_s=_RECONNECT_WITHIN_S)
             await self._announce_snapshot()
-        received = await self._bus.fetch_announcements(self._config.batch, self._config.linger_s)
-        if not received:
-            return
-        result = await self._process([candidate_of(item.announcement) for item in received])
-        await self._acknowledge(received, result)
+        return self._bus
 
     async def _reconcile(self) -> None:
         """Find in the store what was never announced, or announced to a server that lost it."""
@@ -164,13 +168,14 @@ class _Process:
         )
         await self._bus.publish(SNAPSHOT_SUBJECT, announcement)
 
-    async def _acknowledge(self, received: Sequence[ReceivedAnnouncement], result: BatchResult) -> None:
-        assert self._bus is not None
+    async def _acknowledge(
+        self, bus: Bus, received: Sequence[ReceivedAnnouncement], result: BatchResult
+    ) -> None:
         for item in received:
             if item.announcement.key in result.missing:
-                # Stays unacknowledged would mean for ever: the listing finds it should it appear.
+                # Acknowledged all the same: should it appear, the listing finds it.
                 _logger.warning("announced, but not in the store: %s", item.announcement.key)
-            await self._bus.acknowledge(item)
+            await bus.acknowledge(item)
 
     async def _heartbeats(self) -> None:
         while True:

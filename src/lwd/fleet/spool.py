@@ -1,7 +1,7 @@
 """The durable spool of a robot: finished episodes wait here until a committed snapshot contains them.
 
-An episode file that is in the spool survives kill -9 and power cuts. It leaves only when the log has it, or when
-the coordinator has quarantined it (then it moves aside, with the reason beside it).
+An episode file that is in the spool survives kill -9 and power cuts. It leaves only when the log has it, or
+when the coordinator has quarantined it (then it moves aside, with the reason beside it).
 """
 
 import fcntl
@@ -25,6 +25,8 @@ class SpooledEpisode:
     robot_id: str
     episode_id: str
     path: Path
+    spooled_at_s: float
+    """Unix time."""
 
     @property
     def key(self) -> str:
@@ -45,9 +47,11 @@ class Spool:
         durable.ensure_directory(root)
         self._locks: list[int] = []
 
-    def claim(self, robot_id: str) -> None:
+    def claim(self, robot_id: str) -> int:
         """Reserve a robot's directory for this process and remove rubbish that a crash left in it.
 
+        Returns:
+            How often the robot was claimed before.
         Raises:
             ServiceError: if another process runs this robot.
         """
@@ -65,6 +69,9 @@ class Spool:
         for leftover in directory.iterdir():
             if durable.is_temporary(leftover.name):
                 leftover.unlink()
+        claims = int(os.pread(lock, 32, 0) or b"0")
+        os.pwrite(lock, str(claims + 1).encode(), 0)
+        return claims
 
     def add(self, robot_id: str, episode_id: str, data: bytes) -> SpooledEpisode:
         """Store an episode file durably.
@@ -72,18 +79,30 @@ class Spool:
         Raises:
             StoreError: if the disk is full.
         """
-        episode = self._episode(robot_id, episode_id)
-        durable.write_new(episode.path, data)
-        return episode
+        path = self._root / robot_id / f"{episode_id}{_SUFFIX}"
+        durable.write_new(path, data)
+        return SpooledEpisode(
+            robot_id=robot_id, episode_id=episode_id, path=path, spooled_at_s=path.stat().st_mtime
+        )
 
     def pending(self, robot_ids: set[str] | None = None) -> list[SpooledEpisode]:
         """Return what lies in the spool, oldest first; of all robots if `robot_ids` is None."""
-        found = [
-            (path.stat().st_mtime, self._episode(path.parent.name, path.stem))
-            for path in self._root.glob(f"*/*{_SUFFIX}")
-            if not durable.is_temporary(path.name) and (robot_ids is None or path.parent.name in robot_ids)
-        ]
-        return [episode for _, episode in sorted(found, key=lambda item: (item[0], item[1].episode_id))]
+        found = []
+        for path in self._root.glob(f"*/*{_SUFFIX}"):
+            if durable.is_temporary(path.name) or (
+                robot_ids is not None and path.parent.name not in robot_ids
+            ):
+                continue
+            try:
+                spooled_at_s = path.stat().st_mtime
+            except FileNotFoundError:
+                continue  # committed meanwhile, and removed by the host that runs the robot
+            found.append(
+                SpooledEpisode(
+                    robot_id=path.parent.name, episode_id=path.stem, path=path, spooled_at_s=spooled_at_s
+                )
+            )
+        return sorted(found, key=lambda episode: (episode.spooled_at_s, episode.episode_id))
 
     def remove(self, episode: SpooledEpisode) -> None:
         """Delete an episode that a committed snapshot contains."""
@@ -99,7 +118,3 @@ class Spool:
         """Release the robots."""
         while self._locks:
             os.close(self._locks.pop())
-
-    def _episode(self, robot_id: str, episode_id: str) -> SpooledEpisode:
-        path = self._root / robot_id / f"{episode_id}{_SUFFIX}"
-        return SpooledEpisode(robot_id=robot_id, episode_id=episode_id, path=path)

@@ -1,0 +1,283 @@
+"""`lwd robot`: a robot host runs N robots with one policy, batched over the robots that need a chunk.
+
+A round asks the policy once for all robots that wait for a chunk, then lets every robot take up to H steps. A
+robot that needs its next chunk earlier waits for the round's end: with simulated robots in one thread waiting
+costs nothing, and the policy runs on full batches.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lwd.errors import RobotFault
+from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
+from lwd.fleet.messages import RobotStatus
+from lwd.fleet.release import LoadedPolicy
+from lwd.operators.protocol import Operator
+from lwd.robots.protocol import Robot
+from lwd.robots.session import EpisodeSession
+from lwd.types import Episode, Outcome, Source, Task
+
+TRAINING_SEEDS = 2**30
+"""Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
+_IDLE_S = 0.02
+_MAX_FAULTS = 5
+"""Faults of one robot in a row after which the host gives up, for its supervisor to start it anew."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetRobot:
+    """One robot of a host, with whoever may take it over."""
+
+    robot_id: str
+    robot: Robot
+    world: str
+    operator: Operator | None = None
+    start: int = 0
+    """How often this robot was started before: a restarted host must not repeat its episodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSettings:
+    """How the robots of a host are used."""
+
+    tasks: tuple[Task, ...]
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of the episodes by task name; empty: the tasks take turns."""
+    seed: int = 0
+    max_env_steps: int | None = None
+    """No new episodes after this many steps of this host; running ones end."""
+    max_episodes: int | None = None
+    """No new episodes after this many of this host."""
+
+
+@dataclass(kw_only=True)
+class _Slot:
+    """A robot and its present episode."""
+
+    unit: FleetRobot
+    number: int
+    random: np.random.Generator
+    begun: int = 0
+    faults: int = 0
+    rest_until_s: float = 0.0
+    session: EpisodeSession | None = None
+    policy: LoadedPolicy | None = None
+
+
+class RobotHost:
+    """The robots' thread of a host. `run` returns when it was told to stop or a limit is reached."""
+
+    def __init__(self, robots: Sequence[FleetRobot], settings: EdgeSettings, network: HostNetwork) -> None:
+        self._settings = settings
+        self._network = network
+        self._slots = [
+            _Slot(unit=unit, number=number, random=_generator(settings.seed, unit))
+            for number, unit in enumerate(robots)
+        ]
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._horizon = 1
+        self._env_steps = self._human_steps = 0
+        self._outcomes: Counter[Outcome] = Counter()
+        self._begun = self._finished = 0
+        self._acting_s = 0.0
+        self._started_s = time.monotonic()
+        self._next_status_s = 0.0
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Run episodes. On return all running ones were truncated and handed over.
+
+        Raises:
+            RobotFault: if one robot fails again and again.
+        """
+        try:
+            while not should_stop() and not self._exhausted():
+                self._network.check()
+                state = self._begin_episodes()
+                self._act()
+                moved = self._step_round(should_stop)
+                self._publish_status(state)
+                if not moved:
+                    time.sleep(_IDLE_S)
+        finally:
+            self._truncate_all()
+            self._publish_status("stopping", force=True)
+
+    @property
+    def env_steps(self) -> int:
+        return self._env_steps
+
+    @property
+    def finished(self) -> int:
+        """Episodes handed over."""
+        return self._finished
+
+    def _begin_episodes(self) -> HostState:
+        policy = self._network.policies.newest
+        if policy is None:
+            return "waiting for a policy"
+        self._network.policies.in_use = frozenset(slot.policy.version for slot in self._slots if slot.policy)
+        for slot in self._slots:
+            if slot.session is not None or self._may_not_begin():
+                continue
+            if self._network.learner_is_behind or self._network.congested:
+                idle = all(other.session is None for other in self._slots)
+                return "waiting for the learner" if idle else "running"
+            if time.monotonic() >= slot.rest_until_s:
+                self._begin(slot, policy)
+        return "running"
+
+    def _begin(self, slot: _Slot, policy: LoadedPolicy) -> None:
+        task = self._next_task(slot)
+        slot.begun += 1
+        self._begun += 1
+        try:
+            slot.session = EpisodeSession(
+                slot.unit.robot,
+                task,
+                str(slot.random.choice(task.instructions)),
+                seed=int(slot.random.integers(TRAINING_SEEDS)),
+                robot_id=slot.unit.robot_id,
+                source=Source.FLEET,
+                policy_version=policy.version,
+                world=slot.unit.world,
+                operator=slot.unit.operator,
+            )
+            slot.policy = policy
+        except RobotFault as error:
+            self._fault(slot, error)
+
+    def _next_task(self, slot: _Slot) -> Task:
+        tasks, weights = self._settings.tasks, self._settings.task_weights
+        if not weights:
+            # Robots of a host begin at different tasks, so that all tasks are seen from the start.
+            return tasks[(slot.number + slot.begun) % len(tasks)]
+        shares = np.array([weights.get(task.name, 0.0) for task in tasks])
+        return tasks[int(slot.random.choice(len(tasks), p=shares / shares.sum()))]
+
+    def _act(self) -> None:
+        """Ask each policy version once for all the robots that wait for a chunk of it."""
+        waiting: dict[int, tuple[LoadedPolicy, list[tuple[_Slot, EpisodeSession]]]] = {}
+        for slot in self._slots:
+            if slot.session is not None and slot.policy is not None and slot.session.needs_chunk:
+                _, group = waiting.setdefault(slot.policy.version, (slot.policy, []))
+                group.append((slot, slot.session))
+        started_s = time.monotonic()
+        for loaded, group in waiting.values():
+            observations = [session.observation for _, session in group]
+            instructions = [session.instruction for _, session in group]
+            chunks_BHA = loaded.policy.act(observations, instructions, generator=self._generator)
+            self._horizon = chunks_BHA.shape[1]
+            for (slot, session), chunk_HA in zip(group, chunks_BHA, strict=True):
+                try:
+                    session.load_chunk(chunk_HA)
+                except RobotFault as error:
+                    self._fault(slot, error)
+        self._acting_s += time.monotonic() - started_s
+
+    def _step_round(self, should_stop: Callable[[], bool]) -> bool:
+        """Let every robot take up to H steps. Returns whether any did."""
+        moved = False
+        for _ in range(self._horizon):
+            if should_stop() or not self._step_all():
+                break
+            moved = True
+        return moved
+
+    def _step_all(self) -> bool:
+        moved = False
+        for slot in self._slots:
+            session = slot.session
+            if session is None or session.needs_chunk:
+                continue
+            moved = True
+            try:
+                session.step()
+                self._env_steps += 1
+                self._human_steps += session.human_acts
+            except RobotFault as error:
+                self._fault(slot, error)
+                continue
+            if session.done:
+                slot.faults = 0
+                self._hand_over(slot, session.episode())
+        return moved
+
+    def _fault(self, slot: _Slot, error: RobotFault) -> None:
+        """A robot holds: what it recorded is truncated, and it rests before its next episode."""
+        slot.faults += 1
+        _logger.error("robot %s: %s", slot.unit.robot_id, error)
+        if slot.session is not None and slot.session.steps > 0:
+            self._hand_over(slot, slot.session.truncate())
+        slot.session = slot.policy = None
+        if slot.faults >= _MAX_FAULTS:
+            raise RobotFault(
+                f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}"
+            ) from error
+        slot.rest_until_s = time.monotonic() + slot.faults
+
+    def _hand_over(self, slot: _Slot, episode: Episode) -> None:
+        self._outcomes[episode.info.outcome] += 1
+        self._finished += 1
+        slot.session = slot.policy = None
+        self._network.submit(episode)
+
+    def _truncate_all(self) -> None:
+        for slot in self._slots:
+            if slot.session is not None and slot.session.steps > 0:
+                self._hand_over(slot, slot.session.truncate())
+            slot.session = slot.policy = None
+
+    def _may_not_begin(self) -> bool:
+        settings = self._settings
+        return (settings.max_env_steps is not None and self._env_steps >= settings.max_env_steps) or (
+            settings.max_episodes is not None and self._begun >= settings.max_episodes
+        )
+
+    def _exhausted(self) -> bool:
+        return self._may_not_begin() and all(slot.session is None for slot in self._slots)
+
+    def _publish_status(self, state: HostState, *, force: bool = False) -> None:
+        now_s = time.monotonic()
+        sessions = [(slot, slot.session) for slot in self._slots if slot.session is not None]
+        if not force and now_s < self._next_status_s:
+            return
+        self._next_status_s = now_s + 0.1
+        elapsed_s = max(now_s - self._started_s, 1e-9)
+        self._network.status = HostStatus(
+            state=state,
+            env_steps=self._env_steps,
+            episodes=self._finished,
+            running_steps=sum(session.steps for _, session in sessions),
+            robots=tuple(_robot_status(slot, session) for slot, session in sessions),
+            metrics={
+                "edge/env_steps_per_s": self._env_steps / elapsed_s,
+                "edge/inference_share": self._acting_s / elapsed_s,
+                "edge/human_share": self._human_steps / max(self._env_steps, 1),
+                **{f"edge/outcome_{name.value}": float(self._outcomes[name]) for name in Outcome},
+            },
+        )
+
+
+def _robot_status(slot: _Slot, session: EpisodeSession) -> RobotStatus:
+    return RobotStatus(
+        robot_id=slot.unit.robot_id,
+        task=session.task.name,
+        instruction=session.instruction,
+        episode_id=session.episode_id,
+        step=session.steps,
+        policy_version=slot.policy.version if slot.policy else -1,
+        human=session.human_acts,
+        sub_step_scores=session.sub_step_scores,
+    )
+
+
+def _generator(seed: int, unit: FleetRobot) -> np.random.Generator:
+    return np.random.default_rng([seed, unit.start, *unit.robot_id.encode()])

@@ -1,0 +1,252 @@
+"""The network side of a robot host, in its own thread: episodes out, policies in, heartbeats both ways.
+
+Robots hand an episode over and go on; they never wait for a disk, a store or the bus. The one exception is
+deliberate: while many episodes are not even in the spool (its disk is full), robots begin no new ones.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lwd.data.store import ObjectStore
+from lwd.errors import ServiceError, StoreError
+from lwd.fleet.bus import Bus
+from lwd.fleet.loop_thread import LoopThread
+from lwd.fleet.messages import (
+    LEARNER_SUBJECT,
+    POLICY_SUBJECT,
+    SNAPSHOT_SUBJECT,
+    HostHeartbeat,
+    LearnerHeartbeat,
+    PolicyPointer,
+    RobotStatus,
+    SnapshotAnnouncement,
+    host_subject,
+)
+from lwd.fleet.metrics_file import MetricsFile
+from lwd.fleet.release import PolicyFollower
+from lwd.fleet.shipper import Shipper
+from lwd.types import Episode
+
+HostState = Literal["waiting for a policy", "running", "waiting for the learner", "stopping"]
+_POLICY_LOOK_S = 5.0
+_LOG_LOOK_S = 2.0
+_ADOPT_EVERY_S = 30.0
+_RETRY_S = 1.0
+_MAX_UNSPOOLED = 64
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostStatus:
+    """What the robots' thread tells the world; replaced as a whole."""
+
+    state: HostState = "waiting for a policy"
+    env_steps: int = 0
+    episodes: int = 0
+    running_steps: int = 0
+    """Steps of the episodes that are running now."""
+    robots: tuple[RobotStatus, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class HostNetwork:
+    """Everything of a host that waits for something. The public methods belong to the robots' thread."""
+
+    def __init__(
+        self,
+        *,
+        host_id: str,
+        nats_url: Callable[[], str],
+        store: ObjectStore,
+        shipper: Shipper,
+        policies: PolicyFollower,
+        metrics: MetricsFile,
+        heartbeat_s: float,
+    ) -> None:
+        """
+        Args:
+            nats_url: asked again at every try to connect, for a server that moved.
+        """
+        self.status = HostStatus()
+        self.policies = policies
+        self._host_id = host_id
+        self._nats_url = nats_url
+        self._store = store
+        self._shipper = shipper
+        self._metrics = metrics
+        self._heartbeat_s = heartbeat_s
+        self._bus: Bus | None = None
+        self._learner: LearnerHeartbeat | None = None
+        self._lock = threading.Lock()
+        self._unspooled: list[Episode] = []
+        self._thread = LoopThread(f"network of {host_id}")
+        self._wake_ship = asyncio.Event()
+        self._wake_log = asyncio.Event()
+        self._wake_policy = asyncio.Event()
+        self._running: Future[None] = self._thread.start(self._run())
+
+    def submit(self, episode: Episode) -> None:
+        """Hand over a finished episode."""
+        with self._lock:
+            self._unspooled.append(episode)
+        self._thread.loop.call_soon_threadsafe(self._wake_ship.set)
+
+    def check(self) -> None:
+        """Raise what ended the network thread, if anything did."""
+        if self._running.done():
+            self._running.result()
+
+    @property
+    def waiting(self) -> int:
+        """Episodes of this host that are not known to be committed."""
+        return len(self._unspooled) + self._shipper.waiting
+
+    @property
+    def learner_is_behind(self) -> bool:
+        """Whether the fleet has as many steps as the learner allows for now."""
+        allowed = None if self._learner is None else self._learner.env_steps_allowed
+        if allowed is None:
+            return False
+        with self._lock:
+            unspooled = sum(episode.steps for episode in self._unspooled)
+        own = self._shipper.waiting_steps + unspooled + self.status.running_steps
+        return self._shipper.fleet_steps + own >= allowed
+
+    @property
+    def congested(self) -> bool:
+        """Whether the spool does not take episodes (its disk is full, most likely)."""
+        return len(self._unspooled) >= _MAX_UNSPOOLED
+
+    def drain(self, timeout_s: float, *, committed: bool) -> bool:
+        """Wait until every episode is in the spool, or even committed. Returns whether it is so."""
+        deadline_s = time.monotonic() + timeout_s
+        while (self.waiting if committed else len(self._unspooled)) > 0:
+            self.check()
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def close(self) -> None:
+        """Stop the thread; what is in the spool stays there for the next start."""
+        self._thread.close()
+        self._metrics.close()
+
+    async def _run(self) -> None:
+        await self._shipper.adopt()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_connected())
+                tasks.create_task(self._keep_shipping())
+                tasks.create_task(self._keep_following_log())
+                tasks.create_task(self._keep_policy_new())
+                tasks.create_task(self._keep_beating())
+        finally:
+            if self._bus is not None:
+                await self._bus.close()
+
+    async def _keep_connected(self) -> None:
+        """Connect once; the bus reconnects by itself as long as the server's address stays."""
+        while self._bus is None:
+            try:
+                bus = await Bus.connect(self._nats_url(), name=self._host_id, timeout_s=_RETRY_S * 2)
+                await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)
+                await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
+                await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
+                self._bus = bus
+                self._wake_ship.set()
+                self._wake_policy.set()
+            except ServiceError as error:
+                _logger.warning("%s; robots go on, episodes wait in the spool", error)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _on_policy(self, pointer: PolicyPointer) -> None:
+        self.policies.want(pointer)
+        self._wake_policy.set()
+
+    async def _on_snapshot(self, _: SnapshotAnnouncement) -> None:
+        self._wake_log.set()
+
+    async def _on_learner(self, heartbeat: LearnerHeartbeat) -> None:
+        self._learner = heartbeat
+
+    async def _keep_shipping(self) -> None:
+        next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
+        while True:
+            try:
+                while self._unspooled:
+                    await self._shipper.spool(self._unspooled[0])
+                    with self._lock:
+                        self._unspooled.pop(0)
+            except StoreError as error:
+                _logger.error("%s; %d episodes wait in memory", error, len(self._unspooled))
+            await self._shipper.ship(self._bus)
+            if time.monotonic() > next_adoption_s:
+                await self._shipper.adopt()
+                next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
+            await _wait(self._wake_ship, _RETRY_S)
+
+    async def _keep_following_log(self) -> None:
+        while True:
+            try:
+                await self._shipper.follow_log()
+            except StoreError as error:
+                _logger.warning("%s; trying again", error)
+            await _wait(self._wake_log, _LOG_LOOK_S)
+
+    async def _keep_policy_new(self) -> None:
+        next_look_s = 0.0
+        while True:
+            try:
+                if time.monotonic() >= next_look_s:
+                    await self.policies.look(self._bus)
+                    next_look_s = time.monotonic() + (_POLICY_LOOK_S if self.policies.newest else _RETRY_S)
+                await self.policies.load_wanted()
+            except StoreError as error:
+                _logger.warning("%s; robots keep their policy", error)
+            await _wait(self._wake_policy, _RETRY_S)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            status = self.status
+            self._metrics.write(
+                {
+                    "edge/env_steps": float(status.env_steps),
+                    "edge/episodes": float(status.episodes),
+                    "edge/spooled": float(self.waiting),
+                    "edge/committed": float(self._shipper.committed),
+                    "edge/connected": float(self._bus is not None and self._bus.connected),
+                    **status.metrics,
+                },
+                snapshot=self._shipper.snapshot,
+                policy_version=self.policies.version,
+            )
+            if self._bus is not None:
+                beat = HostHeartbeat(
+                    host_id=self._host_id,
+                    time_s=time.time(),
+                    state=status.state,
+                    env_steps=status.env_steps,
+                    episodes=status.episodes,
+                    spooled=self.waiting,
+                    policy_version=self.policies.version,
+                    robots=status.robots,
+                )
+                with contextlib.suppress(ServiceError):
+                    await self._bus.publish(host_subject(self._host_id), beat)
+            await asyncio.sleep(self._heartbeat_s)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, at most `timeout_s`, and clear it."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    event.clear()

@@ -1,0 +1,189 @@
+"""The process of a robot host: builds robots and network, runs until told to stop, leaves nothing behind."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lwd.data.store import StoreConfig
+from lwd.errors import ConfigError
+from lwd.fleet.coordinator_process import nats_url_of, store_of
+from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
+from lwd.fleet.host_network import HostNetwork
+from lwd.fleet.metrics_file import MetricsFile
+from lwd.fleet.release import PolicyFollower, PolicyLoader
+from lwd.fleet.shipper import Shipper
+from lwd.fleet.spool import Spool
+from lwd.models.checkpoint import load_policy
+from lwd.operators.protocol import Operator
+from lwd.operators.scripted import ScriptedOperator
+from lwd.robots.protocol import Robot
+from lwd.robots.sim import TASKS, make_robot, task_named
+from lwd.robots.sim.oracle import SceneExpert
+from lwd.robots.sim.robot import ObservationKind
+from lwd.types import Task
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotSpec:
+    """One robot of a host."""
+
+    robot_id: str
+    world: str = "nominal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotHostConfig:
+    """Settings of a robot host's process."""
+
+    run: Path
+    """Run directory: spool and metrics go there; store and bus are its own unless given."""
+    host_id: str
+    robots: tuple[RobotSpec, ...]
+    store: StoreConfig | None = None
+    """None: RUN/store."""
+    nats_url: str | None = None
+    """None: the embedded server's, from RUN/nats/url."""
+    embodiment: str = "ogbench-scene"
+    observation: ObservationKind = "state"
+    tasks: tuple[str, ...] = ()
+    """Empty: all tasks of the embodiment."""
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of the episodes by task; empty: the tasks take turns."""
+    operator: Literal["scripted", "none"] = "scripted"
+    operator_patience: int = 40
+    operator_allowed_fraction: float = 0.4
+    seed: int = 0
+    max_env_steps: int | None = None
+    max_episodes: int | None = None
+    max_policies: int = 3
+    """Policy versions in memory at a time."""
+    heartbeat_s: float = 1.0
+    drain_s: float = 30.0
+    """How long to wait for commits after a limit was reached; what remains stays in the spool."""
+    stop_drain_s: float = 5.0
+    """The same after a signal to stop."""
+
+    def __post_init__(self) -> None:
+        names = [robot.robot_id for robot in self.robots]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"robots are {names}; a host needs at least one, each with its own id")
+        if self.max_policies < 1:
+            raise ConfigError(f"max_policies is {self.max_policies}; it must be at least 1")
+        for task, share in self.task_weights.items():
+            if task not in (self.tasks or TASKS) or not share >= 0:
+                raise ConfigError(
+                    f"task_weights[{task!r}] is {share}; name a task of this host, with a share >= 0"
+                )
+        if self.task_weights and not any(self.task_weights.values()):
+            raise ConfigError("task_weights add up to 0; give at least one task a positive share")
+
+
+RobotMaker = Callable[[RobotSpec], tuple[Robot, Operator | None]]
+
+
+def simulated_robots(config: RobotHostConfig) -> RobotMaker:
+    """Return what makes the robots of a host that simulates."""
+
+    def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
+        robot = make_robot(config.embodiment, spec.world, config.observation)
+        if config.operator == "none":
+            return robot, None
+        operator = ScriptedOperator(
+            SceneExpert(),
+            patience=config.operator_patience,
+            allowed_fraction=config.operator_allowed_fraction,
+        )
+        return robot, operator
+
+    return make
+
+
+def run_robot_host(
+    config: RobotHostConfig,
+    *,
+    make: RobotMaker | None = None,
+    tasks: tuple[Task, ...] | None = None,
+    load: PolicyLoader = load_policy,
+) -> None:
+    """Run until SIGTERM or SIGINT, or until a limit is reached and its episodes are committed.
+
+    Args:
+        make: builds the robots; simulated ones if None.
+        tasks: what the robots do; the embodiment's tasks by their names in the configuration if None.
+        load: makes a policy from published bytes.
+    Raises:
+        ServiceError: if another process runs one of the robots.
+        UnknownTask: if a task does not exist.
+        RobotFault: if a robot fails again and again.
+    """
+    # Small networks: a second thread costs more than it gives beside other processes.
+    torch.set_num_threads(1)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    make = make or simulated_robots(config)
+    tasks = tasks or tuple(task_named(name) for name in (config.tasks or tuple(TASKS)))
+    spool = Spool(config.run / "spool")
+    starts = {spec.robot_id: spool.claim(spec.robot_id) for spec in config.robots}
+    units = []
+    try:
+        for spec in config.robots:
+            robot, operator = make(spec)
+            units.append(
+                FleetRobot(
+                    robot_id=spec.robot_id,
+                    robot=robot,
+                    world=spec.world,
+                    operator=operator,
+                    start=starts[spec.robot_id],
+                )
+            )
+        settings = EdgeSettings(
+            tasks=tasks,
+            task_weights=config.task_weights,
+            seed=config.seed,
+            max_env_steps=config.max_env_steps,
+            max_episodes=config.max_episodes,
+        )
+        _run(config, units, settings, spool, load, stop)
+    finally:
+        for unit in units:
+            unit.robot.close()
+        spool.close()
+
+
+def _run(
+    config: RobotHostConfig,
+    units: list[FleetRobot],
+    settings: EdgeSettings,
+    spool: Spool,
+    load: PolicyLoader,
+    stop: threading.Event,
+) -> None:
+    store = store_of(config.run, config.store)
+    network = HostNetwork(
+        host_id=config.host_id,
+        nats_url=lambda: nats_url_of(config.run, config.nats_url),
+        store=store,
+        shipper=Shipper(store, spool, {unit.robot_id for unit in units}),
+        policies=PolicyFollower(store, load, max_loaded=config.max_policies),
+        metrics=MetricsFile(config.run, config.host_id),
+        heartbeat_s=config.heartbeat_s,
+    )
+    try:
+        RobotHost(units, settings, network).run(stop.is_set)
+    finally:
+        if not network.drain(10.0, committed=False):
+            _logger.error("not all episodes reached the spool: is its disk full?")
+        patience_s = config.stop_drain_s if stop.is_set() else config.drain_s
+        if not network.drain(patience_s, committed=True):
+            _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
+        network.close()

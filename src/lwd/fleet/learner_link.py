@@ -1,0 +1,99 @@
+"""What a learner sends to its fleet, and hears from it, without knowing asyncio.
+
+The learner itself only needs the store; whoever starts it connects the two through this class.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from lwd.data.policies import PolicyManifest
+from lwd.errors import ServiceError
+from lwd.fleet.bus import Bus
+from lwd.fleet.loop_thread import LoopThread
+from lwd.fleet.messages import LEARNER_SUBJECT, SNAPSHOT_SUBJECT, LearnerHeartbeat, SnapshotAnnouncement
+from lwd.fleet.release import pointer_of
+
+_logger = logging.getLogger(__name__)
+
+
+class LearnerLink:
+    """A connection that never fails its user: what cannot be sent is logged, and found in the store later."""
+
+    def __init__(self, nats_url: Callable[[], str], *, connect_within_s: float = 20.0) -> None:
+        """
+        Raises:
+            ServiceError: if there is no bus.
+        """
+        self._snapshot = threading.Event()
+        self._thread = LoopThread("learner link")
+        try:
+            self._bus = self._thread.call(self._connect(nats_url(), connect_within_s), connect_within_s + 10)
+        except BaseException:
+            self._thread.close()
+            raise
+
+    def announce_policy(self, manifest: PolicyManifest) -> bool:
+        """Ring the fleet for a published policy. Returns whether the bus took it."""
+        try:
+            self._thread.call(self._bus.set_policy_pointer(pointer_of(manifest)))
+        except (ServiceError, TimeoutError) as error:
+            _logger.warning("%s; robots will find policy %d in the store", error, manifest.version)
+            return False
+        return True
+
+    def beat(
+        self,
+        *,
+        stage: str,
+        update: int,
+        snapshot: int,
+        policy_version: int,
+        env_steps: int,
+        env_steps_allowed: int | None,
+    ) -> None:
+        """Send a heartbeat without waiting for it.
+
+        Args:
+            env_steps: fleet steps in the replay.
+            env_steps_allowed: fleet steps in the log at which robots begin no new episodes (None: no limit).
+                Leave room for the episodes that are running, or learner and fleet wait for each other.
+        """
+        heartbeat = LearnerHeartbeat(
+            time_s=time.time(),
+            stage=stage,
+            update=update,
+            snapshot=snapshot,
+            policy_version=policy_version,
+            env_steps=env_steps,
+            env_steps_allowed=env_steps_allowed,
+        )
+        self._thread.start(self._send(heartbeat))
+
+    def wait_for_snapshot(self, timeout_s: float) -> bool:
+        """Wait for a newer snapshot to be announced. A hint: poll the log in any case."""
+        announced = self._snapshot.wait(timeout_s)
+        self._snapshot.clear()
+        return announced
+
+    def close(self) -> None:
+        """Disconnect."""
+        try:
+            self._thread.call(self._bus.close())
+        finally:
+            self._thread.close()
+
+    async def _connect(self, url: str, timeout_s: float) -> Bus:
+        bus = await Bus.connect(url, name="learner", timeout_s=timeout_s)
+        await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
+        return bus
+
+    async def _on_snapshot(self, _: SnapshotAnnouncement) -> None:
+        self._snapshot.set()
+
+    async def _send(self, heartbeat: LearnerHeartbeat) -> None:
+        try:
+            await self._bus.publish(LEARNER_SUBJECT, heartbeat)
+        except ServiceError as error:
+            _logger.info("heartbeat not sent: %s", error)

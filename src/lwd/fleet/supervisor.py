@@ -1,0 +1,203 @@
+"""`lwd up`: starts the bus and the processes of a run, restarts what crashes, stops everything in order.
+
+No child outlives the supervisor, even if it is killed with -9.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lwd.data import durable
+from lwd.errors import ConfigError, ServiceError
+from lwd.fleet.nats_server import NatsServer
+from lwd.fleet.process import spawn, stop_all
+
+_POLL_S = 0.1
+_FIRST_BACKOFF_S = 0.5
+_MAX_BACKOFF_S = 30.0
+_STABLE_S = 60.0
+"""A process that ran so long has its backoff forgiven."""
+_PATIENCE_S = 20.0
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """One process of a run."""
+
+    name: str
+    command: tuple[str, ...]
+    """Such as (sys.executable, "-m", "lwd", "coordinator", ...)."""
+    restart: bool = True
+    """Start it again when it ends with an error; otherwise its error ends the run."""
+    ends_run: bool = False
+    """Whether the run is complete when it ends without an error."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisorConfig:
+    """What one run consists of."""
+
+    run: Path
+    groups: tuple[tuple[ProcessSpec, ...], ...]
+    """Started in this order and stopped in the opposite one: coordinator, then learner, then robot hosts."""
+    nats_port: int | None = None
+    """None: a free one."""
+
+    def __post_init__(self) -> None:
+        names = [spec.name for group in self.groups for spec in group]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"processes are {names}; a run needs at least one, each with its own name")
+
+
+@dataclass(kw_only=True)
+class _Child:
+    spec: ProcessSpec
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    failures: int = 0
+    start_at_s: float = 0.0
+    finished: bool = False
+
+
+class Supervisor:
+    """Supervises one run. Create it and call `run` in the main thread."""
+
+    def __init__(self, config: SupervisorConfig, *, on_event: Callable[[str], None] = _logger.info) -> None:
+        """
+        Args:
+            on_event: told in words what was started, restarted and stopped.
+        Raises:
+            ServiceError: if another supervisor runs this run.
+            PortInUse: if the port for NATS is taken.
+        """
+        self._config = config
+        self._on_event = on_event
+        self._stop = threading.Event()
+        durable.ensure_directory(config.run)
+        self._lock = _lock(config.run)
+        try:
+            self._nats = NatsServer(
+                config.run / "nats", port=config.nats_port, log=config.run / "logs" / "nats.log"
+            )
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._groups = [[_Child(spec=spec) for spec in group] for group in config.groups]
+
+    @property
+    def nats_url(self) -> str:
+        return self._nats.url
+
+    def stop(self) -> None:
+        """Ask `run` to stop everything and return; may be called from anywhere."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Start everything and wait until the run is complete, is stopped (SIGINT, SIGTERM), or fails.
+
+        Raises:
+            ServiceError: if the bus does not start, or a process that may not fail did; names its log.
+        """
+        previous: dict[int, Any] = {
+            number: signal.signal(number, lambda *_: self._stop.set())
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self._nats.start()
+            while not self._stop.is_set() and not self._step():
+                self._stop.wait(_POLL_S)
+        finally:
+            self._shut_down()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _step(self) -> bool:
+        """Start and restart what is due. Returns whether the run is complete."""
+        if not self._nats.running:
+            self._on_event("nats-server died; starting it again")
+            self._nats.start()
+        for child in self._children():
+            if child.process is None:
+                if not child.finished and time.monotonic() >= child.start_at_s:
+                    self._start(child)
+            elif (status := child.process.poll()) is not None and self._ended(child, status):
+                return True
+        return all(child.finished for child in self._children())
+
+    def _start(self, child: _Child) -> None:
+        spec = child.spec
+        child.process = spawn(spec.command, log=self._log(spec), environment=spec.environment)
+        child.started_s = time.monotonic()
+        self._on_event(f"started {spec.name} (pid {child.process.pid})")
+        self._write_pids()
+
+    def _ended(self, child: _Child, status: int) -> bool:
+        """Deal with an ended process. Returns whether the run is complete with it."""
+        spec, child.process = child.spec, None
+        self._write_pids()
+        if status == 0:
+            child.finished = True
+            self._on_event(f"{spec.name} is done")
+            return spec.ends_run
+        if not spec.restart:
+            raise ServiceError(
+                f"{spec.name} ended with status {status}; the end of {self._log(spec)}:\n{self._tail(spec)}"
+            )
+        if time.monotonic() - child.started_s > _STABLE_S:
+            child.failures = 0
+        backoff_s = min(_FIRST_BACKOFF_S * 2**child.failures, _MAX_BACKOFF_S)
+        child.failures += 1
+        child.start_at_s = time.monotonic() + backoff_s
+        self._on_event(f"{spec.name} ended with status {status}; starting it again in {backoff_s:g} s")
+        return False
+
+    def _shut_down(self) -> None:
+        """Stop groups in the opposite order, so that hosts can still commit what they spool."""
+        for group in reversed(self._groups):
+            running = [child.process for child in group if child.process is not None]
+            stop_all(running, patience_s=_PATIENCE_S)
+            for child in group:
+                child.process = None
+        self._nats.close()
+        self._write_pids()
+        self._on_event("everything is stopped")
+        os.close(self._lock)
+
+    def _children(self) -> list[_Child]:
+        return [child for group in self._groups for child in group]
+
+    def _log(self, spec: ProcessSpec) -> Path:
+        return self._config.run / "logs" / f"{spec.name}.log"
+
+    def _tail(self, spec: ProcessSpec) -> str:
+        return self._log(spec).read_text(errors="replace")[-2000:]
+
+    def _write_pids(self) -> None:
+        pids = {child.spec.name: child.process.pid for child in self._children() if child.process is not None}
+        if self._nats.process is not None and self._nats.running:
+            pids["nats"] = self._nats.process.pid
+        durable.replace(self._config.run / "processes.json", json.dumps(pids).encode())
+
+
+def _lock(run: Path) -> int:
+    lock = os.open(run / ".supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ServiceError(
+            f"{run} is already running under another supervisor: stop that one first"
+        ) from error
+    return lock
