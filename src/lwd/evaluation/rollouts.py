@@ -1,7 +1,7 @@
 """Evaluate a policy under fixed seeds.
 
 The seed of an episode depends only on the base seed, the task and the episode's index, never on the method,
-so two methods meet the same starts and can be compared pair by pair. Evaluation seeds start at 2^30;
+so two methods meet the same starts and can be compared pair by pair. Evaluation seeds start at 2^32;
 training seeds stay below. Neither the number of workers nor what shares a batch changes a result (see
 lockstep.py).
 """
@@ -23,15 +23,15 @@ from lwd.evaluation.results import (
 from lwd.evaluation.workers import run_in_processes
 from lwd.types import Task
 
-EVALUATION_SEED_START = 2**30
-"""Training seeds stay below; evaluation seeds lie in [2^30, 2^31)."""
+EVALUATION_SEED_START = 2**32
+"""Training seeds stay below; evaluation seeds lie in [2^32, 2^33)."""
 
 Progress = Callable[[EpisodeResult, int, int], None]
 """Called with the finished episode, how many are done and how many there are."""
 
 
 def evaluation_seed(task: str, index: int, base_seed: int) -> int:
-    """Return the seed of an evaluation episode, in [2^30, 2^31)."""
+    """Return the seed of an evaluation episode, in [2^32, 2^33)."""
     digest = hashlib.sha256(f"{base_seed}/{task}/{index}".encode()).digest()
     return EVALUATION_SEED_START + int.from_bytes(digest[:4], "big") % EVALUATION_SEED_START
 

@@ -43,7 +43,7 @@ def episode_drawings(
         store: holds the run's episodes.
         network: the learner's value network.
         instructions: embeds the episodes' instructions; a policy's own knows them already.
-        frames: whether to draw film strips; rendering takes about a second per strip in software.
+        frames: whether to draw film strips; rendering takes some seconds per strip in software.
     Returns:
         At most two drawings; fewer where the fleet had no success or no failure.
     """

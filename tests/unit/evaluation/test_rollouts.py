@@ -10,7 +10,7 @@ import torch
 from lwd.errors import ConfigError, ServiceError
 from lwd.evaluation.lockstep import open_robots, roll_out
 from lwd.evaluation.results import EpisodeResult, EvaluationResult
-from lwd.evaluation.rollouts import EVALUATION_SEED_START, evaluate_policy, evaluation_seed, plan_trials
+from lwd.evaluation.rollouts import evaluate_policy, evaluation_seed, plan_trials
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
@@ -54,8 +54,9 @@ def _fail() -> SmallVLA:
 def test_seeds_depend_on_task_index_and_base_seed_only_and_avoid_training() -> None:
     seeds = {evaluation_seed(task, index, base) for task in "abc" for index in range(50) for base in range(3)}
     assert len(seeds) == 450
-    assert all(EVALUATION_SEED_START <= seed < 2**31 for seed in seeds)
-    assert evaluation_seed("open_drawer", 3, 0) == evaluation_seed("open_drawer", 3, 0)
+    assert all(2**32 <= seed < 2**33 for seed in seeds)
+    # Fixed for good: results of different days are compared pair by pair.
+    assert evaluation_seed("open_drawer", 3, 0) == 4_874_211_897
 
 
 def test_plan_rotates_heldout_instructions_and_starts_with_the_longest_task() -> None:
