@@ -136,7 +136,6 @@ class SceneSimulator:
         self.drawer_yaw = self._site_yaw(self._drawer_site)
         self.window_yaw = self._site_yaw(self._window_site)
         self.buttons = [0, 0]
-        self._button_before = [0.0, 0.0]
         self._locks_written: list[int] = []
         self.cube_goal_m = np.zeros(3)
 
