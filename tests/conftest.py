@@ -46,14 +46,18 @@ def critic(embodiment: Embodiment, statistics: StateStatistics) -> ValueCritic:
 
 
 @pytest.fixture
-def make_batch(embodiment: Embodiment):  # noqa: ANN201
+def make_batch(embodiment: Embodiment):
     def build(batch_size: int = 16, seed: int = 0) -> TransitionBatch:
         rng = np.random.default_rng(seed)
 
         def observation() -> ObservationBatch:
             return ObservationBatch(
-                state_BS=torch.tensor(rng.normal(size=(batch_size, embodiment.state_size)), dtype=torch.float32),
-                instruction_BE=torch.tensor(rng.normal(size=(batch_size, EMBEDDING_SIZE)), dtype=torch.float32),
+                state_BS=torch.tensor(
+                    rng.normal(size=(batch_size, embodiment.state_size)), dtype=torch.float32
+                ),
+                instruction_BE=torch.tensor(
+                    rng.normal(size=(batch_size, EMBEDDING_SIZE)), dtype=torch.float32
+                ),
             )
 
         low, high = np.array(embodiment.action_low), np.array(embodiment.action_high)

@@ -76,7 +76,9 @@ class LWDConfig:
         if self.temperature != "auto" and self.temperature <= 0:
             raise ConfigError(f'temperature is {self.temperature}; give a positive number or "auto"')
         if self.auto_temperature_fraction <= 0:
-            raise ConfigError(f"auto_temperature_fraction is {self.auto_temperature_fraction}; it must be positive")
+            raise ConfigError(
+                f"auto_temperature_fraction is {self.auto_temperature_fraction}; it must be positive"
+            )
         if self.actor_every < 1:
             raise ConfigError(f"actor_every is {self.actor_every}; it must be at least 1")
 
@@ -156,9 +158,7 @@ class LWD:
         q1_B, q2_B = self.critic.q(z, chunk_BHA, batch.action_mask_BH)
         critic_loss = (q1_B - target_B).square().mean() + (q2_B - target_B).square().mean()
         gradient_norm = self._critic_step(value_loss + critic_loss, "loss/value + loss/critic")
-        soft_update(
-            list(self.target_critic.parameters()), list(self.critic.parameters()), config.polyak_rate
-        )
+        soft_update(list(self.target_critic.parameters()), list(self.critic.parameters()), config.polyak_rate)
         return {
             "loss/value": value_loss.item(),
             "loss/critic": critic_loss.item(),

@@ -42,7 +42,9 @@ class OptimizerStep:
         """
         value = loss.item()
         if not math.isfinite(value):
-            raise NonFiniteLoss(f"{name} is {value}: resume from the last checkpoint with a lower learning rate")
+            raise NonFiniteLoss(
+                f"{name} is {value}: resume from the last checkpoint with a lower learning rate"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm))

@@ -7,11 +7,12 @@ arrived does not matter, so a resumed learner draws what the interrupted one wou
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+import torch
 
 from lwd.batch import TransitionBatch
 from lwd.data.arena import ArenaView, BoolArray, IntArray, NStep, ReplayArena
@@ -76,6 +77,7 @@ class BatchSampler:
         *,
         batch_size: int,
         n_step: NStep = 1,
+        instruction_noise: float = 0.0,
         seed: int,
     ) -> None:
         """Prepare to sample.
@@ -85,6 +87,9 @@ class BatchSampler:
                 others.
             batch_size: B.
             n_step: chunks in the n-step window, for all or by task name.
+            instruction_noise: standard deviation of Gaussian noise on the instruction embeddings (whose entries are
+                about 1): a few paraphrases are points in a large space, and a network fitted to the points alone
+                does not follow a wording between them.
             seed: processes that train together need different ones.
         Raises:
             ConfigError: without strata, with a fraction that is not positive or a batch size below 1.
@@ -96,6 +101,7 @@ class BatchSampler:
         self.arena = arena
         self._batch_size = batch_size
         self._n_step = n_step
+        self._instruction_noise = instruction_noise
         self._seed = seed
         self._indices = [_StratumIndex(stratum) for stratum in strata]
         self._lock = threading.Lock()
@@ -124,7 +130,21 @@ class BatchSampler:
             )
         # Shuffled, so that a part of the batch (QAM uses half of it) holds every stratum.
         rows_B = rows_B[rng.permutation(rows_B.shape[0])]
-        return view.version, self.arena.gather(rows_B, self._n_step, view=view)
+        batch = self.arena.gather(rows_B, self._n_step, view=view)
+        if self._instruction_noise > 0:
+            batch = self._with_noise(batch, rng)
+        return view.version, batch
+
+    def _with_noise(self, batch: TransitionBatch, rng: np.random.Generator) -> TransitionBatch:
+        """Move each instruction a little, alike at both ends of its transition."""
+        clean_BE = batch.observation.instruction_BE
+        noise_BE = torch.from_numpy(rng.standard_normal(clean_BE.shape, dtype=np.float32))
+        noisy_BE = clean_BE + self._instruction_noise * noise_BE
+        return replace(
+            batch,
+            observation=replace(batch.observation, instruction_BE=noisy_BE),
+            bootstrap_observation=replace(batch.bootstrap_observation, instruction_BE=noisy_BE),
+        )
 
     def _counts(self) -> IntArray:
         """Split the batch over the strata by largest remainder."""

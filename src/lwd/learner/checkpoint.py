@@ -63,7 +63,13 @@ class CheckpointStore:
         self.keep = keep
 
     def save(
-        self, progress: Progress, *, policy: bytes, value: bytes | None, state: dict[str, Any], config: dict[str, Any]
+        self,
+        progress: Progress,
+        *,
+        policy: bytes,
+        value: bytes | None,
+        state: dict[str, Any],
+        config: dict[str, Any],
     ) -> Checkpoint:
         """Write one checkpoint; saving the same update again replaces nothing.
 
@@ -107,7 +113,9 @@ class CheckpointStore:
         try:
             return open_checkpoint(paths[-1])
         except CheckpointError as error:
-            remedy = f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
+            remedy = (
+                f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
+            )
             raise ResumeError(f"{error}; {remedy}") from error
 
     def _paths(self) -> list[Path]:
@@ -126,7 +134,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for name, expected in hashes.items():
             found = sha256_of((directory / name).read_bytes())
             if found != expected:
-                raise CheckpointError(f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}")
+                raise CheckpointError(
+                    f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}"
+                )
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory} lacks {error.filename}") from error
     except (ValueError, KeyError, TypeError) as error:

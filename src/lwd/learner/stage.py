@@ -61,7 +61,9 @@ class Stage:
     def finished(self) -> bool:
         return self.progress.finished
 
-    def run(self, batches: BatchSource, *, stop: Callable[[], bool] = lambda: False) -> Iterator[UpdateResult]:
+    def run(
+        self, batches: BatchSource, *, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[UpdateResult]:
         """Yield each update's result; ends early, with a checkpoint, once `stop()` is true."""
         saved_at = time.monotonic()
         for result in train(self.algorithm, batches, start=self.progress.update, stop=self.updates):

@@ -143,5 +143,6 @@ def _embodiment(description: dict[str, Any]) -> Embodiment:
 
 def _statistics(tensors: dict[str, torch.Tensor], prefix: str) -> StateStatistics:
     return StateStatistics(
-        mean=tuple(tensors[f"{prefix}.state_mean"].tolist()), std=tuple(tensors[f"{prefix}.state_std"].tolist())
+        mean=tuple(tensors[f"{prefix}.state_mean"].tolist()),
+        std=tuple(tensors[f"{prefix}.state_std"].tolist()),
     )

@@ -56,7 +56,9 @@ class ValueCritic(nn.Module):
 
     atoms_K: Tensor
 
-    def __init__(self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int) -> None:
+    def __init__(
+        self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int
+    ) -> None:
         super().__init__()
         self.embodiment = embodiment
         self.config = config
@@ -70,7 +72,10 @@ class ValueCritic(nn.Module):
         )
         self.value_head = _head(config.readout_size, config.width, config.depth, config.num_atoms)
         self.pooling = ChunkPooling(
-            action_size=embodiment.action_size, horizon=horizon, width=config.action_width, heads=config.pooling_heads
+            action_size=embodiment.action_size,
+            horizon=horizon,
+            width=config.action_width,
+            heads=config.pooling_heads,
         )
         pooled_size = config.pooling_heads * config.action_width
         self.q_heads = nn.ModuleList(

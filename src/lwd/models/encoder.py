@@ -58,7 +58,13 @@ class ObservationEncoder(nn.Module):
     """
 
     def __init__(
-        self, embodiment: Embodiment, normalizer: Normalizer, *, width: int, token_width: int, image_token_width: int = 128
+        self,
+        embodiment: Embodiment,
+        normalizer: Normalizer,
+        *,
+        width: int,
+        token_width: int,
+        image_token_width: int = 128,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer

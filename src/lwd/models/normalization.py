@@ -35,7 +35,9 @@ class Normalizer(nn.Module):
     action_center: Tensor
     action_scale: Tensor
 
-    def __init__(self, embodiment: Embodiment, statistics: StateStatistics, *, state_clip: float = 5.0) -> None:
+    def __init__(
+        self, embodiment: Embodiment, statistics: StateStatistics, *, state_clip: float = 5.0
+    ) -> None:
         super().__init__()
         low, high = torch.tensor(embodiment.action_low), torch.tensor(embodiment.action_high)
         self.register_buffer("state_mean", torch.tensor(statistics.mean))
@@ -43,6 +45,11 @@ class Normalizer(nn.Module):
         self.register_buffer("action_center", (high + low) / 2)
         self.register_buffer("action_scale", (high - low) / 2)
         self.state_clip = state_clip
+
+    @property
+    def statistics(self) -> StateStatistics:
+        """The statistics this normaliser was built from."""
+        return StateStatistics(mean=tuple(self.state_mean.tolist()), std=tuple(self.state_std.tolist()))
 
     def state(self, state_BS: Tensor) -> Tensor:
         """Normalise states (..., S)."""

@@ -62,7 +62,9 @@ def commit(store, *, added=(), revoked=()) -> None:
 
 
 def test_the_arena_follows_the_log_version_by_version(store, arena, embodiment):
-    commit(store, added=[upload(store, embodiment, "a", Source.DEMONSTRATION), upload(store, embodiment, "b")])
+    commit(
+        store, added=[upload(store, embodiment, "a", Source.DEMONSTRATION), upload(store, embodiment, "b")]
+    )
     commit(store, added=[upload(store, embodiment, "c")])
     reader = ReplayReader(store, arena)
     assert [entry.episode_id for entry in reader.advance(up_to=1)] == ["a", "b"]

@@ -20,7 +20,8 @@ def test_a_loaded_policy_acts_identically_and_knows_its_instructions(policy, emb
     seen = [Observation(state=np.linspace(-1, 1, 7, dtype=np.float32))]
     noise = np.ones((1, 3, 2), np.float32)
     np.testing.assert_array_equal(
-        loaded.act(seen, ["open the drawer"], noise_BHA=noise), policy.act(seen, ["open the drawer"], noise_BHA=noise)
+        loaded.act(seen, ["open the drawer"], noise_BHA=noise),
+        policy.act(seen, ["open the drawer"], noise_BHA=noise),
     )
     assert list(loaded.instructions.known) == ["open the drawer"]
     assert loaded.instructions._model is None  # the sentence encoder was not needed

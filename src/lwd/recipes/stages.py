@@ -1,0 +1,222 @@
+"""The stages of a run, each from its inputs on disk to its checkpoint: SFT and offline learning."""
+
+import dataclasses
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lwd.algos.lwd import LWD
+from lwd.algos.sft import SFT, SFTConfig
+from lwd.data.arena import ReplayArena
+from lwd.data.reader import ReplayReader
+from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources
+from lwd.errors import CheckpointError
+from lwd.learner.checkpoint import Checkpoint
+from lwd.learner.loop import UpdateResult
+from lwd.learner.metrics import MetricsLog
+from lwd.learner.stage import Stage, StageFiles
+from lwd.models.checkpoint import load_policy, load_value, policy_bytes, value_bytes
+from lwd.models.critic import ValueCritic
+from lwd.models.instruction import InstructionEncoder
+from lwd.models.normalization import StateStatistics
+from lwd.models.vla import SmallVLA
+from lwd.recipes.run_directory import RunDirectory
+from lwd.recipes.scene import GAMMA, SFTRecipe, StageRecipe, critic_config
+from lwd.robots.sim import TASKS, make_robot
+from lwd.types import Source
+
+OFFLINE_SOURCES = (Source.DEMONSTRATION, Source.ROLLOUT, Source.PLAY)
+
+Watch = Callable[[UpdateResult, int], None]
+"""Called after every update with its result and the number of updates of the stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """How a stage is watched and stopped."""
+
+    watch: Watch | None = None
+    stop: Callable[[], bool] = lambda: False
+    device: str = "cpu"
+
+
+def open_arena(run: RunDirectory, *, horizon: int, instructions: InstructionEncoder) -> ReplayReader:
+    """Open the run's replay, still empty: `advance` brings it to a snapshot."""
+    # All paraphrases in one pass of the sentence encoder; the policy's checkpoint will know them all.
+    instructions.add(i for task in TASKS.values() for i in (*task.instructions, *task.heldout_instructions))
+    arena = ReplayArena(
+        make_robot().embodiment, horizon=horizon, gamma=GAMMA, embed=instructions, tasks=tuple(TASKS)
+    )
+    return ReplayReader(run.store(), arena)
+
+
+def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control | None = None) -> Checkpoint:
+    """Fit the reference policy to the demonstrations; continue where it was interrupted.
+
+    Raises:
+        CheckpointError: if the store holds no demonstration.
+    """
+    control = control or Control()
+    checkpoints = run.checkpoints("sft")
+    found = checkpoints.latest()
+    if found is not None and found.progress.finished:
+        return found
+    instructions = InstructionEncoder()
+    reader = open_arena(run, horizon=recipe.policy.horizon, instructions=instructions)
+    reader.advance(None if found is None else found.progress.snapshot)
+    view = reader.arena.view
+    if not any(info.source is Source.DEMONSTRATION for info in view.infos):
+        raise CheckpointError(
+            f"the store of run {run.path} has no demonstrations: run `lwd data generate --run {run.path}`"
+        )
+    torch.manual_seed(seed)
+    policy = SmallVLA(
+        reader.arena.embodiment, recipe.policy, StateStatistics.of(np.asarray(view.states_RS)), instructions
+    ).to(control.device)
+    algorithm = SFT(policy, recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
+    averaged = algorithm.averaged_policy
+    averaged.instructions = instructions
+    config = described(recipe, seed=seed)
+    stage = Stage(
+        "sft",
+        algorithm,
+        checkpoints,
+        StageFiles(policy=lambda: policy_bytes(averaged), value=None, config=config),
+        updates=recipe.updates,
+        snapshot=reader.version,
+    )
+    strata = [Stratum(episodes=from_sources(Source.DEMONSTRATION))]
+    sampler = BatchSampler(reader.arena, strata, batch_size=recipe.batch_size, seed=seed)
+    return _run(run, stage, sampler, control)
+
+
+def run_offline(
+    run: RunDirectory, recipe: StageRecipe, *, seed: int, control: Control | None = None
+) -> Checkpoint:
+    """Learn V, Q and a better policy from the offline data; continue where it was interrupted.
+
+    Raises:
+        CheckpointError: if the SFT stage is not finished.
+    """
+    control = control or Control()
+    checkpoints = run.checkpoints("offline")
+    found = checkpoints.latest()
+    if found is not None and found.progress.finished:
+        return found
+    sft = run.finished("sft", "sft")
+    policy = load_policy(sft.policy_path)
+    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
+    reader.advance(None if found is None else found.progress.snapshot)
+    torch.manual_seed(seed)
+    critic = ValueCritic(policy.embodiment, critic_config(), policy.normalizer.statistics, policy.horizon)
+    algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
+    stage = Stage(
+        "offline",
+        algorithm,
+        checkpoints,
+        lwd_files(algorithm, described(recipe, seed=seed)),
+        updates=recipe.updates,
+        snapshot=reader.version,
+    )
+    strata = [Stratum(episodes=from_sources(*OFFLINE_SOURCES))]
+    sampler = BatchSampler(
+        reader.arena, strata, batch_size=recipe.batch_size, n_step=chunks_per_target(recipe), seed=seed
+    )
+    return _run(run, stage, sampler, control)
+
+
+def build_lwd(
+    policy: SmallVLA,
+    reference: SmallVLA,
+    critic: ValueCritic,
+    recipe: StageRecipe,
+    *,
+    seed: int,
+    device: str,
+    target_critic: ValueCritic | None = None,
+) -> LWD:
+    """Build the algorithm of a stage on a device, with the stage's precision."""
+    algorithm = LWD(
+        policy.to(device),
+        reference.to(device),
+        critic.to(device),
+        recipe.algorithm,
+        torch.Generator(device).manual_seed(seed),
+        target_critic=None if target_critic is None else target_critic.to(device),
+    )
+    for network in (algorithm.policy, algorithm.reference, algorithm.critic, algorithm.target_critic):
+        network.precision = recipe.precision
+    return algorithm
+
+
+def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device: str) -> LWD:
+    """Build the online stage's algorithm from the offline stage's result; the reference is the SFT policy.
+
+    Raises:
+        CheckpointError: if the offline stage is not finished.
+    """
+    offline = run.finished("offline", "offline")
+    state = offline.state()
+    reference = load_policy(run.finished("sft", "sft").policy_path)
+    target_critic = load_value(offline.value_path)
+    target_critic.load_state_dict(state["target_critic"])
+    algorithm = build_lwd(
+        load_policy(offline.policy_path),
+        reference,
+        load_value(offline.value_path),
+        recipe,
+        seed=seed,
+        device=device,
+        target_critic=target_critic,
+    )
+    algorithm.spread.value = state["spread"]
+    return algorithm
+
+
+def continue_imitation(run: RunDirectory, config: SFTConfig, *, seed: int, device: str) -> SFT:
+    """Build the filtered-behaviour-cloning control: the SFT policy, trained on by imitation."""
+    policy = load_policy(run.finished("sft", "sft").policy_path).to(device)
+    return SFT(policy, config, torch.Generator(device).manual_seed(seed))
+
+
+def lwd_files(algorithm: LWD, config: dict[str, Any]) -> StageFiles:
+    """What LWD's checkpoints hold."""
+    return StageFiles(
+        policy=lambda: policy_bytes(algorithm.policy),
+        value=lambda: value_bytes(algorithm.critic),
+        config=config,
+    )
+
+
+def chunks_per_target(recipe: StageRecipe) -> dict[str, int]:
+    """n of the n-step target for every task."""
+    return {
+        task.name: recipe.n_step_long if task.long_horizon else recipe.n_step_short for task in TASKS.values()
+    }
+
+
+def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:
+    """Return the recipe and seed as plain data: what a resumed stage must agree with."""
+    return {"seed": seed, **dataclasses.asdict(recipe)}
+
+
+def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Control) -> Checkpoint:
+    log = MetricsLog(run.path, "learner", stage.progress.stage)
+    with run.locked(stage.progress.stage), Prefetcher(sampler) as batches:
+        for result in stage.run(batches, stop=control.stop):
+            log.add(
+                result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={}
+            )
+            if control.watch is not None:
+                control.watch(result, stage.updates)
+    log.close()
+    found = stage.checkpoints.latest()
+    if found is None:
+        raise CheckpointError(
+            f"stage {stage.progress.stage!r} left no checkpoint in {stage.checkpoints.directory}"
+        )
+    return found
