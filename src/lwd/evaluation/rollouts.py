@@ -77,7 +77,8 @@ def evaluate_policy(
         seed: the base seed; use the same for every method that you compare.
         world: name of the world the robots stand in.
         workers: processes; 0 rolls out in this process.
-        robots_per_worker: simulated robots that share one batched call of the policy.
+        robots_per_worker: simulated robots that share one batched call of the policy; another number rounds
+            differently (1e-8), so results are bit for bit the same only for the same number.
         progress: called after every finished episode.
     Raises:
         ConfigError: if an argument is out of range or the journal belongs to another evaluation.
