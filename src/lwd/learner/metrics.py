@@ -18,7 +18,7 @@ class MetricsLog:
         directory.mkdir(parents=True, exist_ok=True)
         self.process, self.stage, self.every = process, stage, every
         self._file = (directory / f"{process}.jsonl").open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard" / stage))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(directory / "tensorboard" / stage))
         self._values: defaultdict[str, list[float]] = defaultdict(list)
 
     def add(
@@ -43,9 +43,9 @@ class MetricsLog:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in means.items():
-            self._board.add_scalar(name, value, update)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, update)
 
     def close(self) -> None:
         """Flush and close."""
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()

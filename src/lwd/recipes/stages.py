@@ -25,7 +25,7 @@ from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import GAMMA, SFTRecipe, StageRecipe, critic_config
+from lwd.recipes.scene import GAMMA, SFTRecipe, StageRecipe
 from lwd.robots.sim import TASKS, make_robot
 from lwd.types import Source
 
@@ -90,7 +90,13 @@ def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control
         snapshot=reader.version,
     )
     strata = [Stratum(episodes=from_sources(Source.DEMONSTRATION))]
-    sampler = BatchSampler(reader.arena, strata, batch_size=recipe.batch_size, seed=seed)
+    sampler = BatchSampler(
+        reader.arena,
+        strata,
+        batch_size=recipe.batch_size,
+        instruction_noise=recipe.instruction_noise,
+        seed=seed,
+    )
     return _run(run, stage, sampler, control)
 
 
@@ -112,7 +118,7 @@ def run_offline(
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
     reader.advance(None if found is None else found.progress.snapshot)
     torch.manual_seed(seed)
-    critic = ValueCritic(policy.embodiment, critic_config(), policy.normalizer.statistics, policy.horizon)
+    critic = ValueCritic(policy.embodiment, recipe.critic, policy.normalizer.statistics, policy.horizon)
     algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
     stage = Stage(
         "offline",
@@ -124,7 +130,12 @@ def run_offline(
     )
     strata = [Stratum(episodes=from_sources(*OFFLINE_SOURCES))]
     sampler = BatchSampler(
-        reader.arena, strata, batch_size=recipe.batch_size, n_step=chunks_per_target(recipe), seed=seed
+        reader.arena,
+        strata,
+        batch_size=recipe.batch_size,
+        n_step=chunks_per_target(recipe),
+        instruction_noise=recipe.instruction_noise,
+        seed=seed,
     )
     return _run(run, stage, sampler, control)
 

@@ -1,0 +1,42 @@
+"""The whole of LWD on this machine: data, SFT, offline learning, a learning fleet, evaluations, a report.
+
+Every part that is finished is kept: the same command continues where it was interrupted.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lwd.cli.options import BudgetOption, RunOption, SeedOption, console, run_at
+from lwd.errors import LWDError
+from lwd.recipes.scene import recipe
+
+
+class StepFailed(LWDError):
+    """A step of the demo ended with an error, which it has printed itself."""
+
+
+def run(run: RunOption = Path("runs/demo"), budget: BudgetOption = "full", seed: SeedOption = 0) -> None:
+    directory = run_at(run)
+    settings = recipe(budget)
+    where, same = ("--run", str(run)), ("--budget", budget)
+    seeded = ("--seed", str(seed))
+    episodes = ("--episodes", str(settings.evaluation_episodes))
+    steps: list[tuple[str, ...]] = [
+        ("data", "generate", *where, *same),
+        ("sft", *where, *same, *seeded),
+        ("offline", *where, *same, *seeded),
+        ("evaluate", str(run), "--method", "sft", *episodes),
+        ("evaluate", str(run), "--method", "lwd_offline", *episodes),
+        ("up", *where, *same, *seeded),
+        ("evaluate", str(run), "--method", "lwd_online", *episodes),
+        ("report", str(run)),
+    ]
+    for number, step in enumerate(steps, start=1):
+        console.rule(f"[bold]{number}/{len(steps)}[/bold]  lwd {' '.join(step)}", align="left")
+        status = subprocess.run((sys.executable, "-m", "lwd", *step), check=False).returncode
+        if status == 130:
+            raise KeyboardInterrupt
+        if status != 0:
+            raise StepFailed(f"`lwd {' '.join(step)}` failed; mend it and run the same demo command again")
+    console.print(f"open {directory.path / 'report.html'} in a browser")

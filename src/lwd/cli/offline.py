@@ -1,0 +1,39 @@
+"""Learn V and Q from the run's offline data and improve the policy with them (DIVL + QAM).
+
+Ctrl-C saves a checkpoint; the same command continues from it, bit for bit on a CPU.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lwd.cli.options import (
+    BudgetOption,
+    DeviceOption,
+    RunOption,
+    SeedOption,
+    next_step,
+    require_device,
+    run_at,
+)
+from lwd.cli.stage_progress import watched
+from lwd.recipes.scene import recipe
+from lwd.recipes.stages import described, run_offline
+
+
+def run(
+    run: RunOption = Path("runs/demo"),
+    budget: BudgetOption = "full",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: int = 2,
+) -> None:
+    torch.set_num_threads(threads)
+    directory, settings = run_at(run), recipe(budget).offline
+    directory.write_config("offline", described(settings, seed=seed))
+    with watched("offline", "critic/q_mean", require_device(device)) as control:
+        checkpoint = run_offline(directory, settings, seed=seed, control=control)
+    if checkpoint.progress.finished:
+        next_step(f"lwd up --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
+    else:
+        next_step("the same command continues")

@@ -1,0 +1,30 @@
+"""Tables of a run, and its self-contained HTML page RUN/report.html. --json prints the figures for machines."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from lwd.recipes.reporting import report_run
+
+
+def run(
+    run: Annotated[Path, tyro.conf.Positional],
+    out: Path | None = None,
+    film: bool = True,
+    json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+) -> None:
+    from lwd.evaluation.run_data import read_run
+    from lwd.evaluation.run_summary import report_json
+    from lwd.evaluation.table import run_table
+
+    if json_output:
+        json.dump(report_json(read_run(run)), sys.stdout, indent=1)
+        print()
+        return
+    path = report_run(run, out or run / "report.html", film=film)
+    Console().print(run_table(read_run(run)))
+    print(f"report: {path}")

@@ -1,0 +1,23 @@
+"""A stage under a progress bar that Ctrl-C ends cleanly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lwd.cli.options import console, progress
+from lwd.learner.loop import UpdateResult
+from lwd.recipes.interrupt import StopRequest
+from lwd.recipes.stages import Control
+
+
+@contextmanager
+def watched(name: str, metric: str, device: str) -> Iterator[Control]:
+    """Yield a control that shows `metric` beside the bar and stops the stage on Ctrl-C, with a checkpoint."""
+    with StopRequest() as request, progress(name) as bar:
+
+        def watch(result: UpdateResult, total: int) -> None:
+            if result.update % 10 == 0 or result.update == total:
+                bar(result.update, total, f"{metric} {result.metrics.get(metric, float('nan')):.3f}")
+
+        yield Control(watch=watch, stop=lambda: request.stop, device=device)
+    if request.stop:
+        console.print(f"{name} stopped; its checkpoint is saved")

@@ -1,0 +1,91 @@
+"""A fleet on one machine: which processes `lwd up` starts, and with which commands."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from lwd.errors import ConfigError
+from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
+from lwd.recipes.fleet_learner import OnlineAlgorithm
+from lwd.recipes.run_directory import RunDirectory
+from lwd.recipes.scene import Budget
+from lwd.robots.sim import world_named
+
+# Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetUp:
+    """What `lwd up` starts."""
+
+    budget: Budget
+    algorithm: OnlineAlgorithm = "lwd"
+    robots: int
+    hosts: int | None = None
+    """Processes that the robots are packed into; None: one per core besides the learner's."""
+    env_steps: int
+    world: str
+    seed: int = 0
+    device: str = "cpu"
+    nats_port: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.robots < 1:
+            raise ConfigError(f"robots is {self.robots}; a fleet has at least one")
+        if self.hosts is not None and not 1 <= self.hosts <= self.robots:
+            raise ConfigError(f"hosts is {self.hosts}; use 1 to {self.robots}, the number of robots")
+        if self.env_steps < 1:
+            raise ConfigError(f"env_steps is {self.env_steps}; it must be positive")
+        world_named(self.world)
+
+
+def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], None]) -> None:
+    """Run the fleet until its learner is done or it is stopped.
+
+    Raises:
+        CheckpointError: if the stages before are not finished.
+        PortInUse: if the bus's port is taken.
+        ServiceError: if a process fails for good.
+    """
+    run.finished("sft", "sft")
+    if fleet.algorithm == "lwd":
+        run.finished("offline", "offline")
+    run.write_config("fleet", asdict(fleet))
+    config = SupervisorConfig(run=run.path, groups=processes(run, fleet), nats_port=fleet.nats_port)
+    Supervisor(config, on_event=on_event).run()
+
+
+def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...], ...]:
+    """Return coordinator, learner and robot hosts, in the order in which they start."""
+    lwd = (sys.executable, "-m", "lwd")
+    where = ("--run", str(run.path))
+    coordinator = ProcessSpec(
+        name="coordinator", command=(*lwd, "coordinator", *where), environment=_ONE_THREAD
+    )
+    learner = ProcessSpec(
+        name="learner",
+        command=(
+            *(*lwd, "learner", *where, "--budget", fleet.budget, "--algorithm", fleet.algorithm),
+            *("--seed", str(fleet.seed), "--device", fleet.device, "--env-steps", str(fleet.env_steps)),
+        ),
+        # Its failures are of its own making (diverged, wrong settings): repeating them helps nobody.
+        restart=False,
+        ends_run=True,
+        environment=_ONE_THREAD,
+    )
+    count = fleet.hosts or max(1, min((os.cpu_count() or 2) - 1, fleet.robots))
+    names = [f"robot-{index:02d}" for index in range(fleet.robots)]
+    hosts = tuple(
+        ProcessSpec(
+            name=f"host-{index}",
+            command=(
+                *(*lwd, "robot", *where, "--host", f"host-{index}", "--world", fleet.world),
+                *("--seed", str(fleet.seed * 1000 + index), "--robots", *names[index::count]),
+            ),
+            environment=_ONE_THREAD,
+        )
+        for index in range(count)
+    )
+    return ((coordinator,), (learner,), hosts)

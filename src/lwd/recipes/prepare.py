@@ -1,0 +1,103 @@
+"""Offline data into a run's store: made, validated and committed like the fleet's."""
+
+from collections.abc import Callable, Iterable
+from queue import Queue
+from threading import Thread
+
+from lwd.data.log import LogReader
+from lwd.data.validation import EpisodeLimits
+from lwd.errors import EpisodeRejected
+from lwd.fleet.ingest import ingest
+from lwd.recipes.offline_data import (
+    CompositionRow,
+    OfflineDataConfig,
+    composition,
+    draw_composition,
+    generate_offline_data,
+)
+from lwd.recipes.run_directory import RunDirectory
+from lwd.robots.sim import make_robot
+from lwd.types import Episode, EpisodeInfo
+
+
+def generate_into(
+    run: RunDirectory,
+    config: OfflineDataConfig,
+    *,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[CompositionRow, ...]:
+    """Make what the run's store lacks of the configured data; return the composition of all its data.
+
+    Raises:
+        EpisodeRejected: if an episode failed validation; it lies in the store's quarantine.
+        StoreError: if the store cannot be written; what was committed stays.
+    """
+    store = run.store()
+    reader = LogReader(store)
+    reader.poll()
+    committed = frozenset(reader.snapshot.episodes)
+    waiting: Queue[Episode | None] = Queue(maxsize=256)
+    producer = _Producer(config, committed, waiting, workers, progress)
+    producer.start()
+    result = ingest(store, iter(waiting.get, None), EpisodeLimits(embodiment=make_robot().embodiment))
+    producer.join()
+    if producer.error is not None:
+        raise producer.error
+    if result.quarantined:
+        raise EpisodeRejected(f"{len(result.quarantined)} episodes were refused: {result.quarantined}")
+    rows = composition(list(_described(run)))
+    draw_composition(rows, run.path / "composition.png")
+    return rows
+
+
+class _Producer(Thread):
+    """Makes episodes while the caller commits them."""
+
+    def __init__(
+        self,
+        config: OfflineDataConfig,
+        committed: frozenset[str],
+        waiting: "Queue[Episode | None]",
+        workers: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        super().__init__(name="offline data", daemon=True)
+        self._arguments = (config, committed, workers, progress)
+        self._waiting = waiting
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        config, committed, workers, progress = self._arguments
+        try:
+            generate_offline_data(
+                config, self._waiting.put, existing=committed, workers=workers, progress=progress
+            )
+        except BaseException as error:  # raised again in the caller's thread
+            self.error = error
+        finally:
+            self._waiting.put(None)
+
+
+def _described(run: RunDirectory) -> Iterable[tuple[EpisodeInfo, int]]:
+    reader = LogReader(run.store())
+    reader.poll()
+    for item in reader.snapshot.episodes.values():
+        entry = item.entry
+        info = EpisodeInfo(
+            episode_id=entry.episode_id,
+            robot_id=entry.robot_id,
+            embodiment=entry.embodiment,
+            task=entry.task,
+            instruction=entry.instruction,
+            source=entry.source,
+            outcome=entry.outcome,
+            policy_version=entry.policy_version,
+            sub_step_scores=entry.sub_step_scores,
+            control_hz=entry.control_hz,
+            seed=0,
+            world=entry.world,
+            started_at_s=entry.started_at_s,
+            software_version="",
+        )
+        yield info, entry.steps
