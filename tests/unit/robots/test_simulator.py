@@ -11,6 +11,7 @@ from lwd.robots.sim.robot import SceneRobot
 from lwd.robots.sim.simulator import LOCKED_DAMPING, SceneSimulator, compiled_scene, full_model
 from lwd.robots.sim.tasks import GOALS, TASKS
 from lwd.robots.sim.worlds import WORLDS
+from lwd.types import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -159,5 +160,26 @@ def test_the_shifted_world_is_heavier_and_slipperier() -> None:
     nominal, shifted = (SceneSimulator(WORLDS[name]) for name in ("nominal", "shifted"))
     cube = nominal.model.body("object_0").id
     geom = nominal.model.geom("object_0").id
+    # The solver's scaling must follow the mass, or grasps blow up.
+    assert shifted.model.body_invweight0[cube, 0] == pytest.approx(
+        0.5 * nominal.model.body_invweight0[cube, 0]
+    )
     assert shifted.model.body_mass[cube] == pytest.approx(2 * nominal.model.body_mass[cube])
-    assert shifted.model.geom_friction[geom, 0] == pytest.approx(0.7 * nominal.model.geom_friction[geom, 0])
+    assert shifted.model.geom_friction[geom, 0] == pytest.approx(0.8 * nominal.model.geom_friction[geom, 0])
+
+
+def test_a_simulation_that_blows_up_is_truncated_at_its_last_good_observation(robot: SceneRobot) -> None:
+    robot.reset(TASKS["press_button"], seed=0)
+    good = robot.step(np.zeros(5, np.float32)).observation
+    robot.sim.data.qvel[robot.sim._drawer_v] = np.inf
+    result = robot.step(np.zeros(5, np.float32))
+    assert result.outcome is Outcome.TRUNCATED
+    np.testing.assert_array_equal(result.observation.state, good.state)
+    robot.reset(TASKS["press_button"], seed=0)
+    assert robot.step(np.zeros(5, np.float32)).outcome is None
+
+
+def test_a_cube_out_of_reach_is_a_failure(robot: SceneRobot) -> None:
+    robot.reset(TASKS["move_cube"], seed=0)
+    robot.sim.data.qpos[robot.sim._cube_q] = 1.5
+    assert robot.step(np.zeros(5, np.float32)).outcome is Outcome.FAILURE

@@ -169,7 +169,7 @@ class SceneExpert:
         if _near(hand, place, STRADDLE_M) or (sub_goal.what == "cube" and above_m > FINGER_ON_TOP_M):
             return oracles_action
         # Centre the open fingers over the object; keep turning as the oracle does.
-        centre = 2.0 * (np.add(place, (0.0, 0.0, HOVER_M)) - hand) / 0.05
+        centre = 0.8 * (np.add(place, (0.0, 0.0, HOVER_M)) - hand) / 0.05
         return np.array([*centre, oracles_action[3], -1.0])
 
     @staticmethod

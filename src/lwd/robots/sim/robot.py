@@ -40,8 +40,10 @@ class SceneRobot:
         self._progress: Progress | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
+        self._scores: tuple[float, ...] = ()
         self._delayed: deque[FloatArray] = deque()
         self._noise = np.random.default_rng(0)
+        self._observation: Observation
 
     @property
     def embodiment(self) -> Embodiment:
@@ -65,12 +67,16 @@ class SceneRobot:
             window_m=goal.window_start_m,
         )
         self._progress = Progress(sub_steps_of(self._task.sub_steps, goal), self._scene_state())
+        self._scores = self._progress.observe(self._scene_state())
         self._steps, self._outcome = 0, None
         self._delayed = deque(np.zeros(5, np.float32) for _ in range(self.world.action_latency_steps))
-        return self._observe()
+        self._observation = self._observe()
+        return self._observation
 
     def step(self, action: FloatArray) -> StepResult:
         """Execute one action (5,) in [-1, 1]: effector x, y, z (5 cm), yaw (0.3 rad), gripper (+1 closes).
+
+        The outcome is FAILURE when the cube leaves the workspace, TRUNCATED when the simulation blows up.
 
         Raises:
             ActionRejected: if the action has the wrong shape or is not finite.
@@ -88,14 +94,21 @@ class SceneRobot:
             executed = np.clip(executed + self._noise.normal(0, self.world.action_noise, 5), -1, 1)
         self.sim.step(executed)
         self._steps += 1
-        scores = self._progress.observe(self._scene_state())
+        if self.sim.unstable:
+            # What the scene would have become is unknown; the last good observation stands for it.
+            self._outcome = Outcome.TRUNCATED
+            return StepResult(
+                observation=self._observation, outcome=self._outcome, sub_step_scores=self._scores
+            )
+        self._scores = self._progress.observe(self._scene_state())
         if self.success():
             self._outcome = Outcome.SUCCESS
         elif self.sim.cube_lost:
             self._outcome = Outcome.FAILURE
         elif self._steps >= self._task.time_limit:
             self._outcome = Outcome.TIME_LIMIT
-        return StepResult(observation=self._observe(), outcome=self._outcome, sub_step_scores=scores)
+        self._observation = self._observe()
+        return StepResult(observation=self._observation, outcome=self._outcome, sub_step_scores=self._scores)
 
     def success(self) -> bool:
         """OGBench's success test: cube, drawer and window within 4 cm of their goals, button states equal."""

@@ -35,6 +35,11 @@ BUTTON_PRESSED_M = -0.02
 ACTION_SCALE = np.array([0.05, 0.05, 0.05, 0.3, 1.0])
 """One action unit in m, m, m, rad, gripper fraction per control step."""
 OUT_OF_REACH_M = 0.2
+_BLOW_UPS = (
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+)
 ARM_START_LOW, ARM_START_HIGH = np.array([0.25, -0.2, 0.20]), np.array([0.6, 0.2, 0.35])
 
 
@@ -149,6 +154,8 @@ class SceneSimulator:
             model.geom_friction[geom, 0] *= world.friction_scale
         for dof in (self._drawer_v, self._window_v):
             model.dof_frictionloss[dof] *= world.slide_friction_scale
+        # Constraint softness is scaled by inverse weights that MuJoCo derives from the masses.
+        mujoco.mj_setConst(model, self.data)
 
     @property
     def effector_m(self) -> Array:
@@ -219,6 +226,11 @@ class SceneSimulator:
         x, y, z = self.cube_m.tolist()
         handle_y = float(self.drawer_handle_m[1])
         return bool(0.21 <= x <= 0.45 and handle_y - 0.27 <= y <= handle_y - 0.07 and 0.0 <= z <= 0.10)
+
+    @property
+    def unstable(self) -> bool:
+        """Whether MuJoCo's solver blew up since the reset; it then resets its own state behind our back."""
+        return any(int(self.data.warning[kind].number) for kind in _BLOW_UPS)
 
     @property
     def cube_lost(self) -> bool:

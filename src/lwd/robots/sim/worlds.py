@@ -32,10 +32,10 @@ WORLDS: dict[str, World] = {
         World(name="nominal"),
         World(
             name="shifted",
-            cube_offset_m=(-0.02, 0.02),
+            cube_offset_m=(0.03, -0.01),
             cube_spread_m=0.04,
             cube_mass_scale=2.0,
-            friction_scale=0.7,
+            friction_scale=0.8,
             slide_friction_scale=1.5,
             action_latency_steps=1,
             action_noise=0.05,
