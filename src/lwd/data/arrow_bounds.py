@@ -1,8 +1,8 @@
 """How large an Arrow IPC file becomes once it is decompressed, without decompressing it.
 
 Arrow allocates what each buffer's header declares before it decompresses, so a small hostile file can ask
-for any amount of memory. This module reads the declared sizes first. It understands just as much of the flatbuffer
-encoding as that needs (Arrow columnar format, "Encapsulated message format" and "RecordBatch message").
+for any amount of memory. This module reads the declared sizes first. It understands just as much of the
+flatbuffer encoding as that needs (Arrow columnar format, "Encapsulated message", "RecordBatch message").
 """
 
 import struct
@@ -12,6 +12,7 @@ import pyarrow as pa
 from lwd.errors import EpisodeRejected
 
 _MAGIC = b"ARROW1\0\0"
+_END = b"ARROW1"
 _RECORD_BATCH = 3
 """MessageHeader.RecordBatch in Arrow's Message.fbs."""
 _UNCOMPRESSED = -1
@@ -27,10 +28,8 @@ def read_bounded_batch(data: bytes, max_bytes: int) -> pa.RecordBatch:
     Raises:
         EpisodeRejected: if it is no such file, is damaged, or would become larger.
     """
-    if not data.startswith(_MAGIC):
-        raise EpisodeRejected(
-            "file is no Arrow IPC file: its magic number is missing; record the episode again"
-        )
+    if not (data.startswith(_MAGIC) and data.endswith(_END)):
+        raise EpisodeRejected("file is no whole Arrow IPC file: a magic number is missing; send it again")
     try:
         # The file format is the stream format between a magic number and a footer.
         messages = list(pa.ipc.MessageReader.open_stream(pa.py_buffer(data)[len(_MAGIC) :]))
@@ -47,6 +46,8 @@ def read_bounded_batch(data: bytes, max_bytes: int) -> pa.RecordBatch:
             )
         batch = pa.ipc.read_record_batch(messages[1], schema)
         batch.validate(full=True)
+        # Decodes the names, which may be no text.
+        _ = batch.schema.names
     except (pa.ArrowException, OSError, struct.error, ValueError) as error:
         raise EpisodeRejected(f"file is damaged ({error}); send the episode again") from error
     return batch

@@ -91,6 +91,8 @@ class HostNetwork:
         self._wake_ship = asyncio.Event()
         self._wake_log = asyncio.Event()
         self._wake_policy = asyncio.Event()
+        # Before anything else, so that `drain` knows what an earlier process left behind.
+        self._thread.call(shipper.adopt())
         self._running: Future[None] = self._thread.start(self._run())
 
     def submit(self, episode: Episode) -> None:
@@ -101,8 +103,13 @@ class HostNetwork:
 
     def check(self) -> None:
         """Raise what ended the network thread, if anything did."""
-        if self._running.done():
+        if not self._running.done():
+            return
+        try:
             self._running.result()
+        except BaseExceptionGroup as group:
+            # One task failed and the others were cancelled for it.
+            raise group.exceptions[0] from group
 
     @property
     def waiting(self) -> int:
@@ -141,7 +148,6 @@ class HostNetwork:
         self._metrics.close()
 
     async def _run(self) -> None:
-        await self._shipper.adopt()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_connected())

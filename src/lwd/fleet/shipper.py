@@ -131,8 +131,8 @@ class Shipper:
             item.size_bytes = len(data)
             await asyncio.to_thread(self._store.create, item.episode.key, data)
         except FileNotFoundError:
-            # Another host of this machine adopted it and has seen it committed.
-            del self._items[item.episode.episode_id]
+            # Committed and removed meanwhile, by `follow_log` or by another host of this machine.
+            self._forget(item)
             return
         except ObjectExists as error:
             await self._reject(item, str(error))
@@ -145,13 +145,13 @@ class Shipper:
             if not item.sha256:
                 _, item.sha256 = await asyncio.to_thread(item.episode.read)
         except FileNotFoundError:
-            del self._items[item.episode.episode_id]
+            self._forget(item)
             return
         if found is not None and found.entry.sha256 != item.sha256:
             await self._reject(item, f"the log has it with SHA-256 {found.entry.sha256}, not {item.sha256}")
             return
         await asyncio.to_thread(self._spool.remove, item.episode)
-        del self._items[item.episode.episode_id]
+        self._forget(item)
         self.committed += 1
 
     async def _look_in_quarantine(self, item: _Item, uploaded_at_s: float) -> None:
@@ -165,8 +165,12 @@ class Shipper:
 
     async def _reject(self, item: _Item, reason: str) -> None:
         _logger.error("episode %s is kept aside: %s", item.episode.episode_id, reason)
+        # First: `ship` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
+        self._forget(item)
         await asyncio.to_thread(self._spool.reject, item.episode, reason)
-        del self._items[item.episode.episode_id]
+
+    def _forget(self, item: _Item) -> None:
+        self._items.pop(item.episode.episode_id, None)
 
 
 def _announcement(item: _Item, uploaded_at_s: float) -> EpisodeAnnouncement:
