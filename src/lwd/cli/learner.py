@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lwd.cli.options import BudgetOption, DeviceOption, RunOption, SeedOption, console, require_device, run_at
 from lwd.learner.online import OnlineStage
-from lwd.recipes.fleet_learner import LearnerConfig, OnlineAlgorithm, run_learner, with_fleet
+from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
 from lwd.recipes.scene import recipe
 
@@ -16,7 +16,6 @@ from lwd.recipes.scene import recipe
 def run(
     run: RunOption = Path("runs/demo"),
     budget: BudgetOption = "full",
-    algorithm: OnlineAlgorithm = "lwd",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: int = 1,
@@ -27,7 +26,6 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
     config = LearnerConfig(
-        algorithm=algorithm,
         seed=seed,
         device=require_device(device),
         threads=threads,

@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
+    "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),
     "learn": Verb("lwd.cli.learn", "the learning experiment over several seeds (hours; resumable)"),
     "bench learner": Verb("lwd.cli.bench_learner", "updates per second against the arithmetic floor"),
     "bench fleet": Verb("lwd.cli.bench_fleet", "environment steps per second against the bare simulator"),

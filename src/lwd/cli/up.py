@@ -15,7 +15,6 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
-from lwd.recipes.fleet_learner import OnlineAlgorithm
 from lwd.recipes.fleet_up import FleetUp, run_fleet
 from lwd.recipes.scene import recipe
 
@@ -23,7 +22,6 @@ from lwd.recipes.scene import recipe
 def run(
     run: RunOption = Path("runs/demo"),
     budget: BudgetOption = "full",
-    algorithm: OnlineAlgorithm = "lwd",
     robots: int | None = None,
     hosts: int | None = None,
     env_steps: int | None = None,
@@ -35,7 +33,6 @@ def run(
     directory = run_at(run)
     fleet = FleetUp(
         budget=budget,
-        algorithm=algorithm,
         robots=robots or recipe(budget).fleet.robots,
         hosts=hosts,
         env_steps=env_steps or recipe(budget).fleet.env_steps,

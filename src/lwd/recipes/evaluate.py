@@ -10,7 +10,12 @@ from lwd.learner.checkpoint import POLICY
 from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.sim import TASKS, task_named, world_named
 
-STAGE_OF_METHOD = {"sft": "sft", "lwd_offline": "offline", "lwd_online": "online", "filtered_bc": "online"}
+STAGE_OF_METHOD = {
+    "sft": "sft",
+    "lwd_offline": "offline",
+    "lwd_online": "online",
+    "filtered_bc": "filtered_bc",
+}
 
 
 def policy_of(path: Path, method: str | None) -> tuple[Path, Path, str]:
@@ -31,7 +36,7 @@ def policy_of(path: Path, method: str | None) -> tuple[Path, Path, str]:
     if method not in STAGE_OF_METHOD:
         raise ConfigError(f"--method is {method!r}; of a run, evaluate one of: {', '.join(STAGE_OF_METHOD)}")
     stage = STAGE_OF_METHOD[method]
-    found = RunDirectory(path).finished(stage, {"online": "up"}.get(stage, stage))
+    found = RunDirectory(path).finished(stage, {"online": "up", "filtered_bc": "learn"}.get(stage, stage))
     return found.policy_path, path / "eval", method
 
 

@@ -3,26 +3,22 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 
 from lwd.data.policies import PolicyPublisher
-from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources, imitable_steps
+from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources
 from lwd.fleet.coordinator_process import nats_url_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
-from lwd.learner.stage import StageFiles
-from lwd.models.checkpoint import policy_bytes
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
 from lwd.recipes.stages import (
     OFFLINE_SOURCES,
     chunks_per_target,
-    continue_imitation,
     continue_online,
     described,
     lwd_files,
@@ -30,7 +26,6 @@ from lwd.recipes.stages import (
 )
 from lwd.types import Source
 
-OnlineAlgorithm = Literal["lwd", "filtered_bc"]
 Report = Callable[[OnlineStage], None]
 """Called about once a second."""
 
@@ -42,7 +37,6 @@ _logger = logging.getLogger(__name__)
 class LearnerConfig:
     """Settings of the learner's process."""
 
-    algorithm: OnlineAlgorithm = "lwd"
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
@@ -102,20 +96,13 @@ def run_learner(
 
 
 def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[OnlineStage, LearnerLink | None]:
-    if config.algorithm == "lwd":
-        algorithm = continue_online(run, recipe.online, seed=config.seed, device=config.device)
-        files = lwd_files(algorithm, described(recipe.online, seed=config.seed))
-        policy, step_filter = algorithm.policy, None
-    else:
-        imitation = continue_imitation(run, recipe.imitation, seed=config.seed, device=config.device)
-        policy, step_filter = imitation.averaged_policy, imitable_steps
-        algorithm = imitation  # type: ignore[assignment]
-        settings = {"seed": config.seed, **asdict(recipe.imitation)}
-        files = StageFiles(policy=lambda: policy_bytes(policy), value=None, config=settings)
+    algorithm = continue_online(run, recipe.online, seed=config.seed, device=config.device)
+    files = lwd_files(algorithm, described(recipe.online, seed=config.seed))
+    policy = algorithm.policy
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
     strata = [
-        Stratum(episodes=from_sources(*OFFLINE_SOURCES), steps=step_filter),
-        Stratum(episodes=from_sources(Source.FLEET), steps=step_filter),
+        Stratum(episodes=from_sources(*OFFLINE_SOURCES)),
+        Stratum(episodes=from_sources(Source.FLEET)),
     ]
     sampler = BatchSampler(
         reader.arena,

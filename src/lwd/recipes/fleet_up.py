@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 from lwd.errors import ConfigError
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
-from lwd.recipes.fleet_learner import OnlineAlgorithm
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Budget
 from lwd.robots.sim import world_named
@@ -21,7 +20,6 @@ class FleetUp:
     """What `lwd up` starts."""
 
     budget: Budget
-    algorithm: OnlineAlgorithm = "lwd"
     robots: int
     hosts: int | None = None
     """Processes that the robots are packed into; None: one per core besides the learner's."""
@@ -50,8 +48,7 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
         ServiceError: if a process fails for good.
     """
     run.finished("sft", "sft")
-    if fleet.algorithm == "lwd":
-        run.finished("offline", "offline")
+    run.finished("offline", "offline")
     run.write_config("fleet", asdict(fleet))
     config = SupervisorConfig(run=run.path, groups=processes(run, fleet), nats_port=fleet.nats_port)
     Supervisor(config, on_event=on_event).run()
@@ -67,7 +64,7 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
     learner = ProcessSpec(
         name="learner",
         command=(
-            *(*lwd, "learner", *where, "--budget", fleet.budget, "--algorithm", fleet.algorithm),
+            *(*lwd, "learner", *where, "--budget", fleet.budget),
             *("--seed", str(fleet.seed), "--device", fleet.device, "--env-steps", str(fleet.env_steps)),
         ),
         # Its failures are of its own making (diverged, wrong settings): repeating them helps nobody.

@@ -76,6 +76,7 @@ class Recipe:
     fleet: FleetRecipe
     imitation: SFTConfig
     """The filtered-behaviour-cloning control, trained on the online stage's data."""
+    imitation_updates: int
     evaluation_episodes: int
     """Per task."""
 
@@ -93,6 +94,7 @@ def recipe(budget: Budget) -> Recipe:
             env_steps=150_000, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=2000)
         ),
         imitation=imitation(),
+        imitation_updates=6000,
         evaluation_episodes=25,
     )
 
@@ -105,6 +107,7 @@ def _smoke() -> Recipe:
         online=_online(),
         fleet=FleetRecipe(env_steps=6000, limiter=UpdateToDataLimiter(updates_per_step=0.02, min_steps=500)),
         imitation=imitation(),
+        imitation_updates=100,
         evaluation_episodes=2,
     )
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from lwd.algos.lwd import LWD
-from lwd.algos.sft import SFT, SFTConfig
+from lwd.algos.sft import SFT
 from lwd.data.arena import ReplayArena
 from lwd.data.reader import ReplayReader
-from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources
+from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources, imitable_steps
 from lwd.errors import CheckpointError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
@@ -25,7 +25,7 @@ from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import GAMMA, SFTRecipe, StageRecipe
+from lwd.recipes.scene import GAMMA, Recipe, SFTRecipe, StageRecipe
 from lwd.robots.sim import TASKS, make_robot
 from lwd.types import Source
 
@@ -188,10 +188,55 @@ def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device
     return algorithm
 
 
-def continue_imitation(run: RunDirectory, config: SFTConfig, *, seed: int, device: str) -> SFT:
-    """Build the filtered-behaviour-cloning control: the SFT policy, trained on by imitation."""
-    policy = load_policy(run.finished("sft", "sft").policy_path).to(device)
-    return SFT(policy, config, torch.Generator(device).manual_seed(seed))
+def run_filtered_bc(
+    run: RunDirectory, recipe: Recipe, *, updates: int, seed: int, control: Control | None = None
+) -> Checkpoint:
+    """The control: train the SFT policy on by imitation of what the run's data has worth imitating.
+
+    The data is all of the finished online stage's, offline and fleet at 1:1 as there; demonstrations, successes and
+    human corrections are imitated (`imitable_steps`). Continues where it was interrupted.
+
+    Raises:
+        CheckpointError: if the online stage is not finished.
+    """
+    control = control or Control()
+    checkpoints = run.checkpoints("filtered_bc")
+    found = checkpoints.latest()
+    if found is not None and found.progress.finished:
+        return found
+    online = run.finished("online", "up")
+    policy = load_policy(run.finished("sft", "sft").policy_path)
+    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
+    reader.advance(online.progress.snapshot)
+    algorithm = SFT(
+        policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed)
+    )
+    averaged = algorithm.averaged_policy
+    averaged.instructions = policy.instructions
+    stage = Stage(
+        "filtered_bc",
+        algorithm,
+        checkpoints,
+        StageFiles(
+            policy=lambda: policy_bytes(averaged),
+            value=None,
+            config={"seed": seed, "updates": updates, **dataclasses.asdict(recipe.imitation)},
+        ),
+        updates=updates,
+        snapshot=reader.version,
+    )
+    strata = [
+        Stratum(episodes=from_sources(*OFFLINE_SOURCES), steps=imitable_steps),
+        Stratum(episodes=from_sources(Source.FLEET), steps=imitable_steps),
+    ]
+    sampler = BatchSampler(
+        reader.arena,
+        strata,
+        batch_size=recipe.sft.batch_size,
+        instruction_noise=recipe.sft.instruction_noise,
+        seed=seed,
+    )
+    return _run(run, stage, sampler, control)
 
 
 def lwd_files(algorithm: LWD, config: dict[str, Any]) -> StageFiles:

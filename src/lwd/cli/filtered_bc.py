@@ -1,0 +1,35 @@
+"""The imitation control: train the SFT policy on by cloning what is worth imitating in a finished fleet run.
+
+Demonstrations, successes and human corrections of the run's offline and fleet data, at 1:1.
+"""
+
+from pathlib import Path
+
+import torch
+
+from lwd.cli.options import (
+    BudgetOption,
+    DeviceOption,
+    RunOption,
+    SeedOption,
+    next_step,
+    require_device,
+    run_at,
+)
+from lwd.cli.stage_progress import watched
+from lwd.recipes.scene import recipe
+from lwd.recipes.stages import run_filtered_bc
+
+
+def run(
+    run: RunOption = Path("runs/demo"),
+    budget: BudgetOption = "full",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    threads: int = 2,
+) -> None:
+    torch.set_num_threads(threads)
+    settings = recipe(budget)
+    with watched("filtered_bc", "loss/flow", require_device(device)) as control:
+        run_filtered_bc(run_at(run), settings, updates=settings.imitation_updates, seed=seed, control=control)
+    next_step(f"lwd evaluate {run} --method filtered_bc")
