@@ -46,9 +46,7 @@ class SlowPointMass(point_mass.PointMassRobot):
 
 def coordinator(run: Path) -> None:
     limits = EpisodeLimits(embodiment=point_mass.EMBODIMENT)
-    run_coordinator(
-        CoordinatorConfig(run=run, limits=limits, reconcile_s=1.0, linger_s=0.05, heartbeat_s=0.2)
-    )
+    run_coordinator(CoordinatorConfig(run=run, limits=limits, reconcile_s=1.0, linger_s=0.05, heartbeat_s=0.2))
 
 
 def host(run: Path, name: str, episodes: int | None) -> None:

@@ -5,7 +5,9 @@ find the newest policy there. So callers treat `ServiceError` as "later", never 
 """
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -38,6 +40,7 @@ _ACK_WAIT_S = 15.0
 """Short: after a crash of the coordinator its successor gets the messages soon. Duplicates are harmless."""
 _KEEP_S = 7 * 86_400.0
 _CALL_TIMEOUT_S = 5.0
+_LOG_EVERY_S = 10.0
 
 _logger = logging.getLogger(__name__)
 MessageT = TypeVar("MessageT", bound=Message)
@@ -68,8 +71,14 @@ class Bus:
             ServiceError: if there is no connection within `timeout_s`.
         """
 
+        logged_s = -_LOG_EVERY_S
+
         async def on_error(error: Exception) -> None:
-            _logger.warning("bus: %s", error or type(error).__name__)
+            nonlocal logged_s
+            # Each of several tries a second to reconnect ends here.
+            if time.monotonic() - logged_s >= _LOG_EVERY_S:
+                logged_s = time.monotonic()
+                _logger.warning("bus: %s", error or type(error).__name__)
 
         try:
             client = await asyncio.wait_for(
@@ -98,7 +107,9 @@ class Bus:
             await asyncio.wait_for(self._client.flush(timeout=2), 3)
         except (NatsError, OSError, TimeoutError):
             _logger.info("bus: closed while disconnected")
-        await self._client.close()
+        # nats-py drains the broken socket once more.
+        with contextlib.suppress(OSError):
+            await self._client.close()
 
     @property
     def connected(self) -> bool:
@@ -110,6 +121,7 @@ class Bus:
         Raises:
             ServiceError: if it was not acknowledged; announcing again is harmless.
         """
+        self._require_connection()
         try:
             await self._ensure_stream()
             await self._jetstream.publish(
@@ -120,9 +132,7 @@ class Bus:
             )
         except (NatsError, OSError, TimeoutError) as error:
             self._stream_known = False
-            raise ServiceError(
-                f"announcing {announcement.episode_id} failed ({type(error).__name__})"
-            ) from error
+            raise ServiceError(f"announcing {announcement.episode_id} failed ({type(error).__name__})") from error
 
     async def fetch_announcements(self, limit: int, timeout_s: float) -> list[ReceivedAnnouncement]:
         """Return the next announcements, an empty list after `timeout_s` without any.
@@ -191,13 +201,12 @@ class Bus:
         Raises:
             ServiceError: if the bus is down; robots then find the policy in the store, later.
         """
+        self._require_connection()
         try:
             bucket = await self._bucket()
             await bucket.put(_POINTER_KEY, pointer.model_dump_json().encode())
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(
-                f"announcing policy {pointer.version} failed ({type(error).__name__})"
-            ) from error
+            raise ServiceError(f"announcing policy {pointer.version} failed ({type(error).__name__})") from error
         await self.publish(POLICY_SUBJECT, pointer)
 
     async def get_policy_pointer(self) -> PolicyPointer | None:
@@ -206,6 +215,7 @@ class Bus:
         Raises:
             ServiceError: if the bus is down.
         """
+        self._require_connection()
         try:
             value = (await (await self._bucket()).get(_POINTER_KEY)).value
         except KeyNotFoundError:
@@ -216,6 +226,11 @@ class Bus:
             return PolicyPointer.model_validate_json(value or b"")
         except ValidationError as error:
             raise ServiceError(f"the policy pointer in KV bucket {BUCKET} is unreadable: {error}") from error
+
+    def _require_connection(self) -> None:
+        """Fail at once rather than after a timeout."""
+        if not self._client.is_connected:
+            raise ServiceError("the bus is disconnected; it reconnects by itself")
 
     async def _ensure_stream(self) -> None:
         if self._stream_known:
@@ -257,7 +272,5 @@ def _parse(kind: type[MessageT], message: Msg) -> MessageT | None:
     try:
         return kind.model_validate_json(message.data)
     except ValidationError as error:
-        _logger.warning(
-            "bus: unreadable %s on %s: %s", kind.__name__, message.subject, error.errors()[0]["msg"]
-        )
+        _logger.warning("bus: unreadable %s on %s: %s", kind.__name__, message.subject, error.errors()[0]["msg"])
         return None

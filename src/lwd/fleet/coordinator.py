@@ -138,24 +138,18 @@ class Coordinator:
         if (names := _KEY.match(key)) is not None:
             found = self.reader.find(names[2])
             # A revoked episode is known without its key; its id can never come again.
-            if (found is not None and found.entry.key == key) or (
-                found is None and self.reader.knows(names[2])
-            ):
+            if (found is not None and found.entry.key == key) or (found is None and self.reader.knows(names[2])):
                 return True
         return quarantine_key(key) in self._quarantined
 
     def _inspect(self, candidate: Candidate) -> EpisodeEntry:
         names = _KEY.match(candidate.key)
         if names is None or not (_NAME.match(names[1]) and _NAME.match(names[2])):
-            raise EpisodeRejected(
-                f"key {candidate.key!r} is not episodes/<robot id>/<episode id>.arrow: rename it"
-            )
+            raise EpisodeRejected(f"key {candidate.key!r} is not episodes/<robot id>/<episode id>.arrow: rename it")
         data = self._store.get(candidate.key)
         sha256 = hashlib.sha256(data).hexdigest()
         if candidate.sha256 is not None and candidate.sha256 != sha256:
-            raise EpisodeRejected(
-                f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again"
-            )
+            raise EpisodeRejected(f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again")
         episode = validate_episode(data, self._limits)
         if candidate.key != episode_key(episode.info.robot_id, episode.info.episode_id):
             raise EpisodeRejected(
@@ -227,6 +221,4 @@ def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: f
 
 def candidate_of(announcement: EpisodeAnnouncement) -> Candidate:
     """Return what an announcement asks for."""
-    return Candidate(
-        key=announcement.key, uploaded_at_s=announcement.uploaded_at_s, sha256=announcement.sha256
-    )
+    return Candidate(key=announcement.key, uploaded_at_s=announcement.uploaded_at_s, sha256=announcement.sha256)

@@ -103,9 +103,7 @@ class _Process:
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
         heartbeat = asyncio.create_task(self._heartbeats())
-        _logger.info(
-            "coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version
-        )
+        _logger.info("coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version)
         try:
             while not self._stop.is_set():
                 try:
@@ -168,9 +166,7 @@ class _Process:
         )
         await self._bus.publish(SNAPSHOT_SUBJECT, announcement)
 
-    async def _acknowledge(
-        self, bus: Bus, received: Sequence[ReceivedAnnouncement], result: BatchResult
-    ) -> None:
+    async def _acknowledge(self, bus: Bus, received: Sequence[ReceivedAnnouncement], result: BatchResult) -> None:
         for item in received:
             if item.announcement.key in result.missing:
                 # Acknowledged all the same: should it appear, the listing finds it.

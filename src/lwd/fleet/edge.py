@@ -26,6 +26,8 @@ from lwd.types import Episode, Outcome, Source, Task
 TRAINING_SEEDS = 2**30
 """Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 _IDLE_S = 0.02
+_REST_S = 1.0
+"""How long a robot rests after a fault; longer with every fault in a row."""
 _MAX_FAULTS = 5
 """Faults of one robot in a row after which the host gives up, for its supervisor to start it anew."""
 
@@ -218,10 +220,8 @@ class RobotHost:
             self._hand_over(slot, slot.session.truncate())
         slot.session = slot.policy = None
         if slot.faults >= _MAX_FAULTS:
-            raise RobotFault(
-                f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}"
-            ) from error
-        slot.rest_until_s = time.monotonic() + slot.faults
+            raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
+        slot.rest_until_s = time.monotonic() + _REST_S * slot.faults
 
     def _hand_over(self, slot: _Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +78,7 @@ class RobotHostConfig:
             raise ConfigError(f"max_policies is {self.max_policies}; it must be at least 1")
         for task, share in self.task_weights.items():
             if task not in (self.tasks or TASKS) or not share >= 0:
-                raise ConfigError(
-                    f"task_weights[{task!r}] is {share}; name a task of this host, with a share >= 0"
-                )
+                raise ConfigError(f"task_weights[{task!r}] is {share}; name a task of this host, with a share >= 0")
         if self.task_weights and not any(self.task_weights.values()):
             raise ConfigError("task_weights add up to 0; give at least one task a positive share")
 
@@ -126,9 +123,9 @@ def run_robot_host(
     """
     # Small networks: a second thread costs more than it gives beside other processes.
     torch.set_num_threads(1)
-    stop = threading.Event()
+    stop = _StopFlag()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
+        signal.signal(name, stop.set)
     make = make or simulated_robots(config)
     tasks = tasks or tuple(task_named(name) for name in (config.tasks or tuple(TASKS)))
     spool = Spool(config.run / "spool")
@@ -160,13 +157,22 @@ def run_robot_host(
         spool.close()
 
 
+class _StopFlag:
+    """Set by signals. A plain flag: an Event's lock could deadlock within one thread."""
+
+    is_set = False
+
+    def set(self, *_: object) -> None:
+        self.is_set = True
+
+
 def _run(
     config: RobotHostConfig,
     units: list[FleetRobot],
     settings: EdgeSettings,
     spool: Spool,
     load: PolicyLoader,
-    stop: threading.Event,
+    stop: "_StopFlag",
 ) -> None:
     store = store_of(config.run, config.store)
     network = HostNetwork(
@@ -179,11 +185,11 @@ def _run(
         heartbeat_s=config.heartbeat_s,
     )
     try:
-        RobotHost(units, settings, network).run(stop.is_set)
+        RobotHost(units, settings, network).run(lambda: stop.is_set)
     finally:
         if not network.drain(10.0, committed=False):
             _logger.error("not all episodes reached the spool: is its disk full?")
-        patience_s = config.stop_drain_s if stop.is_set() else config.drain_s
+        patience_s = config.stop_drain_s if stop.is_set else config.drain_s
         if not network.drain(patience_s, committed=True):
             _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
         network.close()

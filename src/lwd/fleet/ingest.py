@@ -13,9 +13,7 @@ from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator
 from lwd.types import Episode
 
 
-def ingest(
-    store: ObjectStore, episodes: Iterable[Episode], limits: EpisodeLimits, *, batch: int = 64
-) -> BatchResult:
+def ingest(store: ObjectStore, episodes: Iterable[Episode], limits: EpisodeLimits, *, batch: int = 64) -> BatchResult:
     """Upload and commit episodes, `batch` at a time. Repeating it commits nothing twice.
 
     Raises:

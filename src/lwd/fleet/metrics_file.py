@@ -15,9 +15,7 @@ class MetricsFile:
         self._process = process
         self._file = (directory / f"{process}.jsonl").open("a", encoding="utf-8")
 
-    def write(
-        self, metrics: Mapping[str, float], *, snapshot: int, policy_version: int | None = None
-    ) -> None:
+    def write(self, metrics: Mapping[str, float], *, snapshot: int, policy_version: int | None = None) -> None:
         """Write one row, stamped with the time."""
         row = {
             "time_s": time.time(),

@@ -49,9 +49,7 @@ class NatsServer:
         self.port = _free_port() if port is None else _require_free(port)
         self._token = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
-        config = _CONFIG.format(
-            host=HOST, port=self.port, token=self._token, store=self._directory / "jetstream"
-        )
+        config = _CONFIG.format(host=HOST, port=self.port, token=self._token, store=self._directory / "jetstream")
         durable.replace(self._directory / "nats.conf", config.encode(), mode=0o600)
         durable.replace(url_file(self._directory), self.url.encode(), mode=0o600)
 
@@ -73,9 +71,7 @@ class NatsServer:
             if self.process.poll() is not None or time.monotonic() > deadline_s:
                 self.close()
                 tail = self._log.read_text(errors="replace")[-800:]
-                raise ServiceError(
-                    f"nats-server did not start on port {self.port}; the end of {self._log}:\n{tail}"
-                )
+                raise ServiceError(f"nats-server did not start on port {self.port}; the end of {self._log}:\n{tail}")
             time.sleep(0.02)
 
     @property

@@ -81,26 +81,20 @@ class Spool:
         """
         path = self._root / robot_id / f"{episode_id}{_SUFFIX}"
         durable.write_new(path, data)
-        return SpooledEpisode(
-            robot_id=robot_id, episode_id=episode_id, path=path, spooled_at_s=path.stat().st_mtime
-        )
+        return SpooledEpisode(robot_id=robot_id, episode_id=episode_id, path=path, spooled_at_s=path.stat().st_mtime)
 
     def pending(self, robot_ids: set[str] | None = None) -> list[SpooledEpisode]:
         """Return what lies in the spool, oldest first; of all robots if `robot_ids` is None."""
         found = []
         for path in self._root.glob(f"*/*{_SUFFIX}"):
-            if durable.is_temporary(path.name) or (
-                robot_ids is not None and path.parent.name not in robot_ids
-            ):
+            if durable.is_temporary(path.name) or (robot_ids is not None and path.parent.name not in robot_ids):
                 continue
             try:
                 spooled_at_s = path.stat().st_mtime
             except FileNotFoundError:
                 continue  # committed meanwhile, and removed by the host that runs the robot
             found.append(
-                SpooledEpisode(
-                    robot_id=path.parent.name, episode_id=path.stem, path=path, spooled_at_s=spooled_at_s
-                )
+                SpooledEpisode(robot_id=path.parent.name, episode_id=path.stem, path=path, spooled_at_s=spooled_at_s)
             )
         return sorted(found, key=lambda episode: (episode.spooled_at_s, episode.episode_id))
 

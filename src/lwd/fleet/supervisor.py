@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,13 +83,12 @@ class Supervisor:
         """
         self._config = config
         self._on_event = on_event
-        self._stop = threading.Event()
+        # A plain flag: a signal handler that sets an Event can deadlock with the thread that waits for it.
+        self._stopping = False
         durable.ensure_directory(config.run)
         self._lock = _lock(config.run)
         try:
-            self._nats = NatsServer(
-                config.run / "nats", port=config.nats_port, log=config.run / "logs" / "nats.log"
-            )
+            self._nats = NatsServer(config.run / "nats", port=config.nats_port, log=config.run / "logs" / "nats.log")
         except BaseException:
             os.close(self._lock)
             raise
@@ -102,7 +100,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ask `run` to stop everything and return; may be called from anywhere."""
-        self._stop.set()
+        self._stopping = True
 
     def run(self) -> None:
         """Start everything and wait until the run is complete, is stopped (SIGINT, SIGTERM), or fails.
@@ -111,13 +109,12 @@ class Supervisor:
             ServiceError: if the bus does not start, or a process that may not fail did; names its log.
         """
         previous: dict[int, Any] = {
-            number: signal.signal(number, lambda *_: self._stop.set())
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, lambda *_: self._stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             self._nats.start()
-            while not self._stop.is_set() and not self._step():
-                self._stop.wait(_POLL_S)
+            while not self._stopping and not self._step():
+                time.sleep(_POLL_S)
         finally:
             self._shut_down()
             for number, handler in previous.items():
@@ -197,7 +194,5 @@ def _lock(run: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise ServiceError(
-            f"{run} is already running under another supervisor: stop that one first"
-        ) from error
+        raise ServiceError(f"{run} is already running under another supervisor: stop that one first") from error
     return lock

@@ -1,0 +1,101 @@
+"""Policy release: versions, hashes, and robots that find the newest whatever they missed."""
+
+import asyncio
+
+import pytest
+
+from lwd.data.policies import PolicyPublisher, fetch_policy, manifest_key, newest_policy, read_manifest
+from lwd.data.store import DirectoryStore
+from lwd.errors import StoreError
+from lwd.fleet.release import PolicyFollower, pointer_of
+
+from ... import point_mass
+
+
+@pytest.fixture
+def store(tmp_path):
+    return DirectoryStore(tmp_path)
+
+
+def follower(store, max_loaded: int = 3) -> PolicyFollower:
+    return PolicyFollower(store, point_mass.load_policy, max_loaded=max_loaded)
+
+
+def test_versions_count_up_across_publishers(store):
+    first = PolicyPublisher(store)
+    assert first.newest == -1
+    assert first.publish(b"zero", update=0, snapshot=0).version == 0
+    assert first.publish(b"one", update=50, snapshot=3, parents=(0,)).version == 1
+    assert PolicyPublisher(store).publish(b"two", update=100, snapshot=5).version == 2
+    manifest = newest_policy(store)
+    assert (manifest.version, manifest.update, manifest.snapshot) == (2, 100, 5)
+    assert fetch_policy(store, manifest) == b"two"
+    assert newest_policy(store, after=1).version == 2
+    assert newest_policy(store, after=2) is None
+    assert read_manifest(store, manifest_key(1)).parents == (0,)
+
+
+def test_two_learners_are_detected(store):
+    one, other = PolicyPublisher(store), PolicyPublisher(store)
+    one.publish(b"mine", update=0, snapshot=0)
+    with pytest.raises(StoreError, match="published by another learner"):
+        other.publish(b"theirs", update=0, snapshot=0)
+
+
+def test_a_publisher_that_died_before_its_manifest_published_nothing(store):
+    store.create("policies/000000000000.safetensors", b"orphan")
+    assert newest_policy(store) is None
+    assert PolicyPublisher(store).publish(b"whole", update=0, snapshot=0).version == 1
+    assert newest_policy(store).version == 1
+
+
+def test_altered_bytes_are_refused(store, tmp_path):
+    manifest = PolicyPublisher(store).publish(b"good", update=0, snapshot=0)
+    (tmp_path / manifest.key).write_bytes(b"evil")
+    with pytest.raises(StoreError, match="has SHA-256"):
+        fetch_policy(store, manifest)
+
+
+def test_a_robot_without_a_bus_finds_the_newest_policy(store):
+    publisher = PolicyPublisher(store)
+    for gain in (1.0, 2.0, 3.0):
+        publisher.publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
+    policies = follower(store)
+
+    async def look() -> bool:
+        await policies.look(None)
+        return await policies.load_wanted()
+
+    assert asyncio.run(look())
+    assert policies.version == 2
+    assert policies.newest.policy.gain == 3.0
+    assert not asyncio.run(look())
+
+
+def test_a_broken_policy_leaves_the_old_one_in_use_and_a_later_one_is_taken(store):
+    publisher = PolicyPublisher(store)
+    publisher.publish(point_mass.policy_bytes(1.0), update=0, snapshot=0)
+    policies = follower(store)
+
+    def offer(data: bytes) -> bool:
+        policies.want(pointer_of(publisher.publish(data, update=1, snapshot=1)))
+        return asyncio.run(policies.load_wanted())
+
+    asyncio.run(policies.look(None))
+    asyncio.run(policies.load_wanted())
+    tampered = publisher.publish(point_mass.policy_bytes(9.0), update=1, snapshot=1)
+    policies.want(pointer_of(tampered).model_copy(update={"sha256": "0" * 64}))
+    assert not asyncio.run(policies.load_wanted())
+    assert policies.version == 0
+    assert offer(point_mass.policy_bytes(2.0))
+    assert policies.version == 2
+
+
+def test_newer_versions_wait_while_memory_is_full(store):
+    publisher = PolicyPublisher(store)
+    policies = follower(store, max_loaded=2)
+    for version, in_use, loaded in [(0, set(), True), (1, {0}, True), (2, {0, 1}, False), (3, {1}, True)]:
+        policies.in_use = frozenset(in_use)
+        policies.want(pointer_of(publisher.publish(point_mass.policy_bytes(version), update=0, snapshot=0)))
+        assert asyncio.run(policies.load_wanted()) is loaded
+    assert policies.version == 3
