@@ -109,7 +109,7 @@ class Supervisor:
             ServiceError: if the bus does not start, or a process that may not fail did; names its log.
         """
         previous: dict[int, Any] = {
-            number: signal.signal(number, lambda *_: self._stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
             self._nats.start()
