@@ -161,9 +161,7 @@ class DirectoryStore:
         except FileNotFoundError as error:
             raise ObjectMissing(f"no object {key} in {self._root}") from error
         except OSError as error:
-            raise StoreError(
-                f"cannot read {key} in {self._root}: {error.strerror}; check the disk"
-            ) from error
+            raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}; check the disk") from error
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         yield from _walk(self._path(prefix), prefix, start_after)
@@ -206,10 +204,12 @@ class RemoteStore:
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         try:
-            pages = list(obstore.list(self._remote, prefix, offset=start_after or None))
+            # Not `offset=start_after`: SeaweedFS orders directories by name there and skips keys behind `a-b/`.
+            pages = list(obstore.list(self._remote, prefix))
         except BaseError as error:
             raise StoreError(f"cannot list {prefix} in {self._url} ({error}): {_REMEDY}") from error
-        for meta in sorted((meta for page in pages for meta in page), key=lambda meta: meta["path"]):
+        found = [meta for page in pages for meta in page if meta["path"] > start_after]
+        for meta in sorted(found, key=lambda meta: meta["path"]):
             modified_s = meta["last_modified"].timestamp()
             yield StoredObject(key=meta["path"], size_bytes=meta["size"], modified_s=modified_s)
 
