@@ -134,6 +134,7 @@ def run_crashes(fleet: Fleet, **crashes) -> int:
     fleet.stop()
     # A last start without new episodes ships what the kills left in the spools.
     fleet.start(episodes="0")
+    wait_until(lambda: "coordinator" in fleet.pids(), 120, fleet)
     wait_until(lambda: not list((fleet.run / "spool").glob("*/*.arrow")), 120, fleet)
     fleet.stop()
     return assert_exactly_once(fleet)
