@@ -15,7 +15,8 @@ def run(
     seeds: tuple[int, ...] = (0, 1, 2),
     episodes: int = 25,
     budget: BudgetOption = "full",
+    threads: int = 2,
 ) -> None:
-    config = LearnConfig(root=root, out=out, seeds=seeds, episodes=episodes, budget=budget)
+    config = LearnConfig(root=root, out=out, seeds=seeds, episodes=episodes, budget=budget, threads=threads)
     learn(config, lambda text: console.rule(text, align="left"))
     console.print(f"results: {out / 'learn.md'}")

@@ -45,7 +45,7 @@ class ChunkPooling(nn.Module):
         if mask_BH is not None:
             scores_BHP = scores_BHP.masked_fill(~mask_BH.unsqueeze(-1), -torch.inf)
         weights_BHP = scores_BHP.softmax(dim=-2)
-        return (weights_BHP.transpose(-1, -2) @ steps_BHW).flatten(-2)
+        return (weights_BHP.transpose(-1, -2) @ steps_BHW).flatten(-2)  # type: ignore[no-any-return]
 
 
 class ValueCritic(nn.Module):

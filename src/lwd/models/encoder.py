@@ -22,7 +22,8 @@ class StateTokens(nn.Module):
         sizes = [token.size for token in embodiment.state_tokens]
         self.linear = nn.Linear(sum(sizes), len(sizes) * token_width)
         blocks = [torch.ones(token_width, size) for size in sizes]
-        self.register_buffer("block_mask", torch.block_diag(*blocks), persistent=False)
+        mask = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+        self.register_buffer("block_mask", mask, persistent=False)
         with torch.no_grad():  # the default initialisation assumes a fan-in of all entries, a token has fewer
             for index, size in enumerate(sizes):
                 rows = slice(index * token_width, (index + 1) * token_width)

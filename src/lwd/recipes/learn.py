@@ -37,6 +37,8 @@ class LearnConfig:
     episodes: int = 25
     """Evaluation episodes per task, method and seed."""
     budget: Budget = "full"
+    threads: int = 2
+    """CPU threads of SFT and offline learning; 1 where several seeds run side by side."""
 
 
 def learn(config: LearnConfig, say: Callable[[str], None]) -> dict[str, Any]:
@@ -51,11 +53,12 @@ def learn(config: LearnConfig, say: Callable[[str], None]) -> dict[str, Any]:
         run = config.root / f"seed-{seed}"
         _copy_store(shared, run)
         where = ("--run", str(run), "--budget", config.budget, "--seed", str(seed))
+        threads = ("--threads", str(config.threads))
         for method, steps in (
-            ("sft", [("sft", *where)]),
-            ("lwd_offline", [("offline", *where)]),
+            ("sft", [("sft", *where, *threads)]),
+            ("lwd_offline", [("offline", *where, *threads)]),
             ("lwd_online", [("up", *where)] if not _finished(run, "online") else []),
-            ("filtered_bc", [("filtered-bc", *where)]),
+            ("filtered_bc", [("filtered-bc", *where, *threads)]),
         ):
             result = run / "eval" / f"{method}.json"
             if not result.exists():
@@ -71,9 +74,7 @@ def write_results(config: LearnConfig) -> dict[str, Any]:
     """Write learn.json and learn.md from the evaluations that are there; return the content of learn.json."""
     results = {
         method: {
-            seed: load_result(path)
-            for seed in config.seeds
-            if (path := _result_path(config, seed, method)).exists()
+            seed: load_result(path) for seed in config.seeds if (path := _result_path(config, seed, method)).exists()
         }
         for method in METHODS
     }
@@ -82,9 +83,7 @@ def write_results(config: LearnConfig) -> dict[str, Any]:
         "seeds": sorted({seed for runs in results.values() for seed in runs}),
         "methods": {method: _method(runs) for method, runs in results.items()},
         "differences": _differences(results),
-        "fleet": {
-            str(seed): fleet for seed in config.seeds if (fleet := _fleet(config.root / f"seed-{seed}"))
-        },
+        "fleet": {str(seed): fleet for seed in config.seeds if (fleet := _fleet(config.root / f"seed-{seed}"))},
     }
     durable.replace(config.out / "learn.json", json.dumps(summary, indent=1).encode())
     durable.replace(config.out / "learn.md", _page(summary, config).encode())
@@ -184,9 +183,7 @@ def _verb(say: Callable[[str], None], *arguments: str) -> None:
     if status == 130:
         raise KeyboardInterrupt
     if status != 0:
-        raise ServiceError(
-            f"`lwd {' '.join(arguments)}` failed with status {status}; mend it and run this again"
-        )
+        raise ServiceError(f"`lwd {' '.join(arguments)}` failed with status {status}; mend it and run this again")
 
 
 _NAMES = {
@@ -227,22 +224,20 @@ def _page(summary: Mapping[str, Any], config: LearnConfig) -> str:
     ]
     for task in tasks:
         lines.append(
-            f"| {task.replace('_', ' ')} | "
-            + " | ".join(cell(m["tasks"][task]) for m in methods.values())
-            + " |"
+            f"| {task.replace('_', ' ')} | " + " | ".join(cell(m["tasks"][task]) for m in methods.values()) + " |"
         )
     for seed in summary["seeds"]:
         row = [cell(m["seeds"][str(seed)]) if str(seed) in m["seeds"] else "" for m in methods.values()]
         lines.append(f"| seed {seed} | " + " | ".join(row) + " |")
     lines.append("| episodes | " + " | ".join(str(entry["episodes"]) for entry in methods.values()) + " |")
     lines.append(
-        "| sub-step score | "
-        + " | ".join(f"{entry['sub_step_score']:.2f}" for entry in methods.values())
-        + " |"
+        "| sub-step score | " + " | ".join(f"{entry['sub_step_score']:.2f}" for entry in methods.values()) + " |"
     )
     lines += ["", "Paired differences (same starts, same training seeds):", ""]
-    for name, entry in summary["differences"].items():
-        lines.append(f"- {name}: {entry['mean']:+.3f} ({entry['ci95'][0]:+.3f} to {entry['ci95'][1]:+.3f})")
+    lines += [
+        f"- {name}: {entry['mean']:+.3f} ({entry['ci95'][0]:+.3f} to {entry['ci95'][1]:+.3f})"
+        for name, entry in summary["differences"].items()
+    ]
     lines += ["", "Online stages:", ""]
     for seed, fleet in summary["fleet"].items():
         lines.append(

@@ -86,13 +86,11 @@ def recipe(budget: Budget) -> Recipe:
     if budget == "smoke":
         return _smoke()
     return Recipe(
-        data=OfflineDataConfig(demonstrations_per_task=40),
-        sft=_sft(updates=12_000),
-        offline=_offline(updates=4000),
+        data=OfflineDataConfig(demonstrations_per_task=25),
+        sft=_sft(updates=5000),
+        offline=_offline(updates=3000),
         online=_online(),
-        fleet=FleetRecipe(
-            env_steps=150_000, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=2000)
-        ),
+        fleet=FleetRecipe(env_steps=150_000, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=2000)),
         imitation=imitation(),
         imitation_updates=6000,
         evaluation_episodes=25,
@@ -144,6 +142,8 @@ def _small_networks(*, quantile_base: float, critic_warmup_updates: int = 0) -> 
         # it is, below a tenth of the spread it exploits the critic's errors.
         temperature="auto",
         auto_temperature_fraction=0.4,
+        # Exact at convergence for any Q; along the reference's roll-out only for a Q linear in the action.
+        rollout="policy",
         # Networks from scratch and without pretraining: 10-20 times the paper's rates for a VLA.
         critic_learning_rate=3e-4,
         actor_learning_rate=3e-4,
