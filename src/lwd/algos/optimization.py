@@ -27,9 +27,7 @@ class OptimizerStep:
             raise ConfigError(f"learning_rate is {learning_rate}; it must be positive")
         self.parameters = list(parameters)
         self.max_gradient_norm = max_gradient_norm
-        self._optimizer = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True
-        )
+        self._optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: _learning_rate_factor(step, total_steps, warmup_steps)
         )
@@ -42,14 +40,14 @@ class OptimizerStep:
         """
         value = loss.item()
         if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"{name} is {value}: resume from the last checkpoint with a lower learning rate"
-            )
+            raise NonFiniteLoss(f"{name} is {value}: lower the learning rate, or look for extreme data")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm))
         if not math.isfinite(norm):
-            raise NonFiniteLoss(f"the gradient norm of {name} is {norm}: resume from the last checkpoint")
+            raise NonFiniteLoss(
+                f"the gradient norm of {name} is {norm}: lower the learning rate, or look for extreme data"
+            )
         self._optimizer.step()
         self._schedule.step()
         return norm

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lwd.data import durable
-from lwd.errors import CheckpointError, ResumeError
+from lwd.errors import CheckpointError, ResumeError, StoreError
 from lwd.learner.state_file import load_state_bytes, state_bytes
 from lwd.models.checkpoint import sha256_of
 
@@ -41,6 +41,8 @@ class Checkpoint:
     directory: Path
     progress: Progress
     config: dict[str, Any]
+    sha256: dict[str, str]
+    """Hash of every file by its name."""
 
     @property
     def policy_path(self) -> Path:
@@ -71,35 +73,44 @@ class CheckpointStore:
         state: dict[str, Any],
         config: dict[str, Any],
     ) -> Checkpoint:
-        """Write one checkpoint; saving the same update again replaces nothing.
+        """Write one checkpoint; saving the same update again only updates its manifest.
 
         Raises:
+            CheckpointError: if another state of this update is stored.
             StoreError: if the disk is full or not writable; earlier checkpoints stay.
         """
         final = self.directory / f"update-{progress.update:09d}"
-        staging = self.directory / f".writing-{os.getpid()}"
-        shutil.rmtree(staging, ignore_errors=True)
-        durable.ensure_directory(staging)
         files = {POLICY: policy, STATE: state_bytes(state)} | ({} if value is None else {VALUE: value})
-        for name, data in files.items():
-            durable.write_new(staging / name, data)
         manifest = {
             "progress": vars(progress),
             "sha256": {name: sha256_of(data) for name, data in files.items()},
             "config": config,
         }
-        durable.write_new(staging / MANIFEST, json.dumps(manifest, indent=2).encode())
+        files[MANIFEST] = json.dumps(manifest, indent=2).encode()
         if final.exists():
-            # The stage was finished or resumed at this very update: the new manifest may say more than the old one.
-            replaced = self.directory / f".replaced-{os.getpid()}"
-            durable.move(final, replaced)
-            durable.move(staging, final)
-            shutil.rmtree(replaced)
+            # Nothing was trained since (a finished or resumed stage): only the manifest says more than before.
+            if open_checkpoint(final).sha256 != manifest["sha256"]:
+                raise CheckpointError(f"{final} holds another state of the same update: move it away")
+            durable.replace(final / MANIFEST, files[MANIFEST])
         else:
-            durable.move(staging, final)
+            self._write(final, files)
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
-        return Checkpoint(directory=final, progress=progress, config=config)
+        return open_checkpoint(final)
+
+    def _write(self, final: Path, files: dict[str, bytes]) -> None:
+        # One process at a time runs a stage: what a crash has left half written is nobody's.
+        for rest in self.directory.glob(".writing-*"):
+            shutil.rmtree(rest)
+        staging = self.directory / f".writing-{os.getpid()}"
+        try:
+            for name, data in files.items():
+                durable.write_new(staging / name, data)
+            durable.move(staging, final)
+        except StoreError:
+            # On a full disk the half checkpoint would take the last space away.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint, verified, or None if the stage has none.
@@ -113,9 +124,7 @@ class CheckpointStore:
         try:
             return open_checkpoint(paths[-1])
         except CheckpointError as error:
-            remedy = (
-                f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
-            )
+            remedy = f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
             raise ResumeError(f"{error}; {remedy}") from error
 
     def _paths(self) -> list[Path]:
@@ -134,11 +143,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         for name, expected in hashes.items():
             found = sha256_of((directory / name).read_bytes())
             if found != expected:
-                raise CheckpointError(
-                    f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}"
-                )
+                raise CheckpointError(f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}")
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory} lacks {error.filename}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / MANIFEST} is no manifest ({error})") from error
-    return Checkpoint(directory=directory, progress=progress, config=manifest["config"])
+    return Checkpoint(directory=directory, progress=progress, config=manifest["config"], sha256=hashes)

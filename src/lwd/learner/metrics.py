@@ -21,9 +21,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(directory / "tensorboard" / stage))
         self._values: defaultdict[str, list[float]] = defaultdict(list)
 
-    def add(
-        self, update: int, metrics: Metrics, *, snapshot: int, policy_version: int, extra: Metrics
-    ) -> None:
+    def add(self, update: int, metrics: Metrics, *, snapshot: int, policy_version: int, extra: Metrics) -> None:
         """Take in one update's metrics; every `every` updates write their means and the `extra` gauges."""
         for name, value in metrics.items():
             self._values[name].append(value)

@@ -1,7 +1,8 @@
 """The online stage: follow the log, keep updates and data in proportion, publish, and continue exactly.
 
-The replay changes only between two updates, and every change is written to a journal first: a learner that was
-killed repeats the updates since its checkpoint on the very snapshots they were first computed on.
+The replay changes only between two updates, and every look at the log is written to a journal before the next
+update: a learner that was killed repeats the updates since its checkpoint on the very snapshots they were first
+computed on, so every policy that it had published can be computed again.
 """
 
 import json
@@ -11,12 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.algos.protocol import Algorithm
+from lwd.data import durable
 from lwd.data.reader import ReplayReader
 from lwd.errors import ResumeError
 from lwd.learner.checkpoint import CheckpointStore, Progress
 from lwd.learner.limiter import UpdateToDataLimiter
 from lwd.learner.loop import BatchSource, UpdateResult
-from lwd.learner.stage import StageFiles, require_same_settings
+from lwd.learner.stage import StageFiles, naming_last_good, require_same_settings
 
 Publish = Callable[[bytes, int, int], int]
 """(policy bytes, update, snapshot) -> version of the published policy."""
@@ -38,27 +40,51 @@ class OnlineLimits:
 
 
 class SnapshotJournal:
-    """Which snapshot the replay was at, from which update on: one JSON line per change."""
+    """Which snapshot the replay was at, from which update on: one JSON line per look at the log.
+
+    Looks that found nothing new are lines, too: a repeated update must not find more than it did at first.
+    """
 
     def __init__(self, path: Path) -> None:
+        """Read the journal, if there is one.
+
+        Raises:
+            ResumeError: if a line is damaged.
+        """
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lines: list[tuple[int, int]] = []
-        if path.exists():
-            # A line that was cut by a crash belongs to a change that never took effect.
-            complete = [line for line in path.read_text().split("\n")[:-1] if line]
-            self._lines = [(row["update"], row["snapshot"]) for row in map(json.loads, complete)]
-            path.write_text("".join(line + "\n" for line in complete))
+        durable.ensure_directory(path.parent)
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        # A last line that a crash has cut belongs to a look after which no update was done.
+        complete = content[: content.rfind(b"\n") + 1]
+        try:
+            self._lines = [(row["update"], row["snapshot"]) for row in map(json.loads, complete.splitlines())]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ResumeError(
+                f"{path} is damaged ({error!r}), so the updates since the last checkpoint cannot be repeated "
+                "exactly: remove it to continue from the checkpoint on the newest data"
+            ) from error
+        if complete != content:
+            durable.replace(path, complete)
+
+    @property
+    def first(self) -> int | None:
+        """The snapshot that the stage began on; None in an empty journal."""
+        return self._lines[0][1] if self._lines else None
 
     def add(self, update: int, snapshot: int) -> None:
-        """Note that after `update` updates the replay moves to `snapshot`."""
-        self._lines.append((update, snapshot))
+        """Note that after `update` updates the log was looked at, and the replay moved to `snapshot`."""
+        if self._lines and self._lines[-1] == (update, snapshot):
+            return  # a stage that waits for data looks again and again
         with self._path.open("a") as file:
             file.write(json.dumps({"update": update, "snapshot": snapshot}) + "\n")
+        self._lines.append((update, snapshot))
 
     def after(self, update: int, snapshot: int) -> list[tuple[int, int]]:
-        """Return the changes at or after `update` that lead beyond `snapshot`, in their order."""
-        return [line for line in self._lines if line[0] >= update and line[1] > snapshot]
+        """Return the looks of a stage that has done `update` updates and is at `snapshot`, in their order."""
+        return [(at, to) for at, to in self._lines if at >= update and to >= snapshot]
 
 
 class OnlineStage:
@@ -88,19 +114,17 @@ class OnlineStage:
         self.progress = Progress(stage="online", update=0, snapshot=0, policy_version=-1, finished=False)
         self.blocked_s = 0.0
         """Time spent waiting for data."""
+        self._published_update = -1
         found = checkpoints.latest()
         if found is None:
-            reader.advance()
-            self.journal.add(0, reader.version)
+            # A stage that was killed before its first checkpoint begins on the same snapshot again.
+            self._advance(self.journal.first)
+            if self.journal.first is None:
+                self.journal.add(0, reader.version)
             self.progress = replace(self.progress, snapshot=reader.version)
         else:
             require_same_settings(found, files.config)
-            reader.advance(up_to=found.progress.snapshot)
-            if reader.version < found.progress.snapshot:
-                raise ResumeError(
-                    f"checkpoint {found.directory} was trained on snapshot {found.progress.snapshot}, the store's "
-                    f"log ends at {reader.version}: point the learner at the store it was trained from"
-                )
+            self._advance(found.progress.snapshot)
             algorithm.load_state(found.state())
             self.progress = found.progress
         self._repeat = self.journal.after(self.progress.update, self.progress.snapshot)
@@ -111,8 +135,14 @@ class OnlineStage:
         return self.limiter.updates_allowed(self.reader.env_steps)
 
     def run(self, *, stop: Callable[[], bool] = lambda: False) -> Iterator[UpdateResult | None]:
-        """Yield each update's result, and None whenever the stage waits for data; saves before it ends."""
+        """Yield each update's result, and None whenever the stage waits for data; saves before it ends.
+
+        Raises:
+            NonFiniteLoss: if training diverged; names the last good checkpoint.
+        """
         begun = saved = time.monotonic()
+        if self.progress.finished and self._finished(0.0):
+            return
         if self.progress.policy_version < 0:
             self._publish()
         while not stop() and not self._finished(time.monotonic() - begun):
@@ -122,7 +152,8 @@ class OnlineStage:
                 self.blocked_s += 0.05
                 yield None
                 continue
-            metrics = self.algorithm.update(self.batches.batch(self.progress.update))
+            with naming_last_good(self.checkpoints):
+                metrics = self.algorithm.update(self.batches.batch(self.progress.update))
             self.progress = replace(self.progress, update=self.progress.update + 1)
             if self.progress.update % self.limits.publish_every == 0:
                 self._publish()
@@ -130,7 +161,8 @@ class OnlineStage:
             if time.monotonic() - saved > self.limits.save_every_s:
                 self.save()
                 saved = time.monotonic()
-        self._publish()
+        if self._published_update != self.progress.update:
+            self._publish()
         self.progress = replace(self.progress, finished=self._finished(time.monotonic() - begun))
         self.save()
 
@@ -156,14 +188,22 @@ class OnlineStage:
         update = self.progress.update
         if self._repeat:
             while self._repeat and self._repeat[0][0] == update:
-                self.reader.advance(up_to=self._repeat.pop(0)[1])
+                self._advance(self._repeat.pop(0)[1])
         elif update % self.limits.adopt_every == 0 or update >= self.updates_allowed:
-            before = self.reader.version
-            self.reader.advance()
-            if self.reader.version > before:
-                self.journal.add(update, self.reader.version)
+            self._advance(None)
+            self.journal.add(update, self.reader.version)
         self.progress = replace(self.progress, snapshot=self.reader.version)
+
+    def _advance(self, snapshot: int | None) -> None:
+        """Bring the replay to a snapshot that the stage has seen before, or to the newest one."""
+        self.reader.advance(snapshot)
+        if snapshot is not None and self.reader.version < snapshot:
+            raise ResumeError(
+                f"the stage in {self.checkpoints.directory} was trained on snapshot {snapshot}, the store's log ends "
+                f"at {self.reader.version}: point the learner at the store it was trained from"
+            )
 
     def _publish(self) -> None:
         version = self.publish(self.files.policy(), self.progress.update, self.progress.snapshot)
         self.progress = replace(self.progress, policy_version=version)
+        self._published_update = self.progress.update

@@ -37,9 +37,7 @@ def load_state_bytes(data: bytes) -> dict[str, Any]:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         scalars = json.loads(header["__metadata__"]["scalars"])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the algorithm state is damaged ({error}); use an earlier checkpoint"
-        ) from error
+        raise CheckpointError(f"the algorithm state is damaged ({error}); use an earlier checkpoint") from error
     state: dict[str, Any] = {}
     for key, leaf in {**scalars, **tensors}.items():
         *parents, name = key.split(_SEPARATOR)
