@@ -52,12 +52,8 @@ def make_batch(embodiment: Embodiment):
 
         def observation() -> ObservationBatch:
             return ObservationBatch(
-                state_BS=torch.tensor(
-                    rng.normal(size=(batch_size, embodiment.state_size)), dtype=torch.float32
-                ),
-                instruction_BE=torch.tensor(
-                    rng.normal(size=(batch_size, EMBEDDING_SIZE)), dtype=torch.float32
-                ),
+                state_BS=torch.tensor(rng.normal(size=(batch_size, embodiment.state_size)), dtype=torch.float32),
+                instruction_BE=torch.tensor(rng.normal(size=(batch_size, EMBEDDING_SIZE)), dtype=torch.float32),
             )
 
         low, high = np.array(embodiment.action_low), np.array(embodiment.action_high)

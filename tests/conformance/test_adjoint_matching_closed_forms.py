@@ -38,9 +38,7 @@ def linear_critic_adjoint(mean: float, std: float, slope: float, num_steps: int)
     """Adjoints (N,) for Q = slope * a at temperature 1; they do not depend on the trajectory."""
     velocity = gaussian_velocity(mean, std)
     noise = torch.randn(3, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
-    trajectory, _ = memoryless_sde_rollout(
-        velocity, noise, num_steps, generator=torch.Generator().manual_seed(1)
-    )
+    trajectory, _ = memoryless_sde_rollout(velocity, noise, num_steps, generator=torch.Generator().manual_seed(1))
     adjoint = lean_adjoint(velocity, trajectory, torch.full((3, 1), -slope, dtype=F64))
     assert_close(adjoint[:, 0], adjoint[:, 2])
     return adjoint[:, 0, 0]
@@ -127,9 +125,7 @@ def fit_quadratic(std: float, curvature: float, num_steps: int, *, rollout: str)
 
 
 @pytest.mark.parametrize(("std", "curvature"), [(1.0, 1.0), (1.0, 3.0), (0.5, 4.0)])
-def test_quadratic_critic_gives_the_exact_tilt_on_the_policys_own_trajectories(
-    std: float, curvature: float
-) -> None:
+def test_quadratic_critic_gives_the_exact_tilt_on_the_policys_own_trajectories(std: float, curvature: float) -> None:
     exact = 1 / (1 / std**2 + curvature)
     coarse = abs(fit_quadratic(std, curvature, 50, rollout="policy") - exact)
     fine = abs(fit_quadratic(std, curvature, 100, rollout="policy") - exact)

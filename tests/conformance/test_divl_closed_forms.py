@@ -69,9 +69,7 @@ def test_a_non_finite_value_is_not_hidden_by_the_clip() -> None:
 def test_the_quantile_is_the_first_atom_that_reaches_the_level(raw: list[float], level: float) -> None:
     probs_K, atoms_K = distribution(raw), support(11, 0, 1, dtype=torch.float64)
     quantile = categorical_quantile(probs_K, atoms_K, torch.tensor(level, dtype=torch.float64)).item()
-    reached = [
-        atom for atom, mass in zip(atoms_K.tolist(), probs_K.cumsum(0).tolist(), strict=True) if mass >= level
-    ]
+    reached = [atom for atom, mass in zip(atoms_K.tolist(), probs_K.cumsum(0).tolist(), strict=True) if mass >= level]
     assert quantile == (min(reached) if reached else atoms_K[-1].item())
 
 
@@ -206,9 +204,7 @@ def test_asymmetric_losses_by_hand() -> None:
 
 def test_chunk_rewards_add_up_to_the_return_over_control_steps() -> None:
     gamma, horizon, chunks = 0.9, 3, 4
-    rewards_BN = torch.rand(
-        5, horizon * chunks, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    rewards_BN = torch.rand(5, horizon * chunks, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     everything = torch.ones_like(rewards_BN, dtype=torch.bool)
     chunk_rewards_Bn = n_step_chunk_return(
         rewards_BN.reshape(-1, horizon), everything.reshape(-1, horizon), gamma

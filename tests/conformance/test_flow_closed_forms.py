@@ -56,9 +56,7 @@ def test_the_velocity_is_the_derivative_of_the_path(dtype: torch.dtype) -> None:
 def test_flow_matching_loss_by_hand_with_mask_and_nan_padding() -> None:
     noise = torch.zeros(2, 2, 2)
     data = torch.ones(2, 2, 2)
-    velocity = torch.tensor(
-        [[[1.0, 3.0], [1.0, 1.0]], [[math.nan, 1.0], [math.nan, 1.0]]], requires_grad=True
-    )
+    velocity = torch.tensor([[[1.0, 3.0], [1.0, 1.0]], [[math.nan, 1.0], [math.nan, 1.0]]], requires_grad=True)
     mask = torch.tensor([[True, True], [False, False]])
     loss = flow_matching_loss(velocity, noise, data, mask)
     assert_close(loss, torch.tensor(1.0))  # one squared error of 4 among four entries
@@ -93,9 +91,7 @@ def test_euler_is_exact_for_a_constant_velocity(num_steps: int) -> None:
 def test_the_ode_maps_a_standard_normal_to_the_data_with_first_order_error() -> None:
     errors = []
     for num_steps in (50, 100, 200):
-        ends = ode_sample(
-            gaussian_velocity(0.3, 0.5), torch.tensor([[0.0], [1.0]], dtype=torch.float64), num_steps
-        )
+        ends = ode_sample(gaussian_velocity(0.3, 0.5), torch.tensor([[0.0], [1.0]], dtype=torch.float64), num_steps)
         mean, std = ends[0].item(), (ends[1] - ends[0]).item()
         assert mean == pytest.approx(0.3, abs=1e-9)
         errors.append(abs(std - 0.5))
@@ -126,9 +122,7 @@ def test_sigma_by_hand_and_its_limit() -> None:
 def test_rollout_by_hand_for_two_steps() -> None:
     noise = torch.tensor([[1.0]], dtype=torch.float64)
     step_noises = torch.tensor([[[0.5]]], dtype=torch.float64)
-    trajectory, velocities = memoryless_sde_rollout(
-        lambda x, w: x + w[:, None], noise, 2, step_noises=step_noises
-    )
+    trajectory, velocities = memoryless_sde_rollout(lambda x, w: x + w[:, None], noise, 2, step_noises=step_noises)
     # h = 1/2. First: v = 1, sigma^2 = 2 * 1.5 / 0.5 = 6, a = 1 + (2 - 1 / 0.5) / 2 + sqrt(6 / 2) / 2.
     first = 1 + 0.5 * (2 - 2) + math.sqrt(0.5) * math.sqrt(6) * 0.5
     # Last, the plain ODE step: v = a + 1/2.

@@ -13,7 +13,7 @@ from lwd.types import Outcome, Task
 ROBOTS: dict[str, tuple[Callable[[], Robot], tuple[Task, ...]]] = {
     "scene": (lambda: make_robot(), tuple(TASKS.values())),
     "scene-shifted": (lambda: make_robot(world="shifted"), tuple(TASKS.values())),
-    "scene-pixels": (lambda: make_robot(observation="pixels"), (TASKS["press_button"],)),
+    "scene-pixels": (lambda: make_robot("ogbench-scene-pixels"), (TASKS["press_button"],)),
 }
 
 
@@ -41,9 +41,7 @@ def test_observations_fit_the_embodiment(case: tuple[Robot, tuple[Task, ...]]) -
         assert seen.state.shape == (robot.embodiment.state_size,)
         assert seen.state.dtype == np.float32
         assert np.isfinite(seen.state).all()
-        assert {name: image.shape[:2] for name, image in seen.images.items()} == dict(
-            robot.embodiment.cameras
-        )
+        assert {name: image.shape[:2] for name, image in seen.images.items()} == dict(robot.embodiment.cameras)
     assert len(result.sub_step_scores) == len(tasks[0].sub_steps)
 
 
@@ -72,9 +70,7 @@ def test_actions_beyond_the_limits_are_clipped(case: tuple[Robot, tuple[Task, ..
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_non_finite_actions_are_refused_and_the_robot_stays(
-    case: tuple[Robot, tuple[Task, ...]], bad: float
-) -> None:
+def test_non_finite_actions_are_refused_and_the_robot_stays(case: tuple[Robot, tuple[Task, ...]], bad: float) -> None:
     robot, tasks = case
     results = []
     for try_bad in (False, True):

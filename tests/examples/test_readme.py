@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lwd.cli.main import VERBS, dispatch
+from lwd.recipes.scene import recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -79,6 +80,16 @@ def test_make_target_exists(target: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE)
     assert re.search(rf"^\.PHONY:.*\b{re.escape(target)}\b", makefile, re.MULTILINE)
+
+
+def test_the_demos_numbers_are_the_recipes() -> None:
+    full = recipe("full")
+    episodes = len(full.data.tasks) * sum(full.data.counts().values())
+    assert f"make {episodes:,} episodes" in README
+    assert f"{full.sft.updates:,} updates" in README
+    assert f"{full.offline.updates:,} updates" in README
+    assert f"{full.fleet.robots} robots work for {full.fleet.env_steps:,} control steps" in README
+    assert f"{full.evaluation_episodes} episodes on each of {len(full.data.tasks)} tasks" in README
 
 
 def test_make_variables_exist() -> None:

@@ -76,9 +76,7 @@ class LWDConfig:
         if self.temperature != "auto" and self.temperature <= 0:
             raise ConfigError(f'temperature is {self.temperature}; give a positive number or "auto"')
         if self.auto_temperature_fraction <= 0:
-            raise ConfigError(
-                f"auto_temperature_fraction is {self.auto_temperature_fraction}; it must be positive"
-            )
+            raise ConfigError(f"auto_temperature_fraction is {self.auto_temperature_fraction}; it must be positive")
         if self.actor_every < 1:
             raise ConfigError(f"actor_every is {self.actor_every}; it must be at least 1")
 

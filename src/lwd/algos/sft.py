@@ -58,9 +58,7 @@ class SFT:
         velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
         loss = flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
         gradient_norm = self._step(loss, "loss/flow")
-        soft_update(
-            list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.polyak_rate
-        )
+        soft_update(list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.polyak_rate)
         self.updates += 1
         return {"loss/flow": loss.item(), "gradient_norm/policy": gradient_norm}
 

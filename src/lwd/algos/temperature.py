@@ -28,7 +28,5 @@ class QSpread:
             ConfigError: if nothing was measured yet.
         """
         if self.value is None:
-            raise ConfigError(
-                "the spread of Q was never measured; measure it before asking for a temperature"
-            )
+            raise ConfigError("the spread of Q was never measured; measure it before asking for a temperature")
         return max(fraction * self.value, self.floor)

@@ -9,12 +9,10 @@ from pathlib import Path
 from lwd.cli.options import RunOption, run_at
 from lwd.data.validation import EpisodeLimits
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
-from lwd.robots.sim import make_robot
 
 
 def run(run: RunOption = Path("runs/demo"), nats_url: str | None = None, reconcile_s: float = 10.0) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    limits = EpisodeLimits(embodiment=make_robot().embodiment)
-    run_coordinator(
-        CoordinatorConfig(run=run_at(run).path, nats_url=nats_url, limits=limits, reconcile_s=reconcile_s)
-    )
+    directory = run_at(run)
+    limits = EpisodeLimits(embodiment=directory.embodiment())
+    run_coordinator(CoordinatorConfig(run=directory.path, nats_url=nats_url, limits=limits, reconcile_s=reconcile_s))

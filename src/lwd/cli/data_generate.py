@@ -3,18 +3,33 @@
 Episodes that are there already are not made again, so an interrupted command continues.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from lwd.cli.options import BudgetOption, RunOption, console, next_step, progress, run_at
+from lwd.cli.options import (
+    BudgetOption,
+    ObservationOption,
+    RunOption,
+    WorkersOption,
+    console,
+    next_step,
+    progress,
+    run_at,
+)
 from lwd.recipes.offline_data import composition_table
 from lwd.recipes.prepare import generate_into
 from lwd.recipes.scene import recipe
+from lwd.robots.sim import embodiment_seeing
 
 
-def run(run: RunOption = Path("runs/demo"), budget: BudgetOption = "full", workers: int = 2) -> None:
+def run(
+    run: RunOption = Path("runs/demo"),
+    budget: BudgetOption = "full",
+    observation: ObservationOption = "state",
+    workers: WorkersOption = 2,
+) -> None:
     directory = run_at(run)
-    config = recipe(budget).data
+    config = replace(recipe(budget).data, embodiment=embodiment_seeing(observation))
     directory.write_config("data", asdict(config))
     with progress("data") as bar:
         rows = generate_into(directory, config, workers=workers, progress=bar)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lwd.cli.options import BudgetOption, RunOption, SeedOption, console, run_at
+from lwd.cli.options import BudgetOption, ObservationOption, RunOption, SeedOption, console, run_at
 from lwd.errors import LWDError
 from lwd.recipes.scene import recipe
 
@@ -16,14 +16,19 @@ class StepFailed(LWDError):
     """A step of the demo ended with an error, which it has printed itself."""
 
 
-def run(run: RunOption = Path("runs/demo"), budget: BudgetOption = "full", seed: SeedOption = 0) -> None:
+def run(
+    run: RunOption = Path("runs/demo"),
+    budget: BudgetOption = "full",
+    seed: SeedOption = 0,
+    observation: ObservationOption = "state",
+) -> None:
     directory = run_at(run)
     settings = recipe(budget)
     where, same = ("--run", str(run)), ("--budget", budget)
     seeded = ("--seed", str(seed))
     episodes = ("--episodes", str(settings.evaluation_episodes))
     steps: list[tuple[str, ...]] = [
-        ("data", "generate", *where, *same),
+        ("data", "generate", *where, *same, "--observation", observation),
         ("sft", *where, *same, *seeded),
         ("offline", *where, *same, *seeded),
         ("evaluate", str(run), "--method", "sft", *episodes),

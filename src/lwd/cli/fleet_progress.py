@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lwd.cli.options import console, progress
+from lwd.cli.options import progress, status
 from lwd.recipes.run_directory import RunDirectory
 
 _LOOK_EVERY_S = 1.0
@@ -34,7 +34,7 @@ def watch_fleet(run: RunDirectory, env_steps: int) -> Iterator[Callable[[str], N
         watcher = threading.Thread(target=look, daemon=True)
         watcher.start()
         try:
-            yield lambda event: console.print(f"[dim]{event}[/dim]", highlight=False)
+            yield lambda event: status.print(f"[dim]{event}[/dim]", highlight=False)
         finally:
             done.set()
             watcher.join()

@@ -18,13 +18,9 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "demo": Verb(
-        "lwd.cli.demo", "data, SFT, offline and online learning on a simulated fleet, then a report"
-    ),
+    "demo": Verb("lwd.cli.demo", "data, SFT, offline and online learning on a simulated fleet, then a report"),
     "up": Verb("lwd.cli.up", "start a fleet: message bus, coordinator, learner and simulated robots"),
-    "data generate": Verb(
-        "lwd.cli.data_generate", "make demonstrations, rollouts and play with scripted experts"
-    ),
+    "data generate": Verb("lwd.cli.data_generate", "make demonstrations, rollouts and play with scripted experts"),
     "sft": Verb("lwd.cli.sft", "fit the reference policy to the demonstrations"),
     "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),
     "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine"),

@@ -22,15 +22,43 @@ from rich.text import Text
 from lwd.errors import ConfigError
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Budget
+from lwd.robots.sim import ObservationKind
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
-BudgetOption = Annotated[
-    Budget, tyro.conf.arg(help="full, or smoke: a few minutes to see that everything runs")
-]
+BudgetOption = Annotated[Budget, tyro.conf.arg(help="full, or smoke: a few minutes to see that everything runs")]
 SeedOption = Annotated[int, tyro.conf.arg(help="seed of weights, batches and noise")]
+ObservationOption = Annotated[
+    ObservationKind,
+    tyro.conf.arg(
+        help="what policies see: state tokens, or proprioception and a 64 x 64 camera image (software rendering: slow)"
+    ),
+]
+WorkersOption = Annotated[int, tyro.conf.arg(help="processes that simulate; 0: this one")]
 DeviceOption = Annotated[str, tyro.conf.arg(help="torch device such as cpu or cuda")]
+ThreadsOption = Annotated[int, tyro.conf.arg(help="CPU threads of the networks' arithmetic")]
+WorldOption = Annotated[
+    str, tyro.conf.arg(help="world the robots stand in: nominal, or shifted (a deployment that no demonstration shows)")
+]
+TasksOption = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="[TASK ...]", help="names of tasks; none: all tasks of the robot")
+]
+EnvStepsOption = Annotated[
+    int | None,
+    tyro.conf.arg(metavar="INT", help="control steps of the whole fleet that end the stage; None: the budget's number"),
+]
+NatsUrlOption = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="URL", help="message bus, nats://[TOKEN@]HOST:PORT; None: the one `lwd up` started for the run"),
+]
+JsonOption = Annotated[
+    bool,
+    tyro.conf.arg(name="json", help="print the figures as JSON, and nothing else, to standard output"),
+    tyro.conf.FlagCreatePairsOff,
+]
 
 console = Console()
+status = Console(stderr=True)
+"""Progress and events; standard output is for results."""
 
 
 class RateColumn(ProgressColumn):
@@ -52,7 +80,7 @@ def progress(name: str) -> Iterator["Bar"]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=status) as bars:
         yield Bar(bars, name)
 
 

@@ -26,10 +26,12 @@ def run(
     nats_url: str | None = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    directory = run_at(run)
     run_robot_host(
         RobotHostConfig(
-            run=run_at(run).path,
+            run=directory.path,
             host_id=host,
+            embodiment=directory.embodiment().name,
             robots=tuple(RobotSpec(robot_id=robot_id, world=world) for robot_id in robots),
             tasks=tasks,
             operator=operator,

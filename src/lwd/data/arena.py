@@ -184,9 +184,7 @@ class ReplayArena:
                 self._view = self._build_view(version=self._view.version + 1)
             return changed
 
-    def gather(
-        self, start_rows_B: IntArray, n_step: NStep = 1, *, view: ArenaView | None = None
-    ) -> TransitionBatch:
+    def gather(self, start_rows_B: IntArray, n_step: NStep = 1, *, view: ArenaView | None = None) -> TransitionBatch:
         """Return the chunk transitions that start at the given rows.
 
         The window of n chunks is cut at the episode's end. With k real steps in it: the return is
@@ -276,9 +274,7 @@ class ReplayArena:
         if instruction not in self._instructions:
             embedding = np.asarray(self._embed(instruction), dtype=np.float32)
             if embedding.ndim != 1 or (self._embeddings and embedding.shape != self._embeddings[0].shape):
-                raise ShapeError(
-                    f"embed({instruction!r}) has shape {embedding.shape}; expected one vector size"
-                )
+                raise ShapeError(f"embed({instruction!r}) has shape {embedding.shape}; expected one vector size")
             self._embeddings.append(embedding)
             self._instructions[instruction] = len(self._instructions)
         return self._instructions[instruction]
@@ -353,7 +349,5 @@ def _observation(view: ArenaView, rows_B: IntArray, instruction_BE: torch.Tensor
     return ObservationBatch(
         state_BS=torch.from_numpy(view.states_RS.take(rows_B, axis=0)),
         instruction_BE=instruction_BE,
-        images={
-            camera: torch.from_numpy(images.take(rows_B, axis=0)) for camera, images in view.images.items()
-        },
+        images={camera: torch.from_numpy(images.take(rows_B, axis=0)) for camera, images in view.images.items()},
     )

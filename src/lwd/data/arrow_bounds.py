@@ -35,9 +35,7 @@ def read_bounded_batch(data: bytes, max_bytes: int) -> pa.RecordBatch:
         messages = list(pa.ipc.MessageReader.open_stream(pa.py_buffer(data)[len(_MAGIC) :]))
         kinds = [message.type for message in messages]
         if kinds != ["schema", "record batch"]:
-            raise EpisodeRejected(
-                f"file holds the messages {kinds}; an episode is one schema and one record batch"
-            )
+            raise EpisodeRejected(f"file holds the messages {kinds}; an episode is one schema and one record batch")
         schema = pa.ipc.read_schema(messages[0])
         size_bytes = declared_bytes(bytes(messages[1].metadata), bytes(messages[1].body))
         if size_bytes > max_bytes:

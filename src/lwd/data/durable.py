@@ -115,6 +115,4 @@ class _explained:  # noqa: N801  (used like a function)
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left to write {self._path}: free space on its disk") from error
-        raise StoreError(
-            f"cannot write {self._path} ({error.strerror}): check the path and its permissions"
-        ) from error
+        raise StoreError(f"cannot write {self._path} ({error.strerror}): check the path and its permissions") from error

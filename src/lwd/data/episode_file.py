@@ -88,29 +88,19 @@ def read_episode(data: bytes) -> Episode:
         EpisodeRejected: if it is damaged, of another format, or larger than an episode may be.
     """
     if len(data) > MAX_FILE_BYTES:
-        raise EpisodeRejected(
-            f"file has {len(data)} bytes, more than {MAX_FILE_BYTES}: record shorter episodes"
-        )
+        raise EpisodeRejected(f"file has {len(data)} bytes, more than {MAX_FILE_BYTES}: record shorter episodes")
     batch = read_bounded_batch(data, MAX_DECOMPRESSED_BYTES)
     info = _read_info(batch.schema.metadata or {})
     rows = batch.num_rows
     if rows < 2:
-        raise EpisodeRejected(
-            f"file has {rows} rows; an episode has at least one step and the last observation"
-        )
+        raise EpisodeRejected(f"file has {rows} rows; an episode has at least one step and the last observation")
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    images = {
-        name.removeprefix(_IMAGE): column for name, column in columns.items() if name.startswith(_IMAGE)
-    }
+    images = {name.removeprefix(_IMAGE): column for name, column in columns.items() if name.startswith(_IMAGE)}
     if len(columns) != batch.num_columns or len(columns) != 3 + len(images):
-        raise EpisodeRejected(
-            f"columns are {batch.schema.names}; expected state, action, controller and image.*"
-        )
+        raise EpisodeRejected(f"columns are {batch.schema.names}; expected state, action, controller and image.*")
     controllers = _column(columns, "controller")
     if controllers.type != pa.uint8() or controllers[: rows - 1].null_count or controllers[rows - 1].is_valid:
-        raise EpisodeRejected(
-            "controller must be uint8, and null in the last row only; record the episode again"
-        )
+        raise EpisodeRejected("controller must be uint8, and null in the last row only; record the episode again")
     return Episode(
         info=info,
         states_TS=_read_matrix(_column(columns, "state"), rows, "state"),
@@ -160,9 +150,7 @@ def _read_matrix(column: pa.Array, rows: int, name: str) -> np.ndarray[Any, np.d
         raise EpisodeRejected(f"column {name} has type {kind}; expected fixed_size_list<float>[n]")
     head = column[:rows]
     if head.null_count or column.null_count != len(column) - rows:
-        raise EpisodeRejected(
-            f"column {name} must have {rows} values, then nulls; it has {column.null_count} nulls"
-        )
+        raise EpisodeRejected(f"column {name} must have {rows} values, then nulls; it has {column.null_count} nulls")
     values = head.flatten()
     if values.null_count:
         raise EpisodeRejected(f"column {name} has missing numbers; record the episode again")
@@ -172,7 +160,5 @@ def _read_matrix(column: pa.Array, rows: int, name: str) -> np.ndarray[Any, np.d
 
 def _read_frames(column: pa.Array, camera: str) -> tuple[bytes, ...]:
     if column.type != pa.binary() or column.null_count:
-        raise EpisodeRejected(
-            f"images of {camera} have type {column.type} or gaps; expected binary in every row"
-        )
+        raise EpisodeRejected(f"images of {camera} have type {column.type} or gaps; expected binary in every row")
     return tuple(column.to_pylist())

@@ -178,14 +178,11 @@ class LogReader:
                 "restore it from a copy of the store; later entries need it"
             ) from error
         if entry.version != version:
-            raise StoreError(
-                f"{log_key(version)} says version {entry.version}: restore it from a copy of the store"
-            )
+            raise StoreError(f"{log_key(version)} says version {entry.version}: restore it from a copy of the store")
         for added in entry.added:
             if self.knows(added.episode_id):
                 raise StoreError(
-                    f"{log_key(version)} adds {added.episode_id} again: "
-                    "stop the other program that writes this log"
+                    f"{log_key(version)} adds {added.episode_id} again: stop the other program that writes this log"
                 )
             self._episodes[added.episode_id] = CommittedEpisode(
                 entry=added, version=version, committed_at_s=entry.committed_at_s
@@ -216,9 +213,7 @@ class LogWriter:
                 reader tells, so the caller dedupes as after a lost race.
         """
         if entry.version != self._reader.version + 1:
-            raise StoreError(
-                f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first"
-            )
+            raise StoreError(f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first")
         try:
             created = self._store.create(log_key(entry.version), entry.model_dump_json().encode())
         except ObjectExists:

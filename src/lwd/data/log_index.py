@@ -92,6 +92,4 @@ def read_index(data: bytes) -> LogIndex:
             rows=table.to_pylist(),
         )
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"an index is damaged ({error!r}): delete it; the log has everything in it"
-        ) from error
+        raise StoreError(f"an index is damaged ({error!r}): delete it; the log has everything in it") from error

@@ -50,9 +50,7 @@ class PolicyPublisher:
         """The newest version in the store when this publisher began or last published; -1 without one."""
         return self._newest
 
-    def publish(
-        self, data: bytes, *, update: int, snapshot: int, parents: tuple[int, ...] = ()
-    ) -> PolicyManifest:
+    def publish(self, data: bytes, *, update: int, snapshot: int, parents: tuple[int, ...] = ()) -> PolicyManifest:
         """Store a policy under the next version; on return every robot may load it.
 
         Args:
@@ -75,9 +73,7 @@ class PolicyPublisher:
             self._store.create(manifest.key, data)
             self._store.create(manifest_key(version), manifest.model_dump_json().encode())
         except ObjectExists as error:
-            raise StoreError(
-                f"policy version {version} was published by another learner: stop one of them"
-            ) from error
+            raise StoreError(f"policy version {version} was published by another learner: stop one of them") from error
         self._newest = version
         return manifest
 
@@ -107,9 +103,7 @@ def read_manifest(store: ObjectStore, key: str) -> PolicyManifest:
     try:
         return PolicyManifest.model_validate_json(store.get(key))
     except ValidationError as error:
-        raise StoreError(
-            f"{key} is no policy manifest: {error.errors()[0]['msg']}; publish a new version"
-        ) from error
+        raise StoreError(f"{key} is no policy manifest: {error.errors()[0]['msg']}; publish a new version") from error
 
 
 def fetch_policy(store: ObjectStore, policy: PolicyManifest | PolicyVersion) -> bytes:
@@ -121,9 +115,7 @@ def fetch_policy(store: ObjectStore, policy: PolicyManifest | PolicyVersion) -> 
     data = store.get(policy.key)
     found = hashlib.sha256(data).hexdigest()
     if found != policy.sha256:
-        raise StoreError(
-            f"{policy.key} has SHA-256 {found}, published was {policy.sha256}: publish a new version"
-        )
+        raise StoreError(f"{policy.key} has SHA-256 {found}, published was {policy.sha256}: publish a new version")
     return data
 
 

@@ -27,6 +27,7 @@ class ReplayReader:
         self.env_steps = 0
         """Control steps of the fleet's episodes in the arena: what the update-to-data ratio counts."""
         self.fleet_episodes = 0
+        self._pending: list[LogEntry] = []
         self._store = store
         self._pool = ThreadPoolExecutor(downloads, thread_name_prefix="replay-download")
 
@@ -41,13 +42,16 @@ class ReplayReader:
         Raises:
             StoreError: if an episode cannot be fetched, or is not what the log says, after several attempts.
         """
-        entries = self.log.poll(up_to)
+        # Kept until they are in the arena: after a failed download the next call tries the same entries again.
+        self._pending += self.log.poll(up_to)
+        entries = self._pending
         if not entries:
             return ()
         # What a later entry revokes need not be downloaded, and may be gone from the store already.
         added = [item for entry in entries for item in entry.added if self.log.find(item.episode_id) is not None]
         self.arena.add(self._pool.map(self._fetch, added))
         self._revoke(entries)
+        self._pending = []
         for item in added:
             if item.source is Source.FLEET:
                 self.env_steps += item.steps

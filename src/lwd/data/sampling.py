@@ -122,11 +122,7 @@ class BatchSampler:
                 index.refresh(view)
             rng = np.random.default_rng([self._seed, update_index])
             rows_B = np.concatenate(
-                [
-                    index.draw(count, rng)
-                    for index, count in zip(self._indices, self._counts(), strict=True)
-                    if count
-                ]
+                [index.draw(count, rng) for index, count in zip(self._indices, self._counts(), strict=True) if count]
             )
         # Shuffled, so that a part of the batch (QAM uses half of it) holds every stratum.
         rows_B = rows_B[rng.permutation(rows_B.shape[0])]
@@ -181,9 +177,7 @@ class _StratumIndex:
         # Sorted by task name, then episode id: no trace of the order of arrival.
         rank_of_task = np.argsort(np.argsort(np.array(view.tasks, dtype=np.str_)))
         chosen = np.flatnonzero(count_E)
-        order = chosen[
-            np.lexsort((np.array(self._id_E, dtype=np.str_)[chosen], rank_of_task[view.task_E[chosen]]))
-        ]
+        order = chosen[np.lexsort((np.array(self._id_E, dtype=np.str_)[chosen], rank_of_task[view.task_E[chosen]]))]
         self._end_E = np.cumsum(count_E[order])
         self._first_row_E = view.first_row_E[order]
         self._first_list_E = self._list_E.rows[order]
@@ -199,9 +193,7 @@ class _StratumIndex:
 
     def draw(self, count: int, rng: np.random.Generator) -> IntArray:
         """Draw start rows with replacement: first the task, then one of its steps."""
-        task = np.searchsorted(self._task_cdf, rng.random(count), side="right").clip(
-            max=len(self._task_cdf) - 1
-        )
+        task = np.searchsorted(self._task_cdf, rng.random(count), side="right").clip(max=len(self._task_cdf) - 1)
         position = self._task_begin[task] + rng.integers(0, self._task_size[task])
         episode = np.searchsorted(self._end_E, position, side="right")
         offset = position - self._begin_E[episode]

@@ -52,9 +52,7 @@ def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
         *((f"images of {camera}", len(frames), steps + 1) for camera, frames in episode.images.items()),
     ):
         if length != expected:
-            raise EpisodeRejected(
-                f"{name} has {length} rows; {steps} actions need {expected}: record it again"
-            )
+            raise EpisodeRejected(f"{name} has {length} rows; {steps} actions need {expected}: record it again")
     for name, values in (("states", episode.states_TS), ("actions", episode.actions_TA)):
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
@@ -70,29 +68,19 @@ def _check_labels(episode: Episode) -> None:
     info = episode.info
     for number, score in enumerate(info.sub_step_scores):
         if not 0 <= score <= 1:
-            raise EpisodeRejected(
-                f"sub_step_scores[{number}] is {score}; scores lie in [0, 1]: correct the label"
-            )
+            raise EpisodeRejected(f"sub_step_scores[{number}] is {score}; scores lie in [0, 1]: correct the label")
     if info.source is Source.DEMONSTRATION and info.outcome is not Outcome.SUCCESS:
-        raise EpisodeRejected(
-            f"outcome of a demonstration is {info.outcome.value}; store it as source rollout"
-        )
+        raise EpisodeRejected(f"outcome of a demonstration is {info.outcome.value}; store it as source rollout")
     if info.source is Source.PLAY and info.outcome is Outcome.SUCCESS:
-        raise EpisodeRejected(
-            "outcome of play is success; play explores failures: store it as source rollout"
-        )
+        raise EpisodeRejected("outcome of play is success; play explores failures: store it as source rollout")
     if info.source is Source.FLEET and info.policy_version < 0:
-        raise EpisodeRejected(
-            f"policy_version is {info.policy_version} in a fleet episode; record which policy acted"
-        )
+        raise EpisodeRejected(f"policy_version is {info.policy_version} in a fleet episode; record which policy acted")
 
 
 def _check_embodiment(episode: Episode, embodiment: Embodiment) -> None:
     info = episode.info
     if info.embodiment != embodiment.name:
-        raise EpisodeRejected(
-            f"embodiment is {info.embodiment!r}, this fleet's is {embodiment.name!r}: use its store"
-        )
+        raise EpisodeRejected(f"embodiment is {info.embodiment!r}, this fleet's is {embodiment.name!r}: use its store")
     for name, width, expected in (
         ("states", episode.states_TS.shape[1], embodiment.state_size),
         ("actions", episode.actions_TA.shape[1], embodiment.action_size),

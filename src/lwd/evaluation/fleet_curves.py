@@ -53,8 +53,7 @@ def success(episodes: Sequence[FleetEpisode], *, without_help: bool = False) -> 
     """Share of successes with its Wilson interval; `without_help`: a human's touch rules success out."""
     outcomes = known(episodes)
     successes = sum(
-        episode.outcome is Outcome.SUCCESS and not (without_help and episode.human_steps > 0)
-        for episode in outcomes
+        episode.outcome is Outcome.SUCCESS and not (without_help and episode.human_steps > 0) for episode in outcomes
     )
     return wilson_interval(successes, len(outcomes))
 
@@ -144,9 +143,7 @@ def publish_to_action_s(run: RunData) -> Doubles:
 
 def upload_to_commit_s(run: RunData) -> Doubles:
     """Per fleet episode: seconds from the end of its upload to its commit."""
-    return np.asarray(
-        [max(0.0, item.committed_at_s - item.uploaded_at_s) for item in run.fleet], dtype=np.float64
-    )
+    return np.asarray([max(0.0, item.committed_at_s - item.uploaded_at_s) for item in run.fleet], dtype=np.float64)
 
 
 def commit_to_learner_s(run: RunData) -> Doubles:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +43,7 @@ def build_policy(policy: Path | PolicyFactory) -> FlowPolicy[Any]:
 @contextmanager
 def open_robots(policy: FlowPolicy[Any], world: str, count: int) -> Iterator[list[Robot]]:
     """Simulated robots of the policy's embodiment, closed in the end."""
-    kind: Literal["state", "pixels"] = "pixels" if policy.embodiment.cameras else "state"
-    pool: list[Robot] = [make_robot(policy.embodiment.name, world, kind) for _ in range(count)]
+    pool: list[Robot] = [make_robot(policy.embodiment.name, world) for _ in range(count)]
     try:
         yield pool
     finally:

@@ -71,9 +71,7 @@ def success_by_task(run: RunData) -> Drawing | None:
 
 def task_order(results: Mapping[str, EvaluationResult]) -> list[str]:
     """Every evaluated task, short ones first."""
-    horizons = {
-        name: task.long_horizon for result in results.values() for name, task in result.summary.tasks.items()
-    }
+    horizons = {name: task.long_horizon for result in results.values() for name, task in result.summary.tasks.items()}
     return sorted(horizons, key=lambda name: (horizons[name], name))
 
 

@@ -38,12 +38,8 @@ def render_report(run: RunData, values: Sequence[Drawing] = ()) -> str:
     """Return the report as HTML."""
     summary = summarise_run(run)
     sections = [
-        _section(
-            "Success on the same evaluation starts", _figure(plots.success_by_task(run)), _methods(summary)
-        ),
-        _section(
-            "The fleet while it learned", _figure(plots.learning_curve(run)), _figure(plots.human_help(run))
-        ),
+        _section("Success on the same evaluation starts", _figure(plots.success_by_task(run)), _methods(summary)),
+        _section("The fleet while it learned", _figure(plots.learning_curve(run)), _figure(plots.human_help(run))),
         _section(
             "What the value network expects",
             *(_figure(value) for value in values),
@@ -97,9 +93,7 @@ def _tiles(summary: RunSummary) -> list[str]:
             )
     fleet = summary.fleet
     if fleet is not None:
-        tiles.append(
-            _tile(hours_in_words(fleet.robot_hours), f"{fleet.episodes:,} episodes, {fleet.robots} robots")
-        )
+        tiles.append(_tile(hours_in_words(fleet.robot_hours), f"{fleet.episodes:,} episodes, {fleet.robots} robots"))
         tiles.append(
             _tile(
                 percent(fleet.human_share),
@@ -180,9 +174,7 @@ def _timings(summary: RunSummary) -> str:
     if timings.fleet_steps_per_s is not None:
         rows.append(("Control steps per second, whole fleet", f"{timings.fleet_steps_per_s:.0f}", ""))
     if summary.fleet is not None and summary.fleet.version_lag is not None:
-        rows.append(
-            ("Policy versions behind the learner at the commit", f"{summary.fleet.version_lag:.0f}", "")
-        )
+        rows.append(("Policy versions behind the learner at the commit", f"{summary.fleet.version_lag:.0f}", ""))
     measured = [row for row in rows if row[1] != _DASH]
     return _table(("", "P50 or mean", "P99"), measured) if measured else ""
 
@@ -197,11 +189,7 @@ def _missing(summary: RunSummary, values: Sequence[Drawing]) -> str:
         notes.append("No value network or no finished episode was at hand, so no episode is drawn.")
     if summary.timings.publish_to_action is None and summary.fleet is not None:
         notes.append("No robot acted with a policy that this run published.")
-    return (
-        f'<ul class="missing">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>'
-        if notes
-        else ""
-    )
+    return f'<ul class="missing">{"".join(f"<li>{html.escape(note)}</li>" for note in notes)}</ul>' if notes else ""
 
 
 def _settings(run: RunData) -> str:

@@ -127,9 +127,7 @@ def _check(tasks: Sequence[Task], episodes_per_task: int, workers: int, robots_p
 
 def _fingerprint(policy: Path | PolicyFactory) -> str:
     if not isinstance(policy, Path):
-        return (
-            f"{policy.__module__}.{policy.__qualname__}" if hasattr(policy, "__qualname__") else repr(policy)
-        )
+        return f"{policy.__module__}.{policy.__qualname__}" if hasattr(policy, "__qualname__") else repr(policy)
     files = sorted(path for path in policy.rglob("*") if path.is_file()) if policy.is_dir() else [policy]
     digest = hashlib.sha256()
     for file in files:

@@ -135,9 +135,7 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
         StoreError: if the store cannot be read or its log is damaged.
     """
     if not path.is_dir():
-        raise ConfigError(
-            f"run {path} is not a directory; give the directory that `lwd demo` or `lwd up` wrote"
-        )
+        raise ConfigError(f"run {path} is not a directory; give the directory that `lwd demo` or `lwd up` wrote")
     notes: list[str] = []
     config = _read_config(path / "config.json", notes)
     rows = _read_rows(sorted((path / "metrics").glob("*.jsonl")), notes)
@@ -147,9 +145,7 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
     episodes, snapshots = ((), 0) if store is None else _read_log(store)
     policies = () if store is None else _read_policies(store)
     if not (config or rows or evaluations or episodes):
-        raise ConfigError(
-            f"run {path} holds no configuration, metrics, episodes or evaluations; is it the right one?"
-        )
+        raise ConfigError(f"run {path} holds no configuration, metrics, episodes or evaluations; is it the right one?")
     return RunData(
         path=path,
         config=config,
@@ -191,9 +187,7 @@ def _read_rows(paths: Sequence[Path], notes: list[str]) -> tuple[MetricRow, ...]
 def _read_evaluations(path: Path) -> dict[str, EvaluationResult]:
     results = [load_result(file) for file in sorted(path.glob("*.json"))]
     order = list(METHODS)
-    results.sort(
-        key=lambda item: (order.index(item.method) if item.method in order else len(order), item.method)
-    )
+    results.sort(key=lambda item: (order.index(item.method) if item.method in order else len(order), item.method))
     return {result.method: result for result in results}
 
 

@@ -232,9 +232,7 @@ def _missing(run: RunData) -> tuple[str, ...]:
         *(f"No {stages[stage]} training was recorded." for stage in stages if not run.learner_rows(stage)),
     ]
     if not run.fleet:
-        missing.append(
-            "No fleet episode was committed, so there is no learning curve, human help or version lag."
-        )
+        missing.append("No fleet episode was committed, so there is no learning curve, human help or version lag.")
     if not run.evaluations:
         missing.append("No method was evaluated on fixed seeds (run `lwd eval`).")
     if run.evaluations:
@@ -242,7 +240,5 @@ def _missing(run: RunData) -> tuple[str, ...]:
         missing += [f"{METHODS[name]} was not evaluated." for name in wanted if name not in run.evaluations]
     seeds = {(result.world, result.base_seed) for result in run.evaluations.values()}
     if len(seeds) > 1:
-        missing.append(
-            "The methods were evaluated in different worlds or on different seeds; do not compare them."
-        )
+        missing.append("The methods were evaluated in different worlds or on different seeds; do not compare them.")
     return tuple(missing)

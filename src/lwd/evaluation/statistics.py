@@ -95,9 +95,7 @@ def paired_difference(
         ShapeError: if the layouts differ.
     """
     if len(ours) != len(baseline):
-        raise ShapeError(
-            f"{len(ours)} runs of ours against {len(baseline)} of the baseline; pair them one to one"
-        )
+        raise ShapeError(f"{len(ours)} runs of ours against {len(baseline)} of the baseline; pair them one to one")
     differences: list[dict[str, _Doubles]] = []
     for run, other in zip(map(_as_arrays, ours), map(_as_arrays, baseline), strict=True):
         _same_tasks([run, other])
@@ -123,9 +121,7 @@ def _same_tasks(runs: Sequence[Mapping[str, _Doubles]]) -> list[str]:
     tasks = sorted(runs[0])
     for run in runs:
         if sorted(run) != tasks:
-            raise ShapeError(
-                f"tasks differ between runs: {tasks} against {sorted(run)}; evaluate the same tasks"
-            )
+            raise ShapeError(f"tasks differ between runs: {tasks} against {sorted(run)}; evaluate the same tasks")
         for task in tasks:
             if run[task].size == 0:
                 raise ShapeError(f"task {task!r} has no episode; evaluate it or leave it out of every run")

@@ -39,8 +39,7 @@ def run_table(run: RunData) -> RenderableType:
     if run.evaluations:
         parts += [Text(), success_table(run.evaluations)]
     gains = [
-        f"{row.name} over SFT: {points(row.gain.mean)} points ({points(row.gain.low)} to "
-        f"{points(row.gain.high)})"
+        f"{row.name} over SFT: {points(row.gain.mean)} points ({points(row.gain.low)} to {points(row.gain.high)})"
         for row in summary.methods
         if row.gain is not None
     ]
@@ -48,11 +47,7 @@ def run_table(run: RunData) -> RenderableType:
         parts += [Text(), Text("\n".join(gains))]
     fleet = summary.fleet
     if fleet is not None:
-        lag = (
-            ""
-            if fleet.version_lag is None
-            else f", {fleet.version_lag:.0f} versions behind the learner (median)"
-        )
+        lag = "" if fleet.version_lag is None else f", {fleet.version_lag:.0f} versions behind the learner (median)"
         parts += [
             Text(),
             Text(

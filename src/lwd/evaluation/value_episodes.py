@@ -63,9 +63,7 @@ def pick_episodes(fleet: Sequence[FleetEpisode]) -> list[FleetEpisode]:
     Where no task has both, the last success and the last failure of any task.
     """
     outcomes = known(fleet)
-    pairs = [
-        _last_of_each([item for item in outcomes if item.task == task]) for task in {e.task for e in outcomes}
-    ]
+    pairs = [_last_of_each([item for item in outcomes if item.task == task]) for task in {e.task for e in outcomes}]
     complete = [pair for pair in pairs if len(pair) == 2]
     if not complete:
         return _last_of_each(outcomes)

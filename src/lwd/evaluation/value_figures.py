@@ -118,9 +118,7 @@ def _film(axes: Axes, frames: Sequence[ByteArray], steps: int) -> None:
     width = steps / len(frames)
     for place, frame in enumerate(frames):
         gap = 0.02 * width
-        axes.imshow(
-            frame, extent=(place * width + gap, (place + 1) * width - gap, 0, 1), aspect="auto", zorder=2
-        )
+        axes.imshow(frame, extent=(place * width + gap, (place + 1) * width - gap, 0, 1), aspect="auto", zorder=2)
     axes.set_xlim(0, steps)
     axes.set_ylim(0, 1)
     axes.axis("off")

@@ -24,7 +24,6 @@ from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
 from lwd.robots.sim import TASKS, make_robot, task_named
 from lwd.robots.sim.oracle import SceneExpert
-from lwd.robots.sim.robot import ObservationKind
 from lwd.types import Task
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +50,6 @@ class RobotHostConfig:
     nats_url: str | None = None
     """None: the embedded server's, from RUN/nats/url."""
     embodiment: str = "ogbench-scene"
-    observation: ObservationKind = "state"
     tasks: tuple[str, ...] = ()
     """Empty: all tasks of the embodiment."""
     task_weights: Mapping[str, float] = field(default_factory=dict)
@@ -90,7 +88,7 @@ def simulated_robots(config: RobotHostConfig) -> RobotMaker:
     """Return what makes the robots of a host that simulates."""
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
-        robot = make_robot(config.embodiment, spec.world, config.observation)
+        robot = make_robot(config.embodiment, spec.world)
         if config.operator == "none":
             return robot, None
         operator = ScriptedOperator(

@@ -56,9 +56,7 @@ class ValueCritic(nn.Module):
 
     atoms_K: Tensor
 
-    def __init__(
-        self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int
-    ) -> None:
+    def __init__(self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int) -> None:
         super().__init__()
         self.embodiment = embodiment
         self.config = config

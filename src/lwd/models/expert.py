@@ -22,9 +22,7 @@ class ActionExpert(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(
-        self, *, context_size: int, chunk_size: int, width: int, depth: int, time_features: int = 16
-    ) -> None:
+    def __init__(self, *, context_size: int, chunk_size: int, width: int, depth: int, time_features: int = 16) -> None:
         super().__init__()
         self.from_context = nn.Linear(context_size, width)
         self.from_chunk = nn.Linear(chunk_size, width, bias=False)

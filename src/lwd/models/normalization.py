@@ -35,9 +35,7 @@ class Normalizer(nn.Module):
     action_center: Tensor
     action_scale: Tensor
 
-    def __init__(
-        self, embodiment: Embodiment, statistics: StateStatistics, *, state_clip: float = 5.0
-    ) -> None:
+    def __init__(self, embodiment: Embodiment, statistics: StateStatistics, *, state_clip: float = 5.0) -> None:
         super().__init__()
         low, high = torch.tensor(embodiment.action_low), torch.tensor(embodiment.action_high)
         self.register_buffer("state_mean", torch.tensor(statistics.mean))

@@ -125,18 +125,14 @@ class SmallVLA(nn.Module):
         chunk = ode_sample(lambda x, w: self.velocity(context, x, w), noise, num_steps=self.config.flow_steps)
         return self.normalizer.physical_action(chunk).cpu().numpy()
 
-    def observation_batch(
-        self, observations: Sequence[Observation], instructions: Sequence[str]
-    ) -> ObservationBatch:
+    def observation_batch(self, observations: Sequence[Observation], instructions: Sequence[str]) -> ObservationBatch:
         """Stack observations of several robots on the policy's device."""
         device = self.expert.out.weight.device
         self.instructions.add(instructions)
         states = np.stack([o.state for o in observations]).astype(np.float32, copy=False)
         return ObservationBatch(
             state_BS=torch.from_numpy(states).to(device),
-            instruction_BE=torch.from_numpy(np.stack([self.instructions(i) for i in instructions])).to(
-                device
-            ),
+            instruction_BE=torch.from_numpy(np.stack([self.instructions(i) for i in instructions])).to(device),
             images={
                 name: torch.from_numpy(np.stack([o.images[name] for o in observations])).to(device)
                 for name in self.embodiment.cameras

@@ -94,9 +94,7 @@ class Demonstrator:
             return True
         if self._generator.random() >= self._behaviour.lapse_probability:
             return False
-        self._lapse_until = (
-            view.step + int(self._behaviour.lapse_steps * self._generator.uniform(0.5, 1.5)) + 1
-        )
+        self._lapse_until = view.step + int(self._behaviour.lapse_steps * self._generator.uniform(0.5, 1.5)) + 1
         self._lapse = self._generator.uniform(-0.7, 0.7, size=5).astype(np.float32)
         return True
 

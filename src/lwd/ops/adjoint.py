@@ -42,9 +42,7 @@ def lean_adjoint(velocity_fn: VelocityFn, trajectory: Tensor, terminal_adjoint: 
 
     def vjp(index: int, cotangent: Tensor) -> Tensor:
         sample = trajectory[index].detach().requires_grad_(True)
-        flow_time_B = torch.full(
-            sample.shape[:1], (index + 1) / num_steps, dtype=sample.dtype, device=sample.device
-        )
+        flow_time_B = torch.full(sample.shape[:1], (index + 1) / num_steps, dtype=sample.dtype, device=sample.device)
         with torch.enable_grad():
             velocity = velocity_fn(sample, flow_time_B)
             require_shape("velocity", velocity, sample.shape)

@@ -101,9 +101,7 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     return entropy / math.log(probs.shape[-1])
 
 
-def adaptive_quantile_level(
-    entropy: Tensor, *, base: float, entropy_weight: float, low: float, high: float
-) -> Tensor:
+def adaptive_quantile_level(entropy: Tensor, *, base: float, entropy_weight: float, low: float, high: float) -> Tensor:
     """Return clip(base - entropy_weight * entropy, low, high): the less certain, the more pessimistic.
 
     Args:

@@ -25,8 +25,6 @@ def soft_update(target_params: Iterable[Tensor], source_params: Iterable[Tensor]
     if not 0 <= polyak_rate <= 1:
         raise ConfigError(f"polyak_rate is {polyak_rate}; it lies in [0, 1]")
     if [tensor.shape for tensor in targets] != [tensor.shape for tensor in sources]:
-        raise ShapeError(
-            "target and source parameters differ in number or shapes; build both from one config"
-        )
+        raise ShapeError("target and source parameters differ in number or shapes; build both from one config")
     if targets:
         torch._foreach_lerp_(targets, sources, polyak_rate)

@@ -30,9 +30,7 @@ def policy_of(path: Path, method: str | None) -> tuple[Path, Path, str]:
     if (path / POLICY).is_file():
         return path / POLICY, path, method or path.parent.name
     if not (path / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"there is no policy at {path}: give a policy file, a checkpoint or a run directory"
-        )
+        raise CheckpointError(f"there is no policy at {path}: give a policy file, a checkpoint or a run directory")
     if method not in STAGE_OF_METHOD:
         raise ConfigError(f"--method is {method!r}; of a run, evaluate one of: {', '.join(STAGE_OF_METHOD)}")
     stage = STAGE_OF_METHOD[method]

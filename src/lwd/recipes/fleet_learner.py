@@ -143,9 +143,7 @@ def _step_budget(stage: OnlineStage, recipe: Recipe) -> int:
     return min(recipe.fleet.limiter.step_budget(stage.progress.update), recipe.fleet.env_steps)
 
 
-def _log(
-    log: MetricsLog, stage: OnlineStage, result: UpdateResult, begun: float, updates_before: int
-) -> None:
+def _log(log: MetricsLog, stage: OnlineStage, result: UpdateResult, begun: float, updates_before: int) -> None:
     steps, update = stage.reader.env_steps, result.update
     extra = {
         "replay/env_steps": float(steps),

@@ -58,9 +58,7 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
     """Return coordinator, learner and robot hosts, in the order in which they start."""
     lwd = (sys.executable, "-m", "lwd")
     where = ("--run", str(run.path))
-    coordinator = ProcessSpec(
-        name="coordinator", command=(*lwd, "coordinator", *where), environment=_ONE_THREAD
-    )
+    coordinator = ProcessSpec(name="coordinator", command=(*lwd, "coordinator", *where), environment=_ONE_THREAD)
     learner = ProcessSpec(
         name="learner",
         command=(

@@ -57,6 +57,7 @@ class OfflineDataConfig:
     rollout_successes_per_task: int = 40
     rollout_failures_per_task: int = 16
     play_per_task: int = 6
+    embodiment: str = "ogbench-scene"
     world: str = "nominal"
     seed: int = 0
 
@@ -67,9 +68,7 @@ class OfflineDataConfig:
             task_named(name)
         for field, value in self.counts().items():
             if value < 0:
-                raise ConfigError(
-                    f"the number of {field} episodes per task is {value}; it must not be negative"
-                )
+                raise ConfigError(f"the number of {field} episodes per task is {value}; it must not be negative")
 
     def counts(self) -> dict[Kind, int]:
         return {
@@ -146,17 +145,15 @@ def make_episode(planned: PlannedEpisode, robot: SceneRobot, expert: SceneExpert
             session.step()
         if (session.outcome is Outcome.SUCCESS) == wants_success:
             return session.episode()
-    raise OfflineDataError(
-        f"{planned.episode_id}: no {planned.kind} in {ATTEMPTS} attempts; soften its behaviour"
-    )
+    raise OfflineDataError(f"{planned.episode_id}: no {planned.kind} in {ATTEMPTS} attempts; soften its behaviour")
 
 
 _worker: tuple[SceneRobot, SceneExpert] | None = None
 
 
-def _start_worker(world: str) -> None:
+def _start_worker(embodiment: str, world: str) -> None:
     global _worker
-    _worker = (make_robot(world=world), SceneExpert())
+    _worker = (make_robot(embodiment, world), SceneExpert())
 
 
 def _work(batch: Sequence[PlannedEpisode]) -> list[Episode]:
@@ -198,7 +195,7 @@ def generate_offline_data(
             progress(len(made), len(todo))
 
     if workers == 0:
-        robot, expert = make_robot(world=config.world), SceneExpert()
+        robot, expert = make_robot(config.embodiment, config.world), SceneExpert()
         for planned in todo:
             take(make_episode(planned, robot, expert))
         return tuple(made)
@@ -209,7 +206,7 @@ def generate_offline_data(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(config.world,),
+        initargs=(config.embodiment, config.world),
     ) as pool:
         batches = _batches(todo, 4)
         running: set[Future[list[Episode]]] = set()

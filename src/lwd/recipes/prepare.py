@@ -40,7 +40,7 @@ def generate_into(
     waiting: Queue[Episode | None] = Queue(maxsize=256)
     producer = _Producer(config, committed, waiting, workers, progress)
     producer.start()
-    result = ingest(store, iter(waiting.get, None), EpisodeLimits(embodiment=make_robot().embodiment))
+    result = ingest(store, iter(waiting.get, None), EpisodeLimits(embodiment=make_robot(config.embodiment).embodiment))
     producer.join()
     if producer.error is not None:
         raise producer.error
@@ -70,9 +70,7 @@ class _Producer(Thread):
     def run(self) -> None:
         config, committed, workers, progress = self._arguments
         try:
-            generate_offline_data(
-                config, self._waiting.put, existing=committed, workers=workers, progress=progress
-            )
+            generate_offline_data(config, self._waiting.put, existing=committed, workers=workers, progress=progress)
         except BaseException as error:  # raised again in the caller's thread
             self.error = error
         finally:

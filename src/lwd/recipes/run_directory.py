@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lwd.data import durable
+from lwd.data.log import LogReader
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import CheckpointError, ConfigError
 from lwd.learner.checkpoint import Checkpoint, CheckpointStore
+from lwd.robots.sim import make_robot
+from lwd.types import Embodiment
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,18 @@ class RunDirectory:
     def store(self) -> ObjectStore:
         """The run's own object store."""
         return open_store(self.path / "store")
+
+    def embodiment(self) -> Embodiment:
+        """Return the embodiment that the run's episodes are of.
+
+        Raises:
+            CheckpointError: if the run's store has no episodes yet.
+        """
+        reader = LogReader(self.store())
+        for entry in reader.poll(up_to=1):
+            for episode in entry.added:
+                return make_robot(episode.embodiment).embodiment
+        raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
 
     def checkpoints(self, stage: str) -> CheckpointStore:
         """The checkpoints of a stage."""
@@ -38,9 +53,7 @@ class RunDirectory:
         found = self.checkpoints(stage).latest()
         if found is None or not found.progress.finished:
             state = "has not begun" if found is None else f"stopped at update {found.progress.update}"
-            raise CheckpointError(
-                f"stage {stage!r} of run {self.path} {state}: run `lwd {verb} --run {self.path}`"
-            )
+            raise CheckpointError(f"stage {stage!r} of run {self.path} {state}: run `lwd {verb} --run {self.path}`")
         return found
 
     def write_config(self, name: str, config: Any) -> None:

@@ -26,7 +26,7 @@ from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import GAMMA, Recipe, SFTRecipe, StageRecipe
-from lwd.robots.sim import TASKS, make_robot
+from lwd.robots.sim import TASKS
 from lwd.types import Source
 
 OFFLINE_SOURCES = (Source.DEMONSTRATION, Source.ROLLOUT, Source.PLAY)
@@ -48,9 +48,7 @@ def open_arena(run: RunDirectory, *, horizon: int, instructions: InstructionEnco
     """Open the run's replay, still empty: `advance` brings it to a snapshot."""
     # All paraphrases in one pass of the sentence encoder; the policy's checkpoint will know them all.
     instructions.add(i for task in TASKS.values() for i in (*task.instructions, *task.heldout_instructions))
-    arena = ReplayArena(
-        make_robot().embodiment, horizon=horizon, gamma=GAMMA, embed=instructions, tasks=tuple(TASKS)
-    )
+    arena = ReplayArena(run.embodiment(), horizon=horizon, gamma=GAMMA, embed=instructions, tasks=tuple(TASKS))
     return ReplayReader(run.store(), arena)
 
 
@@ -100,9 +98,7 @@ def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control
     return _run(run, stage, sampler, control)
 
 
-def run_offline(
-    run: RunDirectory, recipe: StageRecipe, *, seed: int, control: Control | None = None
-) -> Checkpoint:
+def run_offline(run: RunDirectory, recipe: StageRecipe, *, seed: int, control: Control | None = None) -> Checkpoint:
     """Learn V, Q and a better policy from the offline data; continue where it was interrupted.
 
     Raises:
@@ -208,9 +204,7 @@ def run_filtered_bc(
     policy = load_policy(run.finished("sft", "sft").policy_path)
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
     reader.advance(online.progress.snapshot)
-    algorithm = SFT(
-        policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed)
-    )
+    algorithm = SFT(policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed))
     averaged = algorithm.averaged_policy
     averaged.instructions = policy.instructions
     stage = Stage(
@@ -250,9 +244,7 @@ def lwd_files(algorithm: LWD, config: dict[str, Any]) -> StageFiles:
 
 def chunks_per_target(recipe: StageRecipe) -> dict[str, int]:
     """n of the n-step target for every task."""
-    return {
-        task.name: recipe.n_step_long if task.long_horizon else recipe.n_step_short for task in TASKS.values()
-    }
+    return {task.name: recipe.n_step_long if task.long_horizon else recipe.n_step_short for task in TASKS.values()}
 
 
 def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:
@@ -264,15 +256,11 @@ def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Contro
     log = MetricsLog(run.path, "learner", stage.progress.stage)
     with run.locked(stage.progress.stage), Prefetcher(sampler) as batches:
         for result in stage.run(batches, stop=control.stop):
-            log.add(
-                result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={}
-            )
+            log.add(result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={})
             if control.watch is not None:
                 control.watch(result, stage.updates)
     log.close()
     found = stage.checkpoints.latest()
     if found is None:
-        raise CheckpointError(
-            f"stage {stage.progress.stage!r} left no checkpoint in {stage.checkpoints.directory}"
-        )
+        raise CheckpointError(f"stage {stage.progress.stage!r} left no checkpoint in {stage.checkpoints.directory}")
     return found

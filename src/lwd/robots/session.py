@@ -236,9 +236,7 @@ class EpisodeSession:
     def _reject_non_finite(self, action: FloatArray) -> None:
         # Non-finite actions are a fault, never clipped: NaN passes a clip.
         if not np.isfinite(action).all():
-            raise ActionRejected(
-                f"episode {self.episode_id}: a non-finite action was refused; the robot holds"
-            )
+            raise ActionRejected(f"episode {self.episode_id}: a non-finite action was refused; the robot holds")
 
     def _see(self, observation: Observation) -> None:
         self._observation = observation
@@ -255,9 +253,7 @@ class EpisodeSession:
             RobotFault: if it is not over.
         """
         if self._outcome is None:
-            raise RobotFault(
-                f"episode {self.episode_id} still runs; use truncate() to end it without an outcome"
-            )
+            raise RobotFault(f"episode {self.episode_id} still runs; use truncate() to end it without an outcome")
         return self._record(self._outcome)
 
     def truncate(self) -> Episode:

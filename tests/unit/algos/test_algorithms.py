@@ -19,9 +19,7 @@ def build_lwd(policy, critic, **settings) -> LWD:
 
 
 def build_sft(policy, critic) -> SFT:
-    return SFT(
-        deepcopy(policy), SFTConfig(total_updates=50, warmup_updates=2), torch.Generator().manual_seed(0)
-    )
+    return SFT(deepcopy(policy), SFTConfig(total_updates=50, warmup_updates=2), torch.Generator().manual_seed(0))
 
 
 def equal_states(first: dict, second: dict) -> bool:
@@ -43,9 +41,7 @@ def equal_states(first: dict, second: dict) -> bool:
     [
         build_sft,
         lambda policy, critic: build_lwd(policy, critic, temperature="auto", actor_every=2),
-        lambda policy, critic: build_lwd(
-            policy, critic, temperature=0.1, train_backbone=False, total_updates=20
-        ),
+        lambda policy, critic: build_lwd(policy, critic, temperature=0.1, train_backbone=False, total_updates=20),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, rollout="policy"),
     ],
 )
@@ -158,9 +154,7 @@ def test_auto_temperature_follows_the_spread_of_q(policy, critic, make_batch):
     assert spread.temperature(0.5) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"temperature": 0.0}, {"actor_every": 0}, {"auto_temperature_fraction": -1.0}]
-)
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"actor_every": 0}, {"auto_temperature_fraction": -1.0}])
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         LWDConfig(**settings)

@@ -75,9 +75,7 @@ def make_episode(
     )
 
 
-def make_arena(
-    episodes: list[Episode], *, directory: Path | None = None, initial_rows: int = 4
-) -> ReplayArena:
+def make_arena(episodes: list[Episode], *, directory: Path | None = None, initial_rows: int = 4) -> ReplayArena:
     arena = ReplayArena(
         ROBOT, horizon=HORIZON, gamma=GAMMA, embed=embed, initial_rows=initial_rows, directory=directory
     )

@@ -65,9 +65,7 @@ def make_episode(
 
 
 def make_arena(*episodes: Episode) -> ReplayArena:
-    arena = ReplayArena(
-        ROBOT, horizon=2, gamma=0.9, embed=lambda text: np.zeros(3, dtype=np.float32), initial_rows=8
-    )
+    arena = ReplayArena(ROBOT, horizon=2, gamma=0.9, embed=lambda text: np.zeros(3, dtype=np.float32), initial_rows=8)
     arena.add(episodes)
     return arena
 
@@ -198,9 +196,7 @@ def test_imitable_steps_are_successes_and_corrections() -> None:
         make_episode(4, 2, source=Source.PLAY, outcome=Outcome.FAILURE, human=(0, 1)),
         make_episode(5, 3, source=Source.FLEET, outcome=Outcome.TRUNCATED, human=(2,)),
     )
-    drawn = set(
-        sampled(BatchSampler(arena, [Stratum(steps=imitable_steps)], batch_size=500, seed=0).batch(0))
-    )
+    drawn = set(sampled(BatchSampler(arena, [Stratum(steps=imitable_steps)], batch_size=500, seed=0).batch(0)))
     whole = {(number, step) for number in (0, 1) for step in range(3)}
     assert drawn == whole | {(2, 1), (2, 2), (5, 2)}
 

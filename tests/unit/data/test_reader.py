@@ -62,9 +62,7 @@ def commit(store, *, added=(), revoked=()) -> None:
 
 
 def test_the_arena_follows_the_log_version_by_version(store, arena, embodiment):
-    commit(
-        store, added=[upload(store, embodiment, "a", Source.DEMONSTRATION), upload(store, embodiment, "b")]
-    )
+    commit(store, added=[upload(store, embodiment, "a", Source.DEMONSTRATION), upload(store, embodiment, "b")])
     commit(store, added=[upload(store, embodiment, "c")])
     reader = ReplayReader(store, arena)
     assert [entry.episode_id for entry in reader.advance(up_to=1)] == ["a", "b"]
@@ -96,4 +94,19 @@ def test_an_episode_that_is_not_what_was_committed_is_refused(store, arena, embo
     with pytest.raises(StoreError, match="the log says 000000000000"):
         reader.advance()
     assert arena.num_episodes == 0
+    reader.close()
+
+
+def test_after_a_failed_download_the_same_episodes_are_tried_again(store, arena, embodiment, tmp_path):
+    entry = upload(store, embodiment, "a")
+    commit(store, added=[entry])
+    path = tmp_path / "store" / entry.key
+    data = path.read_bytes()
+    path.unlink()
+    reader = ReplayReader(store, arena)
+    with pytest.raises(StoreError):
+        reader.advance()
+    path.write_bytes(data)
+    assert [item.episode_id for item in reader.advance()] == ["a"]
+    assert arena.num_episodes == 1
     reader.close()

@@ -66,8 +66,7 @@ def write_metrics(
         for row in range(rows):
             fade = float(np.exp(-3 * row / rows))
             metrics = {
-                name: (0.2 + 0.1 * place) * fade + 0.3 + 0.02 * float(rng.normal())
-                for place, name in enumerate(names)
+                name: (0.2 + 0.1 * place) * fade + 0.3 + 0.02 * float(rng.normal()) for place, name in enumerate(names)
             }
             record = {
                 "time_s": start_s + every_s * row,

@@ -141,9 +141,7 @@ def test_methods_on_other_starts_are_not_paired(tmp_path: Path) -> None:
     assert any("do not compare them" in note for note in summary.missing)
 
 
-@pytest.mark.parametrize(
-    "part", ["config", "evaluation", "sft metrics", "one fleet episode", "only truncated"]
-)
+@pytest.mark.parametrize("part", ["config", "evaluation", "sft metrics", "one fleet episode", "only truncated"])
 def test_a_run_with_one_part_only_says_what_is_missing(tmp_path: Path, part: str) -> None:
     if part == "config":
         (tmp_path / "config.json").write_text('{"seed": 0}')
@@ -159,9 +157,7 @@ def test_a_run_with_one_part_only_says_what_is_missing(tmp_path: Path, part: str
     assert "Not in this run" in page
     missing = summarise_run(run).missing
     assert ("No online training was recorded." in missing) is True
-    assert any("fleet episode" in note for note in missing) is (
-        "fleet" not in part and "truncated" not in part
-    )
+    assert any("fleet episode" in note for note in missing) is ("fleet" not in part and "truncated" not in part)
     json.dumps(report_json(run), allow_nan=False)
     console = Console(file=io.StringIO(), width=100)
     console.print(run_table(run))

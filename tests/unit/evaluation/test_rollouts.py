@@ -70,9 +70,7 @@ def test_plan_rotates_heldout_instructions_and_starts_with_the_longest_task() ->
     assert plan_trials([long_task], 1, 0, heldout_instructions=False)[0].instruction in long_task.instructions
 
 
-def _path_of_effector(
-    policy: Path, task: Task, companions: int, monkeypatch: pytest.MonkeyPatch
-) -> list[bytes]:
+def _path_of_effector(policy: Path, task: Task, companions: int, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every position of the first robot's effector during its first episode, bit for bit."""
     positions: dict[int, list[bytes]] = {}
     step = SceneSimulator.step
@@ -148,16 +146,12 @@ def test_more_episodes_continue_the_same_seeds(checkpoint: Path, tmp_path: Path)
 
 def test_a_worker_that_fails_is_reported_with_its_error(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="this policy cannot be built"):
-        evaluate_policy(
-            _fail, TASKS, method="x", journal_path=tmp_path / "x.jsonl", workers=1, episodes_per_task=1
-        )
+        evaluate_policy(_fail, TASKS, method="x", journal_path=tmp_path / "x.jsonl", workers=1, episodes_per_task=1)
 
 
 def test_a_worker_that_dies_is_reported_with_its_exit_code(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"exit codes \[7\]"):
-        evaluate_policy(
-            _die, TASKS, method="x", journal_path=tmp_path / "x.jsonl", workers=1, episodes_per_task=1
-        )
+        evaluate_policy(_die, TASKS, method="x", journal_path=tmp_path / "x.jsonl", workers=1, episodes_per_task=1)
 
 
 @pytest.mark.parametrize("setting", ["episodes_per_task", "robots_per_worker"])

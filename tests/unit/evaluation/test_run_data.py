@@ -112,9 +112,7 @@ def test_success_curve_rolls_over_known_outcomes_and_fleet_hours(tmp_path: Path)
 
 def test_interventions_are_counted_per_robot_hour(tmp_path: Path) -> None:
     # 36 s each: 100 episodes are one robot hour; two interventions in every episode.
-    write_fleet(
-        tmp_path, [FleetPlan(outcome=Outcome.SUCCESS, steps=360, interventions=2, human_steps=36)] * 24
-    )
+    write_fleet(tmp_path, [FleetPlan(outcome=Outcome.SUCCESS, steps=360, interventions=2, human_steps=36)] * 24)
     fleet = read_run(tmp_path).fleet
     curve = fleet_curves.intervention_curve(fleet)
     np.testing.assert_allclose(curve.mean, 200.0)

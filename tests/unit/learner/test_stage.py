@@ -20,17 +20,13 @@ def make_stage(policy, critic, make_batch, tmp_path):
 
     def build(name: str, *, snapshot: int = 1, learning_rate: float = 1e-3):
         config = LWDConfig(temperature="auto", spread_every=2, actor_learning_rate=learning_rate)
-        algorithm = LWD(
-            deepcopy(policy), deepcopy(policy), deepcopy(critic), config, torch.Generator().manual_seed(0)
-        )
+        algorithm = LWD(deepcopy(policy), deepcopy(policy), deepcopy(critic), config, torch.Generator().manual_seed(0))
         files = StageFiles(
             policy=lambda: policy_bytes(algorithm.policy),
             value=lambda: value_bytes(algorithm.critic),
             config={"learning_rate": learning_rate},
         )
-        stage = Stage(
-            "offline", algorithm, CheckpointStore(tmp_path / name), files, updates=8, snapshot=snapshot
-        )
+        stage = Stage("offline", algorithm, CheckpointStore(tmp_path / name), files, updates=8, snapshot=snapshot)
         return stage, Batches()
 
     return build

@@ -14,18 +14,14 @@ from lwd.types import Embodiment, Observation, TokenSpec
 
 def observations(embodiment: Embodiment, count: int, seed: int = 0) -> list[Observation]:
     rng = np.random.default_rng(seed)
-    return [
-        Observation(state=rng.normal(size=embodiment.state_size).astype(np.float32)) for _ in range(count)
-    ]
+    return [Observation(state=rng.normal(size=embodiment.state_size).astype(np.float32)) for _ in range(count)]
 
 
 def test_velocity_of_stacked_steps_equals_velocity_step_by_step(policy, make_batch):
     context = policy.encode(make_batch(5).observation)
     chunks, times = torch.randn(4, 5, 3, 2), torch.rand(4, 1)
     stacked = policy.velocity(context, chunks, times)
-    single = torch.stack(
-        [policy.velocity(context, chunk, time.expand(5)) for chunk, time in zip(chunks, times)]
-    )
+    single = torch.stack([policy.velocity(context, chunk, time.expand(5)) for chunk, time in zip(chunks, times)])
     assert_close(stacked, single)
 
 

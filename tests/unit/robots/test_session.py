@@ -167,9 +167,7 @@ def test_ids_differ_between_sessions_of_one_seed(robot: SceneRobot) -> None:
     assert start(robot).episode_id != start(robot).episode_id
 
 
-def test_privileged_state_is_read_only_when_somebody_looks(
-    robot: SceneRobot, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_privileged_state_is_read_only_when_somebody_looks(robot: SceneRobot, monkeypatch: pytest.MonkeyPatch) -> None:
     session = start(robot, Scripted(lambda step: OBSERVE))
     reads: list[int] = []
     original = robot.privileged
@@ -182,7 +180,7 @@ def test_privileged_state_is_read_only_when_somebody_looks(
 
 
 def test_pixel_episodes_carry_one_more_frame_than_actions() -> None:
-    robot = make_robot(observation="pixels")
+    robot = make_robot("ogbench-scene-pixels")
     session = start(robot)
     session.load_chunk(CHUNK)
     session.step()

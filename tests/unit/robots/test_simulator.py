@@ -52,9 +52,7 @@ def moves(sim: SceneSimulator, steps: int) -> Iterator[np.ndarray]:
             yield drift[step]
 
 
-def test_each_step_gives_ogbenchs_commands_locks_and_success(
-    robot: SceneRobot, ogbench_env: SceneEnv
-) -> None:
+def test_each_step_gives_ogbenchs_commands_locks_and_success(robot: SceneRobot, ogbench_env: SceneEnv) -> None:
     """Steps start from one common state: contacts are chaotic; a last bit of the commands grows to 1e-3."""
     sim = robot.sim
     robot.reset(TASKS["rearrange_medium"], seed=3)
@@ -97,15 +95,11 @@ def test_readings_match_ogbench(robot: SceneRobot, ogbench_env: SceneEnv) -> Non
     theirs = ogbench_env.compute_ob_info()
     for name, ours in robot.privileged().items():
         if name in theirs:
-            np.testing.assert_allclose(
-                ours, np.ravel(theirs[name]) if np.ndim(ours) else theirs[name], atol=1e-5
-            )
+            np.testing.assert_allclose(ours, np.ravel(theirs[name]) if np.ndim(ours) else theirs[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_success_agrees_with_ogbench_at_start_and_goal(
-    robot: SceneRobot, ogbench_env: SceneEnv, task: str
-) -> None:
+def test_success_agrees_with_ogbench_at_start_and_goal(robot: SceneRobot, ogbench_env: SceneEnv, task: str) -> None:
     robot.reset(TASKS[task], seed=0)
     sim, goal = robot.sim, GOALS[task]
     assert not robot.success()
@@ -161,9 +155,7 @@ def test_the_shifted_world_is_heavier_and_slipperier() -> None:
     cube = nominal.model.body("object_0").id
     geom = nominal.model.geom("object_0").id
     # The solver's scaling must follow the mass, or grasps blow up.
-    assert shifted.model.body_invweight0[cube, 0] == pytest.approx(
-        0.5 * nominal.model.body_invweight0[cube, 0]
-    )
+    assert shifted.model.body_invweight0[cube, 0] == pytest.approx(0.5 * nominal.model.body_invweight0[cube, 0])
     assert shifted.model.body_mass[cube] == pytest.approx(2 * nominal.model.body_mass[cube])
     assert shifted.model.geom_friction[geom, 0] == pytest.approx(0.8 * nominal.model.geom_friction[geom, 0])
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lwd.errors import ConfigError, UnknownTask
-from lwd.robots.sim import TASKS, make_robot, task_named, world_named
+from lwd.robots.sim import TASKS, embodiment_seeing, make_robot, task_named, world_named
 from lwd.robots.sim.tasks import GOALS
 
 
@@ -33,4 +33,4 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="ogbench-scene"):
         make_robot("humanoid")
     with pytest.raises(ConfigError, match="pixels"):
-        make_robot(observation="smell")  # type: ignore[arg-type]
+        embodiment_seeing("smell")  # type: ignore[arg-type]

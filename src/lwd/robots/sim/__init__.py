@@ -1,25 +1,49 @@
 """Simulated robots, by the name of their embodiment."""
 
 from lwd.errors import ConfigError
+from lwd.robots.sim.observation import PIXEL_EMBODIMENT, STATE_EMBODIMENT
 from lwd.robots.sim.robot import ObservationKind, SceneRobot
 from lwd.robots.sim.tasks import TASKS, task_named
 from lwd.robots.sim.worlds import WORLDS, World, world_named
 
-__all__ = ["EMBODIMENTS", "TASKS", "WORLDS", "SceneRobot", "World", "make_robot", "task_named", "world_named"]
+__all__ = [
+    "EMBODIMENTS",
+    "TASKS",
+    "WORLDS",
+    "ObservationKind",
+    "SceneRobot",
+    "World",
+    "embodiment_seeing",
+    "make_robot",
+    "task_named",
+    "world_named",
+]
 
-EMBODIMENTS = ("ogbench-scene",)
+EMBODIMENTS: dict[str, ObservationKind] = {
+    STATE_EMBODIMENT.name: "state",
+    PIXEL_EMBODIMENT.name: "pixels",
+}
+"""Embodiment -> what its policies see: the same robot and scene as state tokens, or through a camera."""
 
 
-def make_robot(
-    embodiment: str = "ogbench-scene", world: str = "nominal", observation: ObservationKind = "state"
-) -> SceneRobot:
+def embodiment_seeing(observation: ObservationKind) -> str:
+    """Return the name of the embodiment whose policies see `observation`.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    for name, kind in EMBODIMENTS.items():
+        if kind == observation:
+            return name
+    raise ConfigError(f"observation is {observation!r}; known are: {', '.join(EMBODIMENTS.values())}")
+
+
+def make_robot(embodiment: str = STATE_EMBODIMENT.name, world: str = "nominal") -> SceneRobot:
     """Build a simulated robot.
 
     Raises:
-        ConfigError: if embodiment, world or observation kind is not known.
+        ConfigError: if embodiment or world is not known.
     """
     if embodiment not in EMBODIMENTS:
-        raise ConfigError(
-            f"embodiment {embodiment!r} is not simulated; known ones are: {', '.join(EMBODIMENTS)}"
-        )
-    return SceneRobot(world_named(world), observation)
+        raise ConfigError(f"embodiment {embodiment!r} is not simulated; known ones are: {', '.join(EMBODIMENTS)}")
+    return SceneRobot(world_named(world), EMBODIMENTS[embodiment])

@@ -79,8 +79,7 @@ def next_sub_goal(goal: SceneGoal, info: Info) -> SubGoal:
     def open_drawer() -> SubGoal | None:
         wanted = slide("drawer", DRAWER_OPEN_M)
         in_the_way = cube[2] < 0.05 and all(
-            low <= at <= high
-            for low, at, high in zip(DRAWER_SWEEP_LOW_M, cube[:2], DRAWER_SWEEP_HIGH_M, strict=True)
+            low <= at <= high for low, at, high in zip(DRAWER_SWEEP_LOW_M, cube[:2], DRAWER_SWEEP_HIGH_M, strict=True)
         )
         if wanted and in_the_way and not info["privileged/cube_in_drawer"]:
             return SubGoal(what="cube", target=ASIDE_M)
@@ -88,9 +87,7 @@ def next_sub_goal(goal: SceneGoal, info: Info) -> SubGoal:
 
     if goal.cube_goal_m == CUBE_IN_SHUT_DRAWER_M:
         off = cube - goal.cube_goal_m
-        stowed = info["privileged/cube_in_drawer"] and (
-            abs(off[0]) <= STOWED_X_M or np.linalg.norm(off) <= 0.038
-        )
+        stowed = info["privileged/cube_in_drawer"] and (abs(off[0]) <= STOWED_X_M or np.linalg.norm(off) <= 0.038)
         if holding and abs(info["privileged/drawer_pos"] - DRAWER_OPEN_M) > 0.05 and not stowed:
             return SubGoal(what="cube", target=ASIDE_M)
         if holding or not stowed:

@@ -81,9 +81,7 @@ def sub_steps_of(names: tuple[str, ...], goal: SceneGoal) -> dict[str, SubStep]:
         ),
         "close drawer": SubStep(held=lambda s, later: drawer_shut(s), distance_m=lambda s: abs(s.drawer_m)),
         "lock drawer": SubStep(held=lambda s, later: s.buttons[0] == 0 and drawer_shut(s)),
-        "cube in drawer": SubStep(
-            held=lambda s, later: s.cube_in_drawer or drawer_shut(s), distance_m=cube_m
-        ),
+        "cube in drawer": SubStep(held=lambda s, later: s.cube_in_drawer or drawer_shut(s), distance_m=cube_m),
         "move cube": SubStep(held=lambda s, later: s.cube_at_goal, distance_m=cube_m),
         "unlock window": SubStep(held=lambda s, later: s.buttons[1] == 1 or later.get("lock window", False)),
         "open window": SubStep(held=lambda s, later: window_there(s), distance_m=window_m),

@@ -59,9 +59,7 @@ class SceneCamera:
         RobotFault: if this process has no OpenGL to render with.
     """
 
-    def __init__(
-        self, height: int, width: int, *, offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    ) -> None:
+    def __init__(self, height: int, width: int, *, offset_m: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
         self.size = (height, width)
         self._model = mujoco.MjModel.__copy__(_drawn_model())
         self._model.vis.global_.offheight = height

@@ -97,9 +97,7 @@ class SceneRobot:
         if self.sim.unstable:
             # What the scene would have become is unknown; the last good observation stands for it.
             self._outcome = Outcome.TRUNCATED
-            return StepResult(
-                observation=self._observation, outcome=self._outcome, sub_step_scores=self._scores
-            )
+            return StepResult(observation=self._observation, outcome=self._outcome, sub_step_scores=self._scores)
         self._scores = self._progress.observe(self._scene_state())
         if self.success():
             self._outcome = Outcome.SUCCESS

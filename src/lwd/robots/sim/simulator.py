@@ -92,9 +92,7 @@ def _exclude_self_collisions(spec: Any, model: Any) -> None:
 def compiled_scene() -> _Compiled:
     """Compile the physics once per process (about 2 s)."""
     env = _ogbench_scene()
-    spec = mujoco.MjSpec.from_string(
-        mjcf_utils.to_string(env.mjcf_model), assets=mjcf_utils.get_assets(env.mjcf_model)
-    )
+    spec = mujoco.MjSpec.from_string(mjcf_utils.to_string(env.mjcf_model), assets=mjcf_utils.get_assets(env.mjcf_model))
     spec.compiler.discardvisual = True
     _exclude_self_collisions(spec, env.model)
     model = spec.compile()

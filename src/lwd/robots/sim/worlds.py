@@ -52,7 +52,5 @@ def world_named(name: str) -> World:
         ConfigError: if there is no such world.
     """
     if name not in WORLDS:
-        raise ConfigError(
-            f"world {name!r} is not known; the worlds of ogbench-scene are: {', '.join(WORLDS)}"
-        )
+        raise ConfigError(f"world {name!r} is not known; the worlds of ogbench-scene are: {', '.join(WORLDS)}")
     return WORLDS[name]
