@@ -11,13 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import point_mass
-from lwd.data.validation import EpisodeLimits
-from lwd.fleet import host_process
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
-from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 from lwd.fleet.spool import Spool, SpooledEpisode
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 
@@ -36,20 +30,24 @@ class JournalingSpool(Spool):
         return episode
 
 
-class SlowPointMass(point_mass.PointMassRobot):
-    """Leaves time to be killed between two steps."""
-
-    def step(self, action):
-        time.sleep(0.001)
-        return super().step(action)
-
-
 def coordinator(run: Path) -> None:
-    limits = EpisodeLimits(embodiment=point_mass.EMBODIMENT)
-    run_coordinator(CoordinatorConfig(run=run, limits=limits, reconcile_s=1.0, linger_s=0.05, heartbeat_s=0.2))
+    run_coordinator(CoordinatorConfig(run=run, reconcile_s=1.0, linger_s=0.05, heartbeat_s=0.2))
 
 
 def host(run: Path, name: str, episodes: int | None) -> None:
+    # Here, not above: torch takes seconds, and only robots need it.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import point_mass
+    from lwd.fleet import host_process
+    from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
+
+    class SlowPointMass(point_mass.PointMassRobot):
+        """Leaves time to be killed between two steps."""
+
+        def step(self, action):
+            time.sleep(0.001)
+            return super().step(action)
+
     host_process.Spool = JournalingSpool
     robots = tuple(RobotSpec(robot_id=f"{name}.robot-{number}") for number in range(3))
     run_robot_host(
