@@ -175,8 +175,9 @@ class LWD:
         times_N = flow_times(steps, dtype=states.state_BS.dtype, device=states.state_BS.device)
         starts_N1 = times_N[:, None]
         with torch.no_grad():
-            context = self.reference.encode(states)
-            trajectory, velocity_N = self._rollout(states, context)
+            features = self.reference.features(states)
+            context = self.reference.condition(features)
+            trajectory, velocity_N = self._rollout(states, features, context)
             # The reference's velocity is in its own roll-out already; along the policy's it takes one batched pass.
             reference_velocity = (
                 velocity_N
@@ -187,8 +188,7 @@ class LWD:
         vjp = self.reference.linearize(context, trajectory[:-1], starts_N1 + 1 / steps)
         adjoint = lean_adjoint_from_vjp(vjp, terminal_adjoint, steps)
 
-        policy_context = self.policy.encode(states) if self.config.train_backbone else context
-        velocity = self.policy.velocity(policy_context, trajectory[:-1], starts_N1)
+        velocity = self.policy.velocity(self._policy_context(states, features), trajectory[:-1], starts_N1)
         delta = velocity - reference_velocity
         loss = adjoint_matching_loss(delta, adjoint, memoryless_sigma(times_N, 1 / steps))
         gradient_norm = self._actor_step(loss, "loss/actor")
@@ -207,12 +207,17 @@ class LWD:
             return self.spread.temperature(self.config.auto_temperature_fraction)
         return self.config.temperature
 
-    def _rollout(self, states: ObservationBatch, reference_context: Tensor) -> tuple[Tensor, Tensor]:
+    def _policy_context(self, states: ObservationBatch, reference_features: Tensor) -> Tensor:
+        """Encode for the policy; a frozen backbone's features are the reference's."""
+        return self.policy.encode(states) if self.config.train_backbone else self.policy.condition(reference_features)
+
+    def _rollout(
+        self, states: ObservationBatch, reference_features: Tensor, reference_context: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Sample chunks with the memoryless SDE; return its trajectory (N + 1, ...) and velocities (N, ...)."""
         network, context = self.reference, reference_context
         if self.config.rollout == "policy":
-            network = self.policy
-            context = network.encode(states) if self.config.train_backbone else reference_context
+            network, context = self.policy, self._policy_context(states, reference_features)
         return memoryless_sde_rollout(
             lambda chunk, time: network.velocity(context, chunk, time),
             self._noise(states.size),

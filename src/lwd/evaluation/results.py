@@ -126,9 +126,9 @@ def load_result(path: Path) -> EvaluationResult:
     try:
         return _RESULT.validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise ConfigError(f"evaluation {path} does not exist; run `lwd eval` first") from error
+        raise ConfigError(f"evaluation {path} does not exist; run `lwd evaluate` first") from error
     except ValidationError as error:
-        raise ConfigError(f"{path} is not an evaluation result ({error}); run `lwd eval` again") from error
+        raise ConfigError(f"{path} is not an evaluation result ({error}); run `lwd evaluate` again") from error
 
 
 def success_scores(episodes: Sequence[EpisodeResult]) -> dict[str, list[float]]:

@@ -234,7 +234,7 @@ def _missing(run: RunData) -> tuple[str, ...]:
     if not run.fleet:
         missing.append("No fleet episode was committed, so there is no learning curve, human help or version lag.")
     if not run.evaluations:
-        missing.append("No method was evaluated on fixed seeds (run `lwd eval`).")
+        missing.append("No method was evaluated on fixed seeds (run `lwd evaluate`).")
     if run.evaluations:
         wanted = ("sft", "lwd_offline", "lwd_online")
         missing += [f"{METHODS[name]} was not evaluated." for name in wanted if name not in run.evaluations]

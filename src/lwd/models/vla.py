@@ -76,9 +76,18 @@ class SmallVLA(nn.Module):
         return self.backbone.normalizer
 
     def encode(self, observation: ObservationBatch) -> Tensor:
-        """Return the context (B, C), computed once per state."""
+        """Return the context (B, W) of `velocity`, computed once per state."""
+        return self.condition(self.features(observation))
+
+    def features(self, observation: ObservationBatch) -> Tensor:
+        """Return the backbone's features (B, C); policy and reference share them where the backbone is frozen."""
         with compute_in(self.precision, observation.state_BS.device):
             return self.backbone(observation).float()  # type: ignore[no-any-return]
+
+    def condition(self, features_BC: Tensor) -> Tensor:
+        """Return the context (B, W) of features: the action expert's own view of them."""
+        with compute_in(self.precision, features_BC.device):
+            return self.expert.condition(features_BC).float()
 
     def velocity(self, context: Tensor, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
         """Return the velocity (..., B, H, A) at noisy chunks of the same shape and flow times (..., B)."""

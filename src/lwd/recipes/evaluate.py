@@ -1,14 +1,16 @@
 """Evaluations of a run's checkpoints, each into `eval/<method>.json`."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from lwd.errors import CheckpointError, ConfigError
 from lwd.evaluation.results import EvaluationResult
 from lwd.evaluation.rollouts import evaluate_policy
 from lwd.learner.checkpoint import POLICY
+from lwd.models.checkpoint import load_policy, require_embodiment
 from lwd.recipes.run_directory import RunDirectory
-from lwd.robots.sim import TASKS, task_named, world_named
+from lwd.robots.sim import TASKS, make_robot, task_named
 
 STAGE_OF_METHOD = {
     "sft": "sft",
@@ -34,7 +36,7 @@ def policy_of(path: Path, method: str | None) -> tuple[Path, Path, str]:
     if method not in STAGE_OF_METHOD:
         raise ConfigError(f"--method is {method!r}; of a run, evaluate one of: {', '.join(STAGE_OF_METHOD)}")
     stage = STAGE_OF_METHOD[method]
-    found = RunDirectory(path).finished(stage, {"online": "up", "filtered_bc": "learn"}.get(stage, stage))
+    found = RunDirectory(path).finished(stage, {"online": "up", "filtered_bc": "filtered-bc"}.get(stage, stage))
     return found.policy_path, path / "eval", method
 
 
@@ -54,10 +56,13 @@ def evaluate_checkpoint(
     """Evaluate a policy file and write the result to `target`.
 
     Raises:
+        CheckpointError: if the file is no policy, or one of another embodiment.
         UnknownTask: if a task does not exist.
         ConfigError: if `target` has episodes of another policy or world.
     """
-    world_named(world)
+    trained = load_policy(policy)
+    with closing(make_robot(trained.embodiment.name, world)) as robot:
+        require_embodiment(trained, robot.embodiment)
     result = evaluate_policy(
         policy,
         [task_named(name) for name in tasks or TASKS],
