@@ -12,22 +12,36 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import progress
+from lwd.cli.options import JsonOption, TasksOption, WorkersOption, WorldOption, progress
 from lwd.evaluation.table import success_table
 from lwd.recipes.evaluate import evaluate_checkpoint, policy_of
 
 
 def run(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
-    method: str | None = None,
-    episodes: int = 25,
-    tasks: tuple[str, ...] = (),
-    world: str = "nominal",
-    seed: int = 0,
-    known_instructions: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
-    workers: int = 2,
-    out: Path | None = None,
-    json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+    checkpoint: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(help="a run, a checkpoint directory, or a policy.safetensors")
+    ],
+    method: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME",
+            help="of a run: which stage's policy (sft, lwd_offline, lwd_online, filtered_bc); otherwise: the name in "
+            "tables and reports. None: the stage's or the file's name",
+        ),
+    ] = None,
+    episodes: Annotated[int, tyro.conf.arg(help="episodes per task")] = 25,
+    tasks: TasksOption = (),
+    world: WorldOption = "nominal",
+    seed: Annotated[int, tyro.conf.arg(help="which set of starts; the same for all methods that you compare")] = 0,
+    known_instructions: Annotated[
+        bool, tyro.conf.arg(help="use the wordings of the training data instead of the held-out ones")
+    ] = False,
+    workers: WorkersOption = 2,
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help="file of the result; None: RUN/eval/METHOD.json, or beside the policy"),
+    ] = None,
+    json_output: JsonOption = False,
 ) -> None:
     policy, directory, name = policy_of(checkpoint, method)
     target = out or directory / f"{name}.json"
@@ -42,7 +56,7 @@ def run(
             seed=seed,
             heldout_instructions=not known_instructions,
             workers=workers,
-            progress=None if json_output else bar,
+            progress=bar,
         )
     if json_output:
         json.dump(json.loads(target.read_text()), sys.stdout, indent=1)

@@ -12,11 +12,11 @@ from lwd.cli.options import (
     DeviceOption,
     RunOption,
     SeedOption,
-    next_step,
+    ThreadsOption,
     require_device,
     run_at,
 )
-from lwd.cli.stage_progress import watched
+from lwd.cli.stage_progress import finish, watched
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import run_filtered_bc
 
@@ -26,10 +26,12 @@ def run(
     budget: BudgetOption = "full",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
-    threads: int = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     torch.set_num_threads(threads)
     settings = recipe(budget)
     with watched("filtered_bc", "loss/flow", require_device(device)) as control:
-        run_filtered_bc(run_at(run), settings, updates=settings.imitation_updates, seed=seed, control=control)
-    next_step(f"lwd evaluate {run} --method filtered_bc")
+        checkpoint = run_filtered_bc(
+            run_at(run), settings, updates=settings.imitation_updates, seed=seed, control=control
+        )
+    finish(checkpoint, f"lwd evaluate {run} --method filtered_bc")

@@ -5,8 +5,22 @@ Killed at any moment, it continues from its last checkpoint on the same snapshot
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from lwd.cli.options import BudgetOption, DeviceOption, RunOption, SeedOption, console, require_device, run_at
+import tyro
+
+from lwd.cli.options import (
+    BudgetOption,
+    DeviceOption,
+    EnvStepsOption,
+    NatsUrlOption,
+    RunOption,
+    SeedOption,
+    ThreadsOption,
+    console,
+    require_device,
+    run_at,
+)
 from lwd.learner.online import OnlineStage
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
@@ -18,10 +32,12 @@ def run(
     budget: BudgetOption = "full",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
-    threads: int = 1,
-    env_steps: int | None = None,
-    max_seconds: float | None = None,
-    nats_url: str | None = None,
+    threads: ThreadsOption = 1,
+    env_steps: EnvStepsOption = None,
+    max_seconds: Annotated[
+        float | None, tyro.conf.arg(metavar="FLOAT", help="seconds after which the stage is over; None: no limit")
+    ] = None,
+    nats_url: NatsUrlOption = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
@@ -42,4 +58,6 @@ def run(
         )
 
     with StopRequest() as request:
-        run_learner(run_at(run), settings, config, stop=lambda: request.stop, report=say)
+        stage = run_learner(run_at(run), settings, config, stop=lambda: request.stop, report=say)
+    if not stage.progress.finished:
+        raise KeyboardInterrupt

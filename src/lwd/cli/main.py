@@ -53,7 +53,7 @@ def dispatch(arguments: list[str]) -> int:
             prog=f"lwd {name}",
             description=module.__doc__,
             args=arguments[len(name.split()) :],
-            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)

@@ -48,12 +48,13 @@ EnvStepsOption = Annotated[
 ]
 NatsUrlOption = Annotated[
     str | None,
-    tyro.conf.arg(metavar="URL", help="message bus, nats://[TOKEN@]HOST:PORT; None: the one `lwd up` started for the run"),
+    tyro.conf.arg(
+        metavar="URL", help="message bus, nats://[TOKEN@]HOST:PORT; None: the one `lwd up` started for the run"
+    ),
 ]
 JsonOption = Annotated[
     bool,
     tyro.conf.arg(name="json", help="print the figures as JSON, and nothing else, to standard output"),
-    tyro.conf.FlagCreatePairsOff,
 ]
 
 console = Console()

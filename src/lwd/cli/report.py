@@ -8,14 +8,17 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from lwd.cli.options import JsonOption
 from lwd.recipes.reporting import report_run
 
 
 def run(
-    run: Annotated[Path, tyro.conf.Positional],
-    out: Path | None = None,
-    film: bool = True,
-    json_output: Annotated[bool, tyro.conf.arg(name="json"), tyro.conf.FlagCreatePairsOff] = False,
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(help="directory of the run")],
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help="file to write; None: RUN/report.html")] = None,
+    film: Annotated[
+        bool, tyro.conf.arg(help="leave out the film strips of one success and one failure (they take some seconds)")
+    ] = True,
+    json_output: JsonOption = False,
 ) -> None:
     from lwd.evaluation.run_data import read_run
     from lwd.evaluation.run_summary import report_json

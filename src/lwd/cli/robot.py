@@ -6,24 +6,37 @@ end; SIGTERM and Ctrl-C end running episodes as truncated (outcome unknown).
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lwd.cli.options import RunOption, SeedOption, run_at
+import tyro
+
+from lwd.cli.options import NatsUrlOption, RunOption, TasksOption, WorldOption, run_at
 from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 
 
 def run(
     run: RunOption = Path("runs/demo"),
-    host: str = "host-0",
-    robots: tuple[str, ...] = ("robot-00",),
-    world: str = "nominal",
-    tasks: tuple[str, ...] = (),
-    operator: Literal["scripted", "none"] = "scripted",
-    operator_allowed_fraction: float = 0.4,
-    seed: SeedOption = 0,
-    max_env_steps: int | None = None,
-    max_episodes: int | None = None,
-    nats_url: str | None = None,
+    host: Annotated[str, tyro.conf.arg(help="name of this process, unique in the fleet")] = "host-0",
+    robots: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]", help="names of its robots, unique in the fleet")
+    ] = ("robot-00",),
+    world: WorldOption = "nominal",
+    tasks: TasksOption = (),
+    operator: Annotated[
+        Literal["scripted", "none"],
+        tyro.conf.arg(help="who helps a stuck robot: an expert that knows the simulator's state, or nobody"),
+    ] = "scripted",
+    operator_allowed_fraction: Annotated[
+        float, tyro.conf.arg(help="share of the episodes in which the operator may help")
+    ] = 0.4,
+    seed: Annotated[int, tyro.conf.arg(help="seed of starts, instructions and the policy's noise")] = 0,
+    max_env_steps: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="control steps after which no episode begins; None: no limit")
+    ] = None,
+    max_episodes: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="episodes after which none begins; None: no limit")
+    ] = None,
+    nats_url: NatsUrlOption = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     directory = run_at(run)

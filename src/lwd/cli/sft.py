@@ -12,11 +12,11 @@ from lwd.cli.options import (
     DeviceOption,
     RunOption,
     SeedOption,
-    next_step,
+    ThreadsOption,
     require_device,
     run_at,
 )
-from lwd.cli.stage_progress import watched
+from lwd.cli.stage_progress import finish, watched
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import described, run_sft
 
@@ -26,14 +26,11 @@ def run(
     budget: BudgetOption = "full",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
-    threads: int = 2,
+    threads: ThreadsOption = 2,
 ) -> None:
     torch.set_num_threads(threads)
     directory, settings = run_at(run), recipe(budget).sft
     directory.write_config("sft", described(settings, seed=seed))
     with watched("sft", "loss/flow", require_device(device)) as control:
         checkpoint = run_sft(directory, settings, seed=seed, control=control)
-    if checkpoint.progress.finished:
-        next_step(f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
-    else:
-        next_step("the same command continues")
+    finish(checkpoint, f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")

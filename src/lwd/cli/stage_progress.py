@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lwd.cli.options import console, progress
+from lwd.cli.options import next_step, progress, status
+from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.recipes.interrupt import StopRequest
 from lwd.recipes.stages import Control
@@ -19,5 +20,15 @@ def watched(name: str, metric: str, device: str) -> Iterator[Control]:
                 bar(result.update, total, f"{metric} {result.metrics.get(metric, float('nan')):.3f}")
 
         yield Control(watch=watch, stop=lambda: request.stop, device=device)
-    if request.stop:
-        console.print(f"{name} stopped; its checkpoint is saved")
+
+
+def finish(checkpoint: Checkpoint, then: str) -> None:
+    """Say what to do next.
+
+    Raises:
+        KeyboardInterrupt: if the stage was stopped before its end.
+    """
+    if not checkpoint.progress.finished:
+        status.print(f"{checkpoint.progress.stage} stopped at update {checkpoint.progress.update}; that is saved")
+        raise KeyboardInterrupt
+    next_step(then)

@@ -4,11 +4,15 @@ Ends when the online stage has used its fleet steps, or on Ctrl-C; the same comm
 """
 
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from lwd.cli.fleet_progress import watch_fleet
 from lwd.cli.options import (
     BudgetOption,
     DeviceOption,
+    EnvStepsOption,
     RunOption,
     SeedOption,
     next_step,
@@ -22,25 +26,37 @@ from lwd.recipes.scene import recipe
 def run(
     run: RunOption = Path("runs/demo"),
     budget: BudgetOption = "full",
-    robots: int | None = None,
-    hosts: int | None = None,
-    env_steps: int | None = None,
-    world: str | None = None,
+    robots: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="simulated robots; None: the budget's number")
+    ] = None,
+    hosts: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help="processes that share the robots; None: one per core besides the learner's"),
+    ] = None,
+    env_steps: EnvStepsOption = None,
+    world: Annotated[
+        str | None, tyro.conf.arg(metavar="WORLD", help="nominal or shifted; None: the budget's world")
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
-    nats_port: int | None = None,
+    nats_port: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="loopback port of the message bus; None: a free one")
+    ] = None,
 ) -> None:
-    directory = run_at(run)
+    directory, settings = run_at(run), recipe(budget).fleet
     fleet = FleetUp(
         budget=budget,
-        robots=robots or recipe(budget).fleet.robots,
+        robots=settings.robots if robots is None else robots,
         hosts=hosts,
-        env_steps=env_steps or recipe(budget).fleet.env_steps,
-        world=world or recipe(budget).fleet.world,
+        env_steps=settings.env_steps if env_steps is None else env_steps,
+        world=settings.world if world is None else world,
         seed=seed,
         device=require_device(device),
         nats_port=nats_port,
     )
     with watch_fleet(directory, fleet.env_steps) as on_event:
         run_fleet(directory, fleet, on_event=on_event)
+    online = directory.checkpoints("online").latest()
+    if online is None or not online.progress.finished:
+        raise KeyboardInterrupt
     next_step(f"lwd evaluate {run} --method lwd_online, then lwd report {run}")

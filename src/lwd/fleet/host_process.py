@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,8 @@ from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool
-from lwd.models.checkpoint import load_policy
+from lwd.models.checkpoint import load_policy, require_embodiment
+from lwd.models.protocol import FlowPolicy
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
@@ -164,6 +165,18 @@ class _StopFlag:
         self.is_set = True
 
 
+def _fitting(load: PolicyLoader, units: list[FleetRobot]) -> PolicyLoader:
+    """Refuse a policy of another embodiment before a robot acts with it."""
+
+    def checked(data: bytes) -> FlowPolicy[Any]:
+        policy = load(data)
+        for unit in units:
+            require_embodiment(policy, unit.robot.embodiment)
+        return policy
+
+    return checked
+
+
 def _run(
     config: RobotHostConfig,
     units: list[FleetRobot],
@@ -178,7 +191,7 @@ def _run(
         nats_url=lambda: nats_url_of(config.run, config.nats_url),
         store=store,
         shipper=Shipper(store, spool, {unit.robot_id for unit in units}),
-        policies=PolicyFollower(store, load, max_loaded=config.max_policies),
+        policies=PolicyFollower(store, _fitting(load, units), max_loaded=config.max_policies),
         metrics=MetricsFile(config.run, config.host_id),
         heartbeat_s=config.heartbeat_s,
     )

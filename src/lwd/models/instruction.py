@@ -52,6 +52,6 @@ class InstructionEncoder:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
-            logging.disable_progress_bar()  # of a model that loads in a blink
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the model loads in a blink
             self._model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
         return self._model

@@ -18,7 +18,7 @@ from lwd.errors import CheckpointError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
-from lwd.learner.stage import Stage, StageFiles
+from lwd.learner.stage import Stage, StageFiles, require_same_settings
 from lwd.models.checkpoint import load_policy, load_value, policy_bytes, value_bytes
 from lwd.models.critic import ValueCritic
 from lwd.models.instruction import InstructionEncoder
@@ -57,11 +57,18 @@ def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control
 
     Raises:
         CheckpointError: if the store holds no demonstration.
+        ResumeError: if the stage was begun with other settings.
+        ConfigError: if another process runs it.
     """
-    control = control or Control()
-    checkpoints = run.checkpoints("sft")
+    with run.locked("sft"):
+        return _sft(run, recipe, seed, control or Control())
+
+
+def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> Checkpoint:
+    checkpoints, config = run.checkpoints("sft"), described(recipe, seed=seed)
     found = checkpoints.latest()
     if found is not None and found.progress.finished:
+        require_same_settings(found, config)
         return found
     instructions = InstructionEncoder()
     reader = open_arena(run, horizon=recipe.policy.horizon, instructions=instructions)
@@ -78,7 +85,6 @@ def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control
     algorithm = SFT(policy, recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
     averaged = algorithm.averaged_policy
     averaged.instructions = instructions
-    config = described(recipe, seed=seed)
     stage = Stage(
         "sft",
         algorithm,
@@ -103,11 +109,18 @@ def run_offline(run: RunDirectory, recipe: StageRecipe, *, seed: int, control: C
 
     Raises:
         CheckpointError: if the SFT stage is not finished.
+        ResumeError: if the stage was begun with other settings.
+        ConfigError: if another process runs it.
     """
-    control = control or Control()
-    checkpoints = run.checkpoints("offline")
+    with run.locked("offline"):
+        return _offline(run, recipe, seed, control or Control())
+
+
+def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control) -> Checkpoint:
+    checkpoints, config = run.checkpoints("offline"), described(recipe, seed=seed)
     found = checkpoints.latest()
     if found is not None and found.progress.finished:
+        require_same_settings(found, config)
         return found
     sft = run.finished("sft", "sft")
     policy = load_policy(sft.policy_path)
@@ -120,7 +133,7 @@ def run_offline(run: RunDirectory, recipe: StageRecipe, *, seed: int, control: C
         "offline",
         algorithm,
         checkpoints,
-        lwd_files(algorithm, described(recipe, seed=seed)),
+        lwd_files(algorithm, config),
         updates=recipe.updates,
         snapshot=reader.version,
     )
@@ -194,11 +207,19 @@ def run_filtered_bc(
 
     Raises:
         CheckpointError: if the online stage is not finished.
+        ResumeError: if the stage was begun with other settings.
+        ConfigError: if another process runs it.
     """
-    control = control or Control()
+    with run.locked("filtered_bc"):
+        return _filtered_bc(run, recipe, updates, seed, control or Control())
+
+
+def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, control: Control) -> Checkpoint:
     checkpoints = run.checkpoints("filtered_bc")
+    config = {"seed": seed, "updates": updates, **dataclasses.asdict(recipe.imitation)}
     found = checkpoints.latest()
     if found is not None and found.progress.finished:
+        require_same_settings(found, config)
         return found
     online = run.finished("online", "up")
     policy = load_policy(run.finished("sft", "sft").policy_path)
@@ -214,7 +235,7 @@ def run_filtered_bc(
         StageFiles(
             policy=lambda: policy_bytes(averaged),
             value=None,
-            config={"seed": seed, "updates": updates, **dataclasses.asdict(recipe.imitation)},
+            config=config,
         ),
         updates=updates,
         snapshot=reader.version,
@@ -254,7 +275,7 @@ def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:
 
 def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Control) -> Checkpoint:
     log = MetricsLog(run.path, "learner", stage.progress.stage)
-    with run.locked(stage.progress.stage), Prefetcher(sampler) as batches:
+    with Prefetcher(sampler) as batches:
         for result in stage.run(batches, stop=control.stop):
             log.add(result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={})
             if control.watch is not None:
