@@ -26,6 +26,7 @@ from lwd.types import Episode, Outcome, Source, Task
 TRAINING_SEEDS = 2**30
 """Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 _IDLE_S = 0.02
+_STATUS_EVERY_S = 0.25
 _REST_S = 1.0
 """How long a robot rests after a fault; longer with every fault in a row."""
 _MAX_FAULTS = 5
@@ -249,7 +250,7 @@ class RobotHost:
         sessions = [(slot, slot.session) for slot in self._slots if slot.session is not None]
         if not force and now_s < self._next_status_s:
             return
-        self._next_status_s = now_s + 0.1
+        self._next_status_s = now_s + _STATUS_EVERY_S
         elapsed_s = max(now_s - self._started_s, 1e-9)
         self._network.status = HostStatus(
             state=state,
