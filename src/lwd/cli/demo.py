@@ -3,12 +3,14 @@
 Every part that is finished is kept: the same command continues where it was interrupted.
 """
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 
 from lwd.cli.options import BudgetOption, ObservationOption, RunOption, SeedOption, console, run_at
-from lwd.errors import LWDError
+from lwd.errors import ConfigError, LWDError
+from lwd.recipes.interrupt import run_interruptibly
+from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import recipe
 
 
@@ -23,6 +25,7 @@ def run(
     observation: ObservationOption = "state",
 ) -> None:
     directory = run_at(run)
+    _require_same(directory, {"budget": budget, "seed": seed, "observation": observation})
     settings = recipe(budget)
     where, same = ("--run", str(run)), ("--budget", budget)
     seeded = ("--seed", str(seed))
@@ -39,9 +42,26 @@ def run(
     ]
     for number, step in enumerate(steps, start=1):
         console.rule(f"[bold]{number}/{len(steps)}[/bold]  lwd {' '.join(step)}", align="left")
-        status = subprocess.run((sys.executable, "-m", "lwd", *step), check=False).returncode
+        status = run_interruptibly((sys.executable, "-m", "lwd", *step))
         if status == 130:
             raise KeyboardInterrupt
         if status != 0:
             raise StepFailed(f"`lwd {' '.join(step)}` failed; mend it and run the same demo command again")
     console.print(f"open {directory.path / 'report.html'} in a browser")
+
+
+def _require_same(directory: RunDirectory, settings: dict[str, str | int]) -> None:
+    """Note the demo's settings in its run; one run is one demo.
+
+    Raises:
+        ConfigError: if the run's demo was begun with other settings.
+    """
+    path = directory.path / "config.json"
+    before = json.loads(path.read_text()).get("demo") if path.exists() else None
+    for name, value in settings.items():
+        if before is not None and before[name] != value:
+            raise ConfigError(
+                f"the demo in {directory.path} was begun with --{name} {before[name]}, now it is {value}: give it a "
+                "directory of its own with --run"
+            )
+    directory.write_config("demo", settings)

@@ -45,9 +45,8 @@ def dispatch(arguments: list[str]) -> int:
     name = next((" ".join(arguments[:n]) for n in (2, 1) if " ".join(arguments[:n]) in VERBS), None)
     if name is None:
         return _overview(arguments)
-    verb = VERBS[name]
-    module = importlib.import_module(verb.module)
     try:
+        module = importlib.import_module(VERBS[name].module)
         tyro.cli(
             module.run,
             prog=f"lwd {name}",

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM as a wish that is looked at between two updates, so that nothing is cut in the middle."""
 
 import signal
+import subprocess
+from collections.abc import Sequence
 from types import FrameType
 from typing import Self
 
@@ -25,3 +27,30 @@ class StopRequest:
         if self.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.stop = True
+
+
+def run_interruptibly(command: Sequence[str]) -> int:
+    """Run a program and return its exit status; SIGINT and SIGTERM are passed on, and it ends in its own time.
+
+    It gets a process group of its own: Ctrl-C at the terminal reaches it once, from here, and nobody kills it while
+    it saves.
+
+    Raises:
+        KeyboardInterrupt: when it has ended after a signal.
+    """
+    passed_on: list[int] = []
+    with subprocess.Popen(command, process_group=0) as child:
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            passed_on.append(number)
+            child.send_signal(number)
+
+        before = {number: signal.signal(number, pass_on) for number in _SIGNALS}
+        try:
+            status = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if passed_on:
+        raise KeyboardInterrupt
+    return status
