@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -274,13 +275,11 @@ def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:
 
 
 def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Control) -> Checkpoint:
-    log = MetricsLog(run.path, "learner", stage.progress.stage)
-    with Prefetcher(sampler) as batches:
+    with closing(MetricsLog(run.path, "learner", stage.progress.stage)) as log, Prefetcher(sampler) as batches:
         for result in stage.run(batches, stop=control.stop):
             log.add(result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={})
             if control.watch is not None:
                 control.watch(result, stage.updates)
-    log.close()
     found = stage.checkpoints.latest()
     if found is None:
         raise CheckpointError(f"stage {stage.progress.stage!r} left no checkpoint in {stage.checkpoints.directory}")
