@@ -1,0 +1,56 @@
+"""Durable local writes: whole or not at all, and clear words when the disk is full."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from lwd.data import durable
+from lwd.errors import StoreError
+
+
+def test_a_new_file_is_never_overwritten(tmp_path):
+    path = tmp_path / "deep" / "down" / "file"
+    assert durable.write_new(path, b"one")
+    assert not durable.write_new(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert [item.name for item in path.parent.iterdir()] == ["file"]
+
+
+def test_replace_swaps_the_whole_file_and_sets_its_mode(tmp_path):
+    path = tmp_path / "file"
+    durable.replace(path, b"one", mode=0o600)
+    durable.replace(path, b"two", mode=0o600)
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("write", [durable.write_new, durable.replace])
+def test_a_full_disk_is_explained_and_leaves_no_rubbish(tmp_path, monkeypatch, write):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "file"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"no space left to write .*file: free space"):
+        write(path, b"x" * 1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_in_the_way_is_explained(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="check the path"):
+        durable.write_new(tmp_path / "file" / "below", b"x")
+
+
+def test_every_write_is_synced_before_it_is_visible(tmp_path, monkeypatch):
+    events = []
+    sync, link = os.fsync, os.link
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (events.append(str(Path(f"/proc/self/fd/{fd}").readlink())), sync(fd))[1]
+    )
+    monkeypatch.setattr(os, "link", lambda a, b: (events.append("link"), link(a, b))[1])
+    durable.write_new(tmp_path / "file", b"x")
+    assert [event.rpartition("/")[2][:5] for event in events[:2]] == [".tmp-", "link"]
+    assert events[2] == str(tmp_path)

@@ -1,0 +1,162 @@
+"""The commit log: one order for all, no episode twice, and an index that says the same as the log."""
+
+import io
+import threading
+
+import pyarrow.parquet as pq
+import pytest
+
+from lwd.data import log
+from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
+from lwd.data.store import DirectoryStore
+from lwd.errors import StoreError
+
+from .episodes import episode
+
+
+def entry(number: int) -> EpisodeEntry:
+    info = episode(number).info
+    return EpisodeEntry(
+        episode_id=info.episode_id,
+        key=f"episodes/robot-1/{info.episode_id}.arrow",
+        sha256="0" * 64,
+        bytes=10,
+        robot_id="robot-1",
+        embodiment="toy",
+        task="reach",
+        instruction="go",
+        source=info.source,
+        outcome=info.outcome,
+        world="nominal",
+        policy_version=1,
+        steps=5 + number,
+        human_steps=2,
+        interventions=1,
+        sub_step_scores=(1.0, 0.5),
+        control_hz=10.0,
+        started_at_s=1.0,
+        uploaded_at_s=2.0,
+    )
+
+
+def version(number: int, *added: int, batch_id: str = "b", revoked: tuple[str, ...] = ()) -> LogEntry:
+    return LogEntry(
+        version=number,
+        epoch=1,
+        batch_id=batch_id,
+        committed_at_s=3.0,
+        added=tuple(entry(item) for item in added),
+        revoked=revoked,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return DirectoryStore(tmp_path)
+
+
+def writer(store) -> tuple[LogReader, LogWriter]:
+    reader = LogReader(store)
+    return reader, LogWriter(store, reader)
+
+
+def test_a_reader_follows_and_can_stop_at_a_version(store):
+    reader, commits = writer(store)
+    for number in range(1, 6):
+        assert commits.commit(version(number, number))
+    assert reader.version == 5
+    other = LogReader(store)
+    assert [item.version for item in other.poll(up_to=3)] == [1, 2, 3]
+    assert other.snapshot.version == 3
+    assert list(other.snapshot.episodes) == ["episode-1", "episode-2", "episode-3"]
+    assert [item.version for item in other.poll()] == [4, 5]
+    assert other.poll() == []
+    assert other.snapshot == reader.snapshot
+    assert other.snapshot.steps == sum(5 + number for number in range(1, 6))
+
+
+def test_the_loser_of_a_race_does_not_commit(store):
+    (reader, commits), (_, late) = writer(store), writer(store)
+    assert commits.commit(version(1, 1, batch_id="first"))
+    assert not late.commit(version(1, 2, batch_id="second"))
+    assert list(LogReaderAt(store).episodes) == ["episode-1"]
+    assert reader.knows("episode-1")
+    assert not reader.knows("episode-2")
+
+
+def LogReaderAt(store):
+    reader = LogReader(store)
+    reader.poll()
+    return reader.snapshot
+
+
+def test_racing_writers_leave_one_order_with_everything_once(store):
+    def run(start: int) -> None:
+        reader, commits = writer(store)
+        for number in range(start, start + 10):
+            while True:
+                reader.poll()
+                if commits.commit(version(reader.version + 1, number, batch_id=f"{start}-{number}")):
+                    break
+
+    threads = [threading.Thread(target=run, args=(start,)) for start in (0, 100, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    snapshot = LogReaderAt(store)
+    assert snapshot.version == 30
+    assert len(snapshot.episodes) == 30
+
+
+def test_revoked_episodes_leave_and_stay_known(store):
+    reader, commits = writer(store)
+    commits.commit(version(1, 1, 2))
+    commits.commit(version(2, revoked=("episode-1",)))
+    assert list(reader.snapshot.episodes) == ["episode-2"]
+    assert reader.knows("episode-1")
+    assert reader.find("episode-1") is None
+
+
+def test_a_stale_writer_is_told_to_read_first(store):
+    _, commits = writer(store)
+    with pytest.raises(StoreError, match="poll first"):
+        commits.commit(version(2, 1))
+
+
+def test_an_episode_cannot_be_added_twice(store):
+    _, commits = writer(store)
+    commits.commit(version(1, 1))
+    store.create(log_key(2), version(2, 1).model_dump_json().encode())
+    with pytest.raises(StoreError, match="adds episode-1 again"):
+        LogReader(store).poll()
+
+
+@pytest.mark.parametrize("data", [b"{", b"{}", version(7).model_dump_json().encode(), b'{"version": 1, "unknown": 2}'])
+def test_a_damaged_entry_stops_the_reader_loudly(store, data):
+    store.create(log_key(1), data)
+    with pytest.raises(StoreError, match="restore it"):
+        LogReader(store).poll()
+
+
+def test_the_index_equals_the_log_and_is_plain_parquet(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "INDEX_EVERY", 4)
+    reader, commits = writer(store)
+    for number in range(1, 10):
+        commits.commit(version(number, number, revoked=("episode-2",) if number == 3 else ()))
+        commits.write_index_if_due()
+    found = [item.key for item in store.list("index")]
+    assert found == ["index/000000000004.parquet", "index/000000000008.parquet"]
+    indexed = LogReader(store)
+    assert indexed.load_index() == 8
+    assert [item.version for item in indexed.poll()] == [9]
+    assert indexed.snapshot == reader.snapshot
+    assert indexed.knows("episode-2")
+    table = pq.read_table(io.BytesIO(store.get(found[-1])))
+    assert table.column("steps").to_pylist() == [5 + number for number in (1, 3, 4, 5, 6, 7, 8)]
+
+
+def test_a_damaged_index_is_named(store):
+    store.create("index/000000000004.parquet", b"PAR1 nonsense")
+    with pytest.raises(StoreError, match="delete it"):
+        LogReader(store).load_index()
