@@ -55,7 +55,8 @@ class PolicyFollower:
         self._store = store
         self._load = load
         self._max_loaded = max_loaded
-        self._broken: set[int] = set()
+        self._broken: set[str] = set()
+        """Hashes of what could not be loaded."""
         self._wanted: PolicyVersion | None = None
         self.newest: LoadedPolicy | None = None
         """Replaced as a whole, so another thread may read it at any time."""
@@ -69,6 +70,8 @@ class PolicyFollower:
 
     def want(self, pointer: PolicyPointer) -> None:
         """Note a version that was announced; older ones than known are ignored."""
+        if pointer.sha256 in self._broken:
+            return
         if self._wanted is None or pointer.version > self._wanted.version:
             self._wanted = pointer.policy_version
 
@@ -88,10 +91,10 @@ class PolicyFollower:
     async def load_wanted(self) -> bool:
         """Load the wanted version if it is newer and memory allows. Returns whether it did.
 
-        A version that cannot be loaded is skipped for good: robots go on with the one they have.
+        What cannot be loaded is skipped for good: robots go on with the policy they have.
         """
         wanted = self._wanted
-        if wanted is None or wanted.version <= self.version or wanted.version in self._broken:
+        if wanted is None or wanted.version <= self.version:
             return False
         if len(self.in_use | {wanted.version}) > self._max_loaded:
             return False
@@ -100,7 +103,9 @@ class PolicyFollower:
             policy = await asyncio.to_thread(self._load, data)
         except (StoreError, CheckpointError) as error:
             _logger.error("policy %d is not used: %s", wanted.version, error)
-            self._broken.add(wanted.version)
+            # The pointer may have been wrong, not the policy: the next look finds what the store really has.
+            self._broken.add(wanted.sha256)
+            self._wanted = None
             return False
         self.newest = LoadedPolicy(version=wanted.version, policy=policy)
         return True

@@ -87,8 +87,14 @@ def test_a_broken_policy_leaves_the_old_one_in_use_and_a_later_one_is_taken(stor
     policies.want(pointer_of(tampered).model_copy(update={"sha256": "0" * 64}))
     assert not asyncio.run(policies.load_wanted())
     assert policies.version == 0
+    # The announcement lied, the store did not.
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    assert policies.version == 1
+    assert not offer(b"no safetensors file")
+    assert policies.version == 1
     assert offer(point_mass.policy_bytes(2.0))
-    assert policies.version == 2
+    assert policies.version == 3
 
 
 def test_newer_versions_wait_while_memory_is_full(store):
