@@ -115,6 +115,11 @@ class Bus:
     def connected(self) -> bool:
         return bool(self._client.is_connected)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone for good (refused, for example); connect again."""
+        return bool(self._client.is_closed)
+
     async def announce(self, announcement: EpisodeAnnouncement) -> None:
         """Announce an episode; returns when the announcement is on the server's disk.
 

@@ -131,7 +131,7 @@ class _Process:
         await self._acknowledge(bus, received, result)
 
     async def _connected_bus(self) -> Bus:
-        if self._bus is None:
+        if self._bus is None or self._bus.closed:
             url = nats_url_of(self._config.run, self._config.nats_url)
             self._bus = await Bus.connect(url, name="coordinator", timeout_s=_RECONNECT_WITHIN_S)
             await self._announce_snapshot()

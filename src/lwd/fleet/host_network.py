@@ -160,8 +160,11 @@ class HostNetwork:
                 await self._bus.close()
 
     async def _keep_connected(self) -> None:
-        """Connect once; the bus reconnects by itself as long as the server's address stays."""
-        while self._bus is None:
+        """Connect; the bus reconnects by itself unless the server refused it, or moved."""
+        while True:
+            if self._bus is not None and not self._bus.closed:
+                await asyncio.sleep(_RETRY_S)
+                continue
             try:
                 bus = await Bus.connect(self._nats_url(), name=self._host_id, timeout_s=_RETRY_S * 2)
                 await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)

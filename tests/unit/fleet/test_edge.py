@@ -279,6 +279,17 @@ def test_a_restarted_host_ships_what_it_left_and_repeats_no_episode(tmp_path, se
     assert len(starts) == 6
 
 
+def test_a_refused_connection_is_made_again(bench):
+    wait_until(lambda: bench.network._bus is not None)
+    first = bench.network._bus
+    bench.network._thread.call(first._client.close())
+    assert first.closed
+    wait_until(lambda: bench.network._bus is not first and bench.network._bus.connected)
+    bench.publish(2.0)
+    bench.host(max_episodes=2).run(never)
+    assert len(bench.finish()) == 2
+
+
 def test_every_step_says_who_acted(bench):
     bench.publish(2.0)
     bench.host(max_episodes=1).run(never)
