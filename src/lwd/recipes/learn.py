@@ -226,9 +226,12 @@ def _page(summary: Mapping[str, Any], config: LearnConfig) -> str:
         lines.append(
             f"| {task.replace('_', ' ')} | " + " | ".join(cell(m["tasks"][task]) for m in methods.values()) + " |"
         )
-    for seed in summary["seeds"]:
-        row = [cell(m["seeds"][str(seed)]) if str(seed) in m["seeds"] else "" for m in methods.values()]
-        lines.append(f"| seed {seed} | " + " | ".join(row) + " |")
+    lines += [
+        f"| seed {seed} | "
+        + " | ".join(cell(m["seeds"][str(seed)]) if str(seed) in m["seeds"] else "" for m in methods.values())
+        + " |"
+        for seed in summary["seeds"]
+    ]
     lines.append("| episodes | " + " | ".join(str(entry["episodes"]) for entry in methods.values()) + " |")
     lines.append(
         "| sub-step score | " + " | ".join(f"{entry['sub_step_score']:.2f}" for entry in methods.values()) + " |"

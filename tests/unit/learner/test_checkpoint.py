@@ -70,5 +70,5 @@ def test_a_damaged_file_is_named_and_nothing_starts_silently(tmp_path, name):
 def test_a_missing_file_is_named(tmp_path):
     checkpoint = save(CheckpointStore(tmp_path), 5)
     checkpoint.policy_path.unlink()
-    with pytest.raises(CheckpointError, match="policy.safetensors"):
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors"):
         open_checkpoint(checkpoint.directory)

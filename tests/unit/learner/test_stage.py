@@ -38,9 +38,9 @@ def test_an_interrupted_stage_ends_in_the_same_bytes(make_stage):
     whole = stage.checkpoints.latest()
 
     stage, batches = make_stage("interrupted")
-    done = []
-    for result in stage.run(batches, stop=lambda: len(done) == 3):
-        done.append(result.update)
+    stop_at = stage.run(batches, stop=lambda: stage.progress.update == 4)
+    done = [result.update for result in stop_at]
+    assert done == [1, 2, 3, 4]
     assert not stage.finished
     again, batches = make_stage("interrupted")
     assert [result.update for result in again.run(batches)] == list(range(len(done) + 1, 9))

@@ -21,7 +21,9 @@ def test_velocity_of_stacked_steps_equals_velocity_step_by_step(policy, make_bat
     context = policy.encode(make_batch(5).observation)
     chunks, times = torch.randn(4, 5, 3, 2), torch.rand(4, 1)
     stacked = policy.velocity(context, chunks, times)
-    single = torch.stack([policy.velocity(context, chunk, time.expand(5)) for chunk, time in zip(chunks, times)])
+    single = torch.stack(
+        [policy.velocity(context, chunk, time.expand(5)) for chunk, time in zip(chunks, times, strict=True)]
+    )
     assert_close(stacked, single)
 
 
