@@ -222,10 +222,10 @@ def _page(summary: Mapping[str, Any], config: LearnConfig) -> str:
         "|---|" + "---|" * len(methods),
         "| **mean** | " + " | ".join(f"**{cell(entry)}**" for entry in methods.values()) + " |",
     ]
-    for task in tasks:
-        lines.append(
-            f"| {task.replace('_', ' ')} | " + " | ".join(cell(m["tasks"][task]) for m in methods.values()) + " |"
-        )
+    lines += [
+        f"| {task.replace('_', ' ')} | " + " | ".join(cell(m["tasks"][task]) for m in methods.values()) + " |"
+        for task in tasks
+    ]
     lines += [
         f"| seed {seed} | "
         + " | ".join(cell(m["seeds"][str(seed)]) if str(seed) in m["seeds"] else "" for m in methods.values())
