@@ -49,10 +49,10 @@ RECIPE = Recipe(
 )
 
 
-def make_data() -> list[Episode]:
+def make_data(config: OfflineDataConfig = DATA) -> list[Episode]:
     """The run's offline episodes, made by the scripted expert in this process."""
     episodes: list[Episode] = []
-    generate_offline_data(DATA, episodes.append, workers=0)
+    generate_offline_data(config, episodes.append, workers=0)
     return episodes
 
 

@@ -210,16 +210,20 @@ def generate_offline_data(
     ) as pool:
         batches = _batches(todo, 4)
         running: set[Future[list[Episode]]] = set()
-        while True:
-            # Only a few batches wait at a time, so memory does not grow with the plan.
-            while len(running) < 3 * workers and (batch := next(batches, None)) is not None:
-                running.add(pool.submit(_work, batch))
-            if not running:
-                return tuple(made)
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                for episode in future.result():
-                    take(episode)
+        try:
+            while True:
+                # Only a few batches wait at a time, so memory does not grow with the plan.
+                while len(running) < 3 * workers and (batch := next(batches, None)) is not None:
+                    running.add(pool.submit(_work, batch))
+                if not running:
+                    return tuple(made)
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    for episode in future.result():
+                        take(episode)
+        finally:
+            # Whoever is stopped does not wait for batches that nobody will take.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)

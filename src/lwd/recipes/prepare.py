@@ -1,8 +1,9 @@
 """Offline data into a run's store: made, validated and committed like the fleet's."""
 
 from collections.abc import Callable, Iterable
-from queue import Queue
-from threading import Thread
+from contextlib import suppress
+from queue import Empty, Queue
+from threading import Event, Thread
 
 from lwd.data.log import LogReader
 from lwd.data.validation import EpisodeLimits
@@ -40,8 +41,11 @@ def generate_into(
     waiting: Queue[Episode | None] = Queue(maxsize=256)
     producer = _Producer(config, committed, waiting, workers, progress)
     producer.start()
-    result = ingest(store, iter(waiting.get, None), EpisodeLimits(embodiment=make_robot(config.embodiment).embodiment))
-    producer.join()
+    try:
+        limits = EpisodeLimits(embodiment=make_robot(config.embodiment).embodiment)
+        result = ingest(store, iter(waiting.get, None), limits)
+    finally:
+        producer.stop()
     if producer.error is not None:
         raise producer.error
     if result.quarantined:
@@ -65,16 +69,33 @@ class _Producer(Thread):
         super().__init__(name="offline data", daemon=True)
         self._arguments = (config, committed, workers, progress)
         self._waiting = waiting
+        self._stopped = Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         config, committed, workers, progress = self._arguments
         try:
-            generate_offline_data(config, self._waiting.put, existing=committed, workers=workers, progress=progress)
+            generate_offline_data(config, self._put, existing=committed, workers=workers, progress=progress)
         except BaseException as error:  # raised again in the caller's thread
             self.error = error
         finally:
             self._waiting.put(None)
+
+    def stop(self) -> None:
+        """End soon: nobody takes episodes any more."""
+        self._stopped.set()
+        while self.is_alive():
+            with suppress(Empty):
+                self._waiting.get(timeout=0.1)
+
+    def _put(self, episode: Episode) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+        self._waiting.put(episode)
+
+
+class _Stopped(Exception):
+    """A way out of the making of episodes; never seen outside."""
 
 
 def _described(run: RunDirectory) -> Iterable[tuple[EpisodeInfo, int]]:
