@@ -22,7 +22,7 @@ def write_new(path: Path, data: bytes) -> bool:
     Raises:
         StoreError: if the disk is full or the directory cannot be written.
     """
-    with _explained(path):
+    with explained(path):
         ensure_directory(path.parent)
         temporary = _write_temporary(path, data)
         try:
@@ -42,7 +42,7 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     Raises:
         StoreError: if the disk is full or the directory cannot be written.
     """
-    with _explained(path):
+    with explained(path):
         ensure_directory(path.parent)
         temporary = _write_temporary(path, data, mode)
         temporary.replace(path)
@@ -51,14 +51,14 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file durably; a file that is gone already is fine."""
-    with _explained(path):
+    with explained(path):
         path.unlink(missing_ok=True)
         _sync_directory(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
     """Move a file durably within one file system, replacing the target."""
-    with _explained(target):
+    with explained(target):
         ensure_directory(target.parent)
         source.replace(target)
         _sync_directory(target.parent)
@@ -101,8 +101,8 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-class _explained:  # noqa: N801  (used like a function)
-    """Turn an OSError into a StoreError that says what to do."""
+class explained:  # noqa: N801  (used like a function)
+    """Context manager that turns an OSError into a StoreError that says what to do."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
