@@ -71,7 +71,7 @@ def test_result_survives_its_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
     path = tmp_path / "sft.json"
-    with pytest.raises(ConfigError, match=r"does not exist; run `lwd eval`"):
+    with pytest.raises(ConfigError, match=r"does not exist; run `lwd evaluate`"):
         load_result(path)
     path.write_text('{"method": "sft"}')
     with pytest.raises(ConfigError, match="not an evaluation result"):
