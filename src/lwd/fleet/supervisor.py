@@ -125,6 +125,7 @@ class Supervisor:
         if not self._nats.running:
             self._on_event("nats-server died; starting it again")
             self._nats.start()
+            self._write_pids()
         for child in self._children():
             if child.process is None:
                 if not child.finished and time.monotonic() >= child.start_at_s:

@@ -1,5 +1,8 @@
 """The supervisor: starts, restarts with backoff, ends runs in order, and never leaves anything running."""
 
+import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -89,3 +92,28 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path):
 def test_names_must_differ(tmp_path):
     with pytest.raises(ConfigError, match="each with its own name"):
         SupervisorConfig(run=tmp_path, groups=((python("a", ""), python("a", "")),))
+
+
+def test_a_killed_bus_is_started_again_on_its_port_and_listed(tmp_path):
+    supervisor = Supervisor(SupervisorConfig(run=tmp_path, groups=((python("a", FOREVER),),)))
+    url = supervisor.nats_url
+    seen: list[int] = []
+
+    def kill_and_watch() -> None:
+        deadline_s = time.monotonic() + 30
+        while len(seen) < 2 and time.monotonic() < deadline_s:
+            pids = tmp_path / "processes.json"
+            pid = json.loads(pids.read_text()).get("nats") if pids.exists() else None
+            if pid is not None and pid not in seen:
+                seen.append(pid)
+                if len(seen) == 1:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        supervisor.stop()
+
+    watcher = threading.Thread(target=kill_and_watch)
+    watcher.start()
+    supervisor.run()
+    watcher.join()
+    assert len(seen) == 2
+    assert supervisor.nats_url == url
