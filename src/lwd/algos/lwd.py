@@ -18,6 +18,7 @@ from lwd.algos.temperature import QSpread
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.errors import ConfigError
 from lwd.models.critic import ValueCritic
+from lwd.models.expert import VelocityField
 from lwd.models.vla import SmallVLA
 from lwd.ops.adjoint import adjoint_matching_loss, lean_adjoint_from_vjp
 from lwd.ops.categorical import (
@@ -176,16 +177,14 @@ class LWD:
         starts_N1 = times_N[:, None]
         with torch.no_grad():
             features = self.reference.features(states)
-            context = self.reference.condition(features)
-            trajectory, velocity_N = self._rollout(states, features, context)
+            reference_field = self.reference.field(self.reference.condition(features))
+            trajectory, velocity_N = self._rollout(states, features, reference_field)
             # The reference's velocity is in its own roll-out already; along the policy's it takes one batched pass.
             reference_velocity = (
-                velocity_N
-                if self.config.rollout == "reference"
-                else self.reference.velocity(context, trajectory[:-1], starts_N1)
+                velocity_N if self.config.rollout == "reference" else reference_field(trajectory[:-1], starts_N1)
             )
         terminal_adjoint = -self._q_gradient(states, trajectory[-1]) / temperature
-        vjp = self.reference.linearize(context, trajectory[:-1], starts_N1 + 1 / steps)
+        vjp = reference_field.linearize(trajectory[:-1], starts_N1 + 1 / steps)
         adjoint = lean_adjoint_from_vjp(vjp, terminal_adjoint, steps)
 
         velocity = self.policy.velocity(self._policy_context(states, features), trajectory[:-1], starts_N1)
@@ -212,18 +211,13 @@ class LWD:
         return self.policy.encode(states) if self.config.train_backbone else self.policy.condition(reference_features)
 
     def _rollout(
-        self, states: ObservationBatch, reference_features: Tensor, reference_context: Tensor
+        self, states: ObservationBatch, reference_features: Tensor, reference_field: VelocityField
     ) -> tuple[Tensor, Tensor]:
         """Sample chunks with the memoryless SDE; return its trajectory (N + 1, ...) and velocities (N, ...)."""
-        network, context = self.reference, reference_context
+        field = reference_field
         if self.config.rollout == "policy":
-            network, context = self.policy, self._policy_context(states, reference_features)
-        return memoryless_sde_rollout(
-            lambda chunk, time: network.velocity(context, chunk, time),
-            self._noise(states.size),
-            self.config.flow_steps,
-            generator=self.generator,
-        )
+            field = self.policy.field(self._policy_context(states, reference_features))
+        return memoryless_sde_rollout(field, self._noise(states.size), self.config.flow_steps, generator=self.generator)
 
     def _q_gradient(self, states: ObservationBatch, chunk_BHA: Tensor) -> Tensor:
         """Gradient of the mean target critic at generated chunks, which count as clipped to the action limits."""
@@ -238,9 +232,8 @@ class LWD:
     def _measure_spread(self, states: ObservationBatch) -> None:
         samples = 8
         repeated = states.repeat(samples)
-        context = self.reference.encode(repeated)
         trajectory, _ = memoryless_sde_rollout(
-            lambda chunk, time: self.reference.velocity(context, chunk, time),
+            self.reference.field(self.reference.encode(repeated)),
             self._noise(repeated.size),
             self.config.flow_steps,
             generator=self.generator,

@@ -21,6 +21,7 @@ class ActionExpert(nn.Module):
     """
 
     frequencies: Tensor
+    phases: Tensor
 
     def __init__(self, *, context_size: int, chunk_size: int, width: int, depth: int, time_features: int = 16) -> None:
         super().__init__()
@@ -29,53 +30,71 @@ class ActionExpert(nn.Module):
         self.from_time = nn.Linear(2 * time_features, width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, chunk_size)
+        # Sines and cosines in one pass: cos(x) = sin(x + pi / 2).
         frequencies = math.pi * torch.logspace(-1, 1.2, time_features, base=2.0)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_buffer("frequencies", frequencies.repeat(2), persistent=False)
+        phases = torch.tensor([0.0, math.pi / 2]).repeat_interleave(time_features)
+        self.register_buffer("phases", phases, persistent=False)
 
     def condition(self, features_BC: Tensor) -> Tensor:
         """Return the first layer's share of the backbone's features (B, W), computed once per state."""
         return self.from_context(features_BC)  # type: ignore[no-any-return]
 
-    def forward(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
-        """Return velocities (..., B, D) for chunks (..., B, D) at flow times that broadcast to (..., B)."""
-        x = F.silu(self._first(condition_BW, chunk_NBD, flow_time_NB))
-        for layer in self.hidden:
-            x = F.silu(layer(x))
-        return self.out(x)  # type: ignore[no-any-return]
+    def field(self, condition_BW: Tensor, dtype: torch.dtype) -> "VelocityField":
+        """Return the velocity at B states as a function of chunk and flow time, computed in `dtype`."""
+        return VelocityField(self, condition_BW, dtype)
+
+
+class VelocityField:
+    """The expert at given states, for many evaluations with the weights of this moment.
+
+    Activations and matrix products are of one precision throughout (autocast would go back and forth between
+    layers); chunks, velocities and gradients outside are float32.
+    """
+
+    def __init__(self, expert: ActionExpert, condition_BW: Tensor, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._condition_BW = condition_BW.to(dtype)
+        self._frequencies, self._phases = expert.frequencies, expert.phases
+        self._from_time = expert.from_time.weight.t().to(dtype)
+        self._from_chunk = expert.from_chunk.weight.t().to(dtype)
+        self._layers = [(layer.weight.to(dtype), layer.bias.to(dtype)) for layer in (*expert.hidden, expert.out)]
+
+    def __call__(self, chunk_NBHA: Tensor, flow_time_NB: Tensor) -> Tensor:
+        """Return velocities (..., B, H, A) of chunks (..., B, H, A) at flow times that broadcast to (..., B)."""
+        x = self._first(chunk_NBHA, flow_time_NB)
+        for weight, bias in self._layers:
+            x = F.linear(F.silu(x), weight, bias)
+        return x.float().view(chunk_NBHA.shape)
 
     @torch.no_grad()
-    def linearize(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> VJP:
-        """Return `vjp(step, g_BD) -> g_BD`, the vector-Jacobian product with respect to the chunk.
+    def linearize(self, chunk_NBHA: Tensor, flow_time_NB: Tensor) -> VJP:
+        """Return `vjp(step, g_BHA) -> g_BHA`, the vector-Jacobian product with respect to the chunk.
 
         One batched forward pass serves all N steps: the lean adjoint's sequential part is only the products with
         the transposed weights. Equal to automatic differentiation (a test compares them).
         """
-        slopes = []
-        x = self._first(condition_BW, chunk_NBD, flow_time_NB)
-        for layer in self.hidden:
-            x, slope = _silu_and_slope(x)
-            slopes.append(slope)
-            x = layer(x)
-        slopes.append(_silu_and_slope(x)[1])
+        inputs_NBW = [self._first(chunk_NBHA, flow_time_NB)]
+        for weight, bias in self._layers[:-1]:
+            inputs_NBW.append(F.linear(F.silu(inputs_NBW[-1]), weight, bias))
+        # From the output back; unbound once, not in every product.
+        steps = [(weight, x.unbind()) for (weight, _), x in zip(self._layers, inputs_NBW, strict=True)][::-1]
 
         @torch.no_grad()
-        def vjp(step: int, gradient_BD: Tensor) -> Tensor:
-            g = (gradient_BD @ self.out.weight).mul_(slopes[-1][step])
-            for layer, slope in zip(reversed(self.hidden), reversed(slopes[:-1]), strict=True):
-                g = (g @ layer.weight).mul_(slope[step])  # type: ignore[operator]
-            return g @ self.from_chunk.weight
+        def vjp(step: int, gradient_BHA: Tensor) -> Tensor:
+            g = gradient_BHA.flatten(-2).to(self._dtype)
+            for weight, x_NBW in steps:
+                g = torch.ops.aten.silu_backward(g @ weight, x_NBW[step])
+            return (g @ self._from_chunk.t()).float().view(gradient_BHA.shape)
 
         return vjp
 
-    def _first(self, condition_BW: Tensor, chunk_NBD: Tensor, flow_time_NB: Tensor) -> Tensor:
-        phase = flow_time_NB.unsqueeze(-1) * self.frequencies
-        from_time = self.from_time(torch.cat([phase.sin(), phase.cos()], dim=-1))
-        return self.from_chunk(chunk_NBD) + (condition_BW + from_time)  # type: ignore[no-any-return]
-
-
-def _silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    gate = x.sigmoid()
-    value = x.mul_(gate)
-    # d/dx x s(x) = s + x s (1 - s); the input's memory is reused, it is not needed again.
-    slope = torch.addcmul(gate, value, 1 - gate)
-    return value, slope
+    def _first(self, chunk_NBHA: Tensor, flow_time_NB: Tensor) -> Tensor:
+        if flow_time_NB.stride(-1) == 0:
+            flow_time_NB = flow_time_NB[..., :1]  # one time for all states is embedded once
+        waves = torch.addcmul(self._phases, flow_time_NB.unsqueeze(-1), self._frequencies).sin()
+        shared = self._condition_BW + waves.to(self._dtype) @ self._from_time
+        chunk = chunk_NBHA.flatten(-2).to(self._dtype)
+        if chunk.ndim == 2:
+            return torch.addmm(shared, chunk, self._from_chunk)
+        return chunk @ self._from_chunk + shared

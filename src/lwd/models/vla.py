@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from lwd.batch import ObservationBatch
 from lwd.errors import ShapeError
 from lwd.models.encoder import ObservationEncoder
-from lwd.models.expert import VJP, ActionExpert
+from lwd.models.expert import VJP, ActionExpert, VelocityField
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import Normalizer, StateStatistics
-from lwd.models.precision import Precision, compute_in
+from lwd.models.precision import Precision, compute_in, dtype_of
 from lwd.ops.flow import ode_sample
 from lwd.types import Embodiment, FloatArray, Observation
 
@@ -91,20 +91,15 @@ class SmallVLA(nn.Module):
 
     def velocity(self, context: Tensor, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
         """Return the velocity (..., B, H, A) at noisy chunks of the same shape and flow times (..., B)."""
-        with compute_in(self.precision, context.device):
-            velocity = self.expert(context, noisy_chunk_BHA.flatten(-2), flow_time_B).float()
-        return velocity.view(noisy_chunk_BHA.shape)  # type: ignore[no-any-return]
+        return self.field(context)(noisy_chunk_BHA, flow_time_B)
+
+    def field(self, context: Tensor) -> VelocityField:
+        """Return the velocity at fixed states, for many evaluations with the weights of this moment."""
+        return self.expert.field(context, dtype_of(self.precision))
 
     def linearize(self, context: Tensor, noisy_chunk_NBHA: Tensor, flow_time_NB: Tensor) -> VJP:
         """Return `vjp(step, g_BHA)`: products of the velocity's Jacobian at each of N steps."""
-        with compute_in(self.precision, context.device):
-            expert_vjp = self.expert.linearize(context, noisy_chunk_NBHA.flatten(-2), flow_time_NB)
-
-        def vjp(step: int, gradient_BHA: Tensor) -> Tensor:
-            with compute_in(self.precision, context.device):
-                return expert_vjp(step, gradient_BHA.flatten(-2)).float().view(gradient_BHA.shape)
-
-        return vjp
+        return self.field(context).linearize(noisy_chunk_NBHA, flow_time_NB)
 
     @torch.no_grad()
     def act(
@@ -131,7 +126,7 @@ class SmallVLA(nn.Module):
         else:
             noise = torch.as_tensor(noise_BHA, dtype=torch.float32, device=device)
         context = self.encode(batch)
-        chunk = ode_sample(lambda x, w: self.velocity(context, x, w), noise, num_steps=self.config.flow_steps)
+        chunk = ode_sample(self.field(context), noise, num_steps=self.config.flow_steps)
         return self.normalizer.physical_action(chunk).cpu().numpy()
 
     def observation_batch(self, observations: Sequence[Observation], instructions: Sequence[str]) -> ObservationBatch:

@@ -79,7 +79,7 @@ def lean_adjoint_from_vjp(vjp: VelocityVJP, terminal_adjoint: Tensor, num_steps:
         product = vjp(index, adjoint).detach()
         require_shape(f"vjp({index}, adjoint)", product, adjoint.shape)
         # The term -a / (w + h) has the Jacobian -I / (w + h), with w + h = (index + 1) h.
-        adjoint = adjoint + step * (2 * product - adjoint / ((index + 1) * step))
+        adjoint = torch.add(adjoint * (index / (index + 1)), product, alpha=2 * step)
         adjoints[index] = adjoint
     return torch.stack(adjoints)
 

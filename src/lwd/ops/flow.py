@@ -136,14 +136,16 @@ def memoryless_sde_rollout(
     require_shape("step_noises", step_noises, (num_steps - 1, *noise.shape))
     step = 1 / num_steps
     sigma_N = memoryless_sigma(flow_times(num_steps, dtype=noise.dtype, device=noise.device), step)
+    kicks = step_noises * (math.sqrt(step) * sigma_N[:-1]).reshape(-1, *(1 for _ in noise.shape))
     sample = noise
     trajectory, velocities = [sample], []
     for index in range(num_steps):
         velocity = velocity_fn(sample, _flow_time(sample, index * step))
         velocities.append(velocity)
         if index < num_steps - 1:
-            drift = 2 * velocity - sample / ((index + 1) * step)
-            sample = sample + step * drift + math.sqrt(step) * sigma_N[index] * step_noises[index]
+            # With w + h = (index + 1) h, the drift's share -h a / (w + h) is -a / (index + 1).
+            kept = torch.add(kicks[index], sample, alpha=index / (index + 1))
+            sample = kept.add_(velocity, alpha=2 * step)
         else:
             sample = sample + step * velocity
         trajectory.append(sample)
@@ -151,7 +153,8 @@ def memoryless_sde_rollout(
 
 
 def _flow_time(sample: Tensor, value: float) -> Tensor:
-    return torch.full(sample.shape[:1], value, dtype=sample.dtype, device=sample.device)
+    """One flow time for all samples, expanded: a model can tell by its stride that one embedding serves them all."""
+    return torch.full((1,), value, dtype=sample.dtype, device=sample.device).expand(sample.shape[:1])
 
 
 def _require_steps(num_steps: int) -> None:

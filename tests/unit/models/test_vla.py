@@ -27,6 +27,13 @@ def test_velocity_of_stacked_steps_equals_velocity_step_by_step(policy, make_bat
     assert_close(stacked, single)
 
 
+def test_one_flow_time_for_all_equals_the_same_time_for_each(policy, make_batch):
+    context, chunk = policy.encode(make_batch(5).observation), torch.randn(5, 3, 2)
+    shared = policy.velocity(context, chunk, torch.full((1,), 0.3).expand(5))
+    assert_close(shared, policy.velocity(context, chunk, torch.full((5,), 0.3)))
+    assert not torch.allclose(shared, policy.velocity(context, chunk, torch.full((5,), 0.4)))
+
+
 def test_vjp_equals_automatic_differentiation(policy, make_batch):
     context = policy.encode(make_batch(5).observation).detach()
     chunks, times = torch.randn(4, 5, 3, 2, requires_grad=True), torch.rand(4, 1)
