@@ -234,7 +234,8 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], ti
 def test_ctrl_c_while_data_is_made(tmp_path):
     """All processes of the group get the signal, as at a terminal."""
     run = tmp_path / "run"
-    process = start("data", "generate", "--run", str(run), "--budget", "smoke")
+    # The full budget takes minutes: the smoke budget's data may be complete before the signal comes.
+    process = start("data", "generate", "--run", str(run), "--budget", "full")
     wait_until(lambda: any(run.glob("store/episodes/*/*.arrow")), process)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=60)
