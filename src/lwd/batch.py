@@ -1,7 +1,7 @@
 """Batches of tensors that the data room makes and the models and algorithms consume."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class ObservationBatch:
     def first(self, count: int | None) -> "ObservationBatch":
         """Return the first `count` observations, all of them if it is None."""
         return self._map(lambda tensor: tensor[:count])
+
+    def rows(self, rows: Tensor) -> "ObservationBatch":
+        """Return the observations at the given indices."""
+        return self._map(lambda tensor: tensor[rows])
 
     def repeat(self, times: int) -> "ObservationBatch":
         """Return the batch `times` times over, (times * B, ...)."""
@@ -65,6 +69,12 @@ class TransitionBatch:
     """(B,) float32: gamma^k, and 0 where the episode ended (success, failure, time limit) inside the window."""
     task_B: Tensor
     """(B,) int64, index of the task in the arena's task list."""
+    imitable_B: Tensor
+    """(B,) bool, whether the chunk is worth imitating (`lwd.data.arena.imitable_steps`)."""
+
+    @property
+    def size(self) -> int:
+        return self.return_B.shape[0]
 
     def to(self, device: torch.device) -> "TransitionBatch":
         return TransitionBatch(
@@ -76,4 +86,16 @@ class TransitionBatch:
             bootstrap_observation=self.bootstrap_observation.to(device),
             bootstrap_discount_B=self.bootstrap_discount_B.to(device),
             task_B=self.task_B.to(device),
+            imitable_B=self.imitable_B.to(device),
+        )
+
+    def imitable(self) -> "TransitionBatch":
+        """Return the transitions that are worth imitating; there may be none."""
+        rows = self.imitable_B.nonzero().squeeze(-1)
+        fields = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(
+            self,
+            observation=self.observation.rows(rows),
+            bootstrap_observation=self.bootstrap_observation.rows(rows),
+            **fields,
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lwd.algos.optimization import OptimizerStep
 from lwd.algos.protocol import Metrics, State
+from lwd.algos.sft import SFT, SFTConfig
 from lwd.algos.temperature import QSpread
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.errors import ConfigError
@@ -55,6 +56,9 @@ class LWDConfig:
     matching proper: exact at convergence)."""
     flow_steps: int = 10
     """T, steps of the memoryless SDE and of the adjoint."""
+    critic_loss_weight: float = 1.0
+    """Of the squared error beside the cross entropy, which is a hundred times as large and shapes the shared encoder
+    alone where the weight is 1."""
     polyak_rate: float = 0.005
     critic_learning_rate: float = 5e-4
     actor_learning_rate: float = 2e-5
@@ -70,6 +74,13 @@ class LWDConfig:
     """Updates at the start of the stage that train only V and Q."""
     train_backbone: bool = True
     """False freezes the policy's backbone (the paper's online stage) and shares its context with the reference."""
+    policy_polyak_rate: float = 1.0
+    """The deployed policy is the running average of the trained weights; 1 deploys the trained ones (the paper)."""
+    reference_learning_rate: float | None = None
+    """None keeps the reference f_beta as it was (the paper). A rate lets it follow the replay's behaviour: flow
+    matching on the transitions worth imitating, at every actor update (arXiv 2601.14234 trains its f_beta so)."""
+    reference_polyak_rate: float = 0.005
+    """The reference that QAM uses is the running average of the one that is trained."""
     spread_every: int = 50
     """Updates between measurements of Q's spread over reference actions."""
 
@@ -80,6 +91,11 @@ class LWDConfig:
             raise ConfigError(f"auto_temperature_fraction is {self.auto_temperature_fraction}; it must be positive")
         if self.actor_every < 1:
             raise ConfigError(f"actor_every is {self.actor_every}; it must be at least 1")
+        if self.reference_learning_rate is not None and not self.reference_learning_rate > 0:
+            raise ConfigError(
+                f"reference_learning_rate is {self.reference_learning_rate}; give a positive rate, or None to keep the "
+                "reference fixed"
+            )
 
 
 class LWD:
@@ -96,13 +112,15 @@ class LWD:
         target_critic: ValueCritic | None = None,
     ) -> None:
         self.policy = policy
-        self.reference = reference.requires_grad_(False)
+        self.imitation = None if config.reference_learning_rate is None else _imitation(reference, config, generator)
+        self.reference = reference.requires_grad_(False) if self.imitation is None else self.imitation.averaged_policy
         self.critic = critic
         self.target_critic = (target_critic or deepcopy(critic)).requires_grad_(False)
         self.config = config
         self.generator = generator
         self.updates = 0
         self.spread = QSpread()
+        self.averaged_policy = deepcopy(policy).requires_grad_(False)
         policy.requires_grad_(True)
         policy.backbone.requires_grad_(config.train_backbone)
         self._critic_step = OptimizerStep(
@@ -124,6 +142,7 @@ class LWD:
         states = batch.observation.first(self.config.actor_batch_size)
         if self.updates % self.config.spread_every == 0:
             self._measure_spread(states.first(32))
+        metrics |= self.update_reference(batch)
         if self.updates >= self.config.critic_warmup_updates and self.updates % self.config.actor_every == 0:
             metrics |= self.update_actor(states)
         self.updates += 1
@@ -156,7 +175,8 @@ class LWD:
         value_loss = categorical_cross_entropy(self.critic.value_logits(z), two_hot(q_bar_B, atoms_K)).mean()
         q1_B, q2_B = self.critic.q(z, chunk_BHA, batch.action_mask_BH)
         critic_loss = (q1_B - target_B).square().mean() + (q2_B - target_B).square().mean()
-        gradient_norm = self._critic_step(value_loss + critic_loss, "loss/value + loss/critic")
+        loss = value_loss + config.critic_loss_weight * critic_loss
+        gradient_norm = self._critic_step(loss, "loss/value + loss/critic")
         soft_update(list(self.target_critic.parameters()), list(self.critic.parameters()), config.polyak_rate)
         return {
             "loss/value": value_loss.item(),
@@ -167,6 +187,28 @@ class LWD:
             "critic/q_mean": q_bar_B.mean().item(),
             "gradient_norm/critic": gradient_norm,
         }
+
+    # ---- the reference ------------------------------------------------------------------------------------
+
+    def update_reference(self, batch: TransitionBatch) -> Metrics:
+        """One step of the reference towards the replay's good behaviour; none where it is fixed.
+
+        The policy's weights make the same step. What QAM has learned is its distance to the reference; carried along,
+        that distance need not be learned anew for every reference.
+        """
+        if self.imitation is None:
+            return {}
+        chunks = batch.imitable()
+        if not chunks.size:
+            return {}
+        before = [parameter.clone() for parameter in self.reference.parameters()]
+        loss = self.imitation.update(chunks)["loss/flow"]
+        with torch.no_grad():
+            steps = [after - old for after, old in zip(self.reference.parameters(), before, strict=True)]
+            for network in (self.policy, self.averaged_policy):
+                for parameter, step in zip(network.parameters(), steps, strict=True):
+                    parameter.add_(step)
+        return {"loss/reference": loss}
 
     # ---- QAM -----------------------------------------------------------------------------------------------
 
@@ -191,6 +233,9 @@ class LWD:
         delta = velocity - reference_velocity
         loss = adjoint_matching_loss(delta, adjoint, memoryless_sigma(times_N, 1 / steps))
         gradient_norm = self._actor_step(loss, "loss/actor")
+        soft_update(
+            list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.policy_polyak_rate
+        )
         return {
             "loss/actor": loss.item(),
             "qam/temperature": temperature,
@@ -248,12 +293,14 @@ class LWD:
     # ---- state ---------------------------------------------------------------------------------------------
 
     def policy_state(self) -> Mapping[str, Tensor]:
-        return self.policy.state_dict()
+        return self.averaged_policy.state_dict()
 
     def state(self) -> State:
         return {
             "policy": self.policy.state_dict(),
+            "averaged_policy": self.averaged_policy.state_dict(),
             "reference": self.reference.state_dict(),
+            "imitation": {} if self.imitation is None else self.imitation.state(),
             "critic": self.critic.state_dict(),
             "target_critic": self.target_critic.state_dict(),
             "critic_optimizer": self._critic_step.state(),
@@ -265,7 +312,10 @@ class LWD:
 
     def load_state(self, state: State) -> None:
         self.policy.load_state_dict(state["policy"])
+        self.averaged_policy.load_state_dict(state["averaged_policy"])
         self.reference.load_state_dict(state["reference"])
+        if self.imitation is not None:
+            self.imitation.load_state(state["imitation"])
         self.critic.load_state_dict(state["critic"])
         self.target_critic.load_state_dict(state["target_critic"])
         self._critic_step.load_state(state["critic_optimizer"])
@@ -273,3 +323,17 @@ class LWD:
         self.generator.set_state(state["generator"])
         self.spread.value = state["spread"]
         self.updates = state["updates"]
+
+
+def _imitation(reference: SmallVLA, config: LWDConfig, generator: torch.Generator) -> SFT:
+    """The reference as a learner of its own: it imitates what the replay holds of good behaviour."""
+    assert config.reference_learning_rate is not None
+    reference.requires_grad_(True)
+    # A frozen backbone's features are shared with the policy, so it must stay as it is here, too.
+    reference.backbone.requires_grad_(config.train_backbone)
+    settings = SFTConfig(
+        learning_rate=config.reference_learning_rate,
+        max_gradient_norm=config.max_gradient_norm,
+        polyak_rate=config.reference_polyak_rate,
+    )
+    return SFT(reference, settings, generator)

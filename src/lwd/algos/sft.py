@@ -41,8 +41,9 @@ class SFT:
         self.config = config
         self.generator = generator
         self.updates = 0
+        self._trained = [name for name, p in policy.named_parameters() if p.requires_grad]
         self._step = OptimizerStep(
-            policy.parameters(),
+            (p for p in policy.parameters() if p.requires_grad),
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             max_gradient_norm=config.max_gradient_norm,
@@ -58,7 +59,8 @@ class SFT:
         velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
         loss = flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
         gradient_norm = self._step(loss, "loss/flow")
-        soft_update(list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.polyak_rate)
+        averaged, trained = dict(self.averaged_policy.named_parameters()), dict(self.policy.named_parameters())
+        soft_update([averaged[n] for n in self._trained], [trained[n] for n in self._trained], self.config.polyak_rate)
         self.updates += 1
         return {"loss/flow": loss.item(), "gradient_norm/policy": gradient_norm}
 

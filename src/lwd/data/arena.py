@@ -18,12 +18,26 @@ from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.data.frames import decode_frames
 from lwd.data.growable import GrowableArray
 from lwd.errors import ConfigError, EpisodeRejected, ShapeError
-from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, FloatArray, Outcome
+from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, FloatArray, Outcome, Source
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 NStep = int | Mapping[str, int]
 """Chunks in an n-step window: one number, or one for each task name."""
+
+
+def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
+    """Accept demonstrations, the fleet's successes, and a human's corrections in its other episodes.
+
+    This is the data of filtered behaviour cloning and HG-DAgger: corrections are worth imitating even where the
+    episode failed later. Historical roll-outs are not, even where they succeeded: ours are a spoiled expert's, and a
+    policy that imitated them fell from .69 to .31 (docs/recipe.md).
+    """
+    if info.source is Source.DEMONSTRATION or (info.source is Source.FLEET and info.outcome is Outcome.SUCCESS):
+        return np.ones(controllers_T.shape, dtype=np.bool_)
+    if info.source is not Source.FLEET:
+        return np.zeros(controllers_T.shape, dtype=np.bool_)
+    return np.equal(controllers_T, Controller.HUMAN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,8 @@ class ArenaView:
     actions_RA: FloatArray
     """An episode's row T has no action; it repeats the last one."""
     controllers_R: ByteArray
+    imitable_R: BoolArray
+    """`imitable_steps`, row by row."""
     episode_R: IntArray
     images: Mapping[str, ByteArray]
     """Camera name -> (R, height, width, 3)."""
@@ -108,6 +124,7 @@ class ReplayArena:
         self._states = rows_of((embodiment.state_size,))
         self._actions = rows_of((embodiment.action_size,))
         self._controllers = GrowableArray((), np.uint8, initial_rows=initial_rows, directory=directory)
+        self._imitable = GrowableArray((), np.bool_, initial_rows=initial_rows, directory=directory)
         self._episode_of_row = GrowableArray((), np.int64, initial_rows=initial_rows, directory=directory)
         self._images = {
             camera: GrowableArray((*size, 3), np.uint8, initial_rows=initial_rows, directory=directory)
@@ -234,11 +251,12 @@ class ReplayArena:
             bootstrap_observation=_observation(view, start_B + steps_B, instruction_BE),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),
             task_B=torch.from_numpy(task_B),
+            imitable_B=torch.from_numpy(view.imitable_R.take(start_B)),
         )
 
     def close(self) -> None:
         """Release the files, if any."""
-        for array in (self._states, self._actions, self._controllers, self._episode_of_row):
+        for array in (self._states, self._actions, self._controllers, self._imitable, self._episode_of_row):
             array.close()
         for images in self._images.values():
             images.close()
@@ -250,6 +268,8 @@ class ReplayArena:
         self._states.append(episode.states_TS)
         self._actions.append(np.concatenate([episode.actions_TA, episode.actions_TA[-1:]]))
         self._controllers.append(np.concatenate([episode.controllers_T, episode.controllers_T[-1:]]))
+        imitable_T = imitable_steps(info, episode.controllers_T)
+        self._imitable.append(np.concatenate([imitable_T, imitable_T[-1:]]))
         self._episode_of_row.append(np.full(episode.steps + 1, index))
         for camera, images in self._images.items():
             images.append(decode_frames(episode, camera, self.embodiment.cameras[camera]))
@@ -287,6 +307,7 @@ class ReplayArena:
         for array in (self._states, self._actions):
             array.truncate(rows)
         self._controllers.truncate(rows)
+        self._imitable.truncate(rows)
         self._episode_of_row.truncate(rows)
         for images in self._images.values():
             images.truncate(rows)
@@ -328,6 +349,7 @@ class ReplayArena:
             states_RS=self._states.rows,
             actions_RA=self._actions.rows,
             controllers_R=self._controllers.rows,
+            imitable_R=self._imitable.rows,
             episode_R=self._episode_of_row.rows,
             images={camera: images.rows for camera, images in self._images.items()},
         )

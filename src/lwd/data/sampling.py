@@ -41,16 +41,8 @@ def successes(info: EpisodeInfo) -> bool:
     return info.outcome is Outcome.SUCCESS
 
 
-def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
-    """Accept all steps of demonstrations and successes, and a human's steps elsewhere except in play.
-
-    This is the data of filtered behaviour cloning and HG-DAgger: corrections are worth imitating even where
-    the episode failed later, while play explores failures on purpose.
-    """
-    if info.source is Source.DEMONSTRATION or info.outcome is Outcome.SUCCESS:
-        return np.ones(controllers_T.shape, dtype=np.bool_)
-    if info.source is Source.PLAY:
-        return np.zeros(controllers_T.shape, dtype=np.bool_)
+def human_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
+    """Accept the steps at which a human acted."""
     return np.equal(controllers_T, Controller.HUMAN)
 
 

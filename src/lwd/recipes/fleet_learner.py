@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lwd.data.policies import PolicyPublisher
-from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources
+from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import nats_url_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.learner.loop import UpdateResult
@@ -17,14 +17,13 @@ from lwd.learner.online import OnlineLimits, OnlineStage
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
 from lwd.recipes.stages import (
-    OFFLINE_SOURCES,
     chunks_per_target,
     continue_online,
     described,
     lwd_files,
+    online_strata,
     open_arena,
 )
-from lwd.types import Source
 
 Report = Callable[[OnlineStage], None]
 """Called about once a second."""
@@ -100,13 +99,9 @@ def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[Onl
     files = lwd_files(algorithm, described(recipe.online, seed=config.seed))
     policy = algorithm.policy
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
-    strata = [
-        Stratum(episodes=from_sources(*OFFLINE_SOURCES)),
-        Stratum(episodes=from_sources(Source.FLEET)),
-    ]
     sampler = BatchSampler(
         reader.arena,
-        strata,
+        online_strata(recipe.online),
         batch_size=recipe.online.batch_size,
         n_step=chunks_per_target(recipe.online),
         instruction_noise=recipe.online.instruction_noise,

@@ -12,9 +12,9 @@ import torch
 
 from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT
-from lwd.data.arena import ReplayArena
+from lwd.data.arena import ReplayArena, imitable_steps
 from lwd.data.reader import ReplayReader
-from lwd.data.sampling import BatchSampler, Prefetcher, Stratum, from_sources, imitable_steps
+from lwd.data.sampling import BatchSampler, EpisodeFilter, Prefetcher, StepFilter, Stratum, from_sources, human_steps
 from lwd.errors import CheckpointError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
@@ -138,10 +138,9 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         updates=recipe.updates,
         snapshot=reader.version,
     )
-    strata = [Stratum(episodes=from_sources(*OFFLINE_SOURCES))]
     sampler = BatchSampler(
         reader.arena,
-        strata,
+        offline_strata(recipe),
         batch_size=recipe.batch_size,
         n_step=chunks_per_target(recipe),
         instruction_noise=recipe.instruction_noise,
@@ -175,7 +174,7 @@ def build_lwd(
 
 
 def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device: str) -> LWD:
-    """Build the online stage's algorithm from the offline stage's result; the reference is the SFT policy.
+    """Build the online stage's algorithm from the offline stage's result, its reference included.
 
     Raises:
         CheckpointError: if the offline stage is not finished.
@@ -183,6 +182,7 @@ def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device
     offline = run.finished("offline", "offline")
     state = offline.state()
     reference = load_policy(run.finished("sft", "sft").policy_path)
+    reference.load_state_dict(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
     algorithm = build_lwd(
@@ -241,13 +241,9 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
         updates=updates,
         snapshot=reader.version,
     )
-    strata = [
-        Stratum(episodes=from_sources(*OFFLINE_SOURCES), steps=imitable_steps),
-        Stratum(episodes=from_sources(Source.FLEET), steps=imitable_steps),
-    ]
     sampler = BatchSampler(
         reader.arena,
-        strata,
+        online_strata(recipe.online, steps=imitable_steps),
         batch_size=recipe.sft.batch_size,
         instruction_noise=recipe.sft.instruction_noise,
         seed=seed,
@@ -255,10 +251,34 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
     return _run(run, stage, sampler, control)
 
 
+def offline_strata(recipe: StageRecipe, *, steps: StepFilter | None = None) -> list[Stratum]:
+    """The offline data, a part of it drawn from demonstrations alone."""
+    offline, demonstrations = from_sources(*OFFLINE_SOURCES), from_sources(Source.DEMONSTRATION)
+    return _split(offline, steps, recipe.demonstration_share, demonstrations)
+
+
+def online_strata(recipe: StageRecipe, *, steps: StepFilter | None = None) -> list[Stratum]:
+    """Offline data and fleet at 1:1, a part of the fleet's half drawn from human corrections alone."""
+    fleet = from_sources(Source.FLEET)
+    return [*offline_strata(recipe, steps=steps), *_split(fleet, steps, recipe.human_share, fleet, human_steps)]
+
+
+def _split(
+    episodes: EpisodeFilter,
+    steps: StepFilter | None,
+    share: float,
+    part: EpisodeFilter,
+    part_steps: StepFilter | None = None,
+) -> list[Stratum]:
+    """One unit of a batch from `episodes`, of which a share comes from a part of them."""
+    strata = [Stratum(fraction=1 - share, episodes=episodes, steps=steps)] if share < 1 else []
+    return strata + ([Stratum(fraction=share, episodes=part, steps=part_steps)] if share > 0 else [])
+
+
 def lwd_files(algorithm: LWD, config: dict[str, Any]) -> StageFiles:
     """What LWD's checkpoints hold."""
     return StageFiles(
-        policy=lambda: policy_bytes(algorithm.policy),
+        policy=lambda: policy_bytes(algorithm.averaged_policy),
         value=lambda: value_bytes(algorithm.critic),
         config=config,
     )

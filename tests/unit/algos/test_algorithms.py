@@ -1,5 +1,6 @@
 """SFT and LWD: what changes, what must not, and exact continuation."""
 
+import dataclasses
 from copy import deepcopy
 
 import pytest
@@ -43,6 +44,7 @@ def equal_states(first: dict, second: dict) -> bool:
         lambda policy, critic: build_lwd(policy, critic, temperature="auto", actor_every=2),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, train_backbone=False, total_updates=20),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, rollout="policy"),
+        lambda policy, critic: build_lwd(policy, critic, temperature=0.1, reference_learning_rate=1e-3),
     ],
 )
 def test_continuing_from_a_saved_state_equals_never_having_stopped(build, policy, critic, make_batch):
@@ -71,6 +73,44 @@ def test_reference_and_frozen_backbone_never_change(policy, critic, make_batch):
         assert changed == (name.startswith("expert.") and not name.endswith("frequencies")), name
 
 
+def test_a_following_reference_imitates_and_carries_the_policy_along(policy, critic, make_batch):
+    algorithm = build_lwd(policy, critic, temperature=0.1, reference_learning_rate=1e-3, reference_polyak_rate=0.5)
+    batch = make_batch(64)
+    names = [name for name, _ in policy.named_parameters()]
+
+    def weights(network):
+        return {name: parameter.clone() for name, parameter in network.named_parameters()}
+
+    algorithm.update_actor(batch.observation)  # some distance between policy and reference
+    distance = {name: weights(algorithm.policy)[name] - weights(algorithm.reference)[name] for name in names}
+    assert any(part.abs().max() > 0 for part in distance.values())
+    losses = [algorithm.update_reference(batch)["loss/reference"] for _ in range(200)]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+    after, reference = weights(algorithm.policy), weights(algorithm.reference)
+    for name in names:
+        assert_close(after[name] - reference[name], distance[name], atol=1e-5, rtol=0)
+    assert any((reference[name] - parameter).abs().max() > 0.01 for name, parameter in policy.named_parameters())
+
+
+def test_a_following_reference_keeps_a_frozen_backbone_and_waits_for_something_to_imitate(policy, critic, make_batch):
+    algorithm = build_lwd(policy, critic, temperature=0.1, reference_learning_rate=1e-3, train_backbone=False)
+    batch = make_batch()
+    assert algorithm.update_reference(dataclasses.replace(batch, imitable_B=torch.zeros(16, dtype=torch.bool))) == {}
+    assert equal_states(dict(algorithm.reference.state_dict()), dict(policy.state_dict()))
+    algorithm.update_reference(batch)
+    for name, before in policy.named_parameters():
+        changed = not torch.equal(dict(algorithm.reference.named_parameters())[name], before)
+        assert changed == name.startswith("expert."), name
+
+
+def test_the_deployed_policy_is_the_running_average(policy, critic, make_batch):
+    algorithm = build_lwd(policy, critic, temperature=0.01, policy_polyak_rate=0.25)
+    algorithm.update_actor(make_batch().observation)
+    for name, before in policy.named_parameters():
+        trained = dict(algorithm.policy.named_parameters())[name]
+        assert_close(algorithm.policy_state()[name], 0.75 * before + 0.25 * trained)
+
+
 def test_at_infinite_temperature_the_policy_stays_at_the_reference(policy, critic, make_batch):
     algorithm = build_lwd(policy, critic, temperature=1e9)
     metrics = algorithm.update_actor(make_batch().observation)
@@ -90,8 +130,6 @@ def test_target_critic_trails_by_the_polyak_rate(policy, critic, make_batch):
 
 def test_terminal_transitions_learn_their_return(policy, critic, make_batch):
     """With every window terminal, both critics and the value converge to the observed returns' scale."""
-    import dataclasses
-
     batch = make_batch(32)
     batch = dataclasses.replace(batch, bootstrap_discount_B=torch.zeros(32))
     algorithm = build_lwd(policy, critic, critic_warmup_updates=10**6, polyak_rate=0.05)
@@ -154,7 +192,15 @@ def test_auto_temperature_follows_the_spread_of_q(policy, critic, make_batch):
     assert spread.temperature(0.5) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"actor_every": 0}, {"auto_temperature_fraction": -1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.0},
+        {"actor_every": 0},
+        {"auto_temperature_fraction": -1.0},
+        {"reference_learning_rate": 0.0},
+    ],
+)
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         LWDConfig(**settings)

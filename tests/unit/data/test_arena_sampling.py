@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lwd.batch import TransitionBatch
-from lwd.data.arena import BoolArray, ReplayArena
+from lwd.data.arena import BoolArray, ReplayArena, imitable_steps
 from lwd.data.sampling import (
     BatchSampler,
     Prefetcher,
     Stratum,
     from_sources,
-    imitable_steps,
+    human_steps,
     successes,
 )
 from lwd.errors import ConfigError, ShapeError
@@ -187,18 +187,29 @@ def test_revoked_episodes_are_not_drawn() -> None:
     assert {number for number, _ in sampled(sampler.batch(0))} == {0, 2}
 
 
-def test_imitable_steps_are_successes_and_corrections() -> None:
+def test_imitable_steps_are_demonstrations_fleet_successes_and_corrections() -> None:
     arena = make_arena(
-        make_episode(0, 3),
+        make_episode(0, 3, source=Source.DEMONSTRATION),
         make_episode(1, 3, source=Source.FLEET),
         make_episode(2, 4, source=Source.FLEET, outcome=Outcome.FAILURE, human=(1, 2)),
         make_episode(3, 3, source=Source.FLEET, outcome=Outcome.TIME_LIMIT),
         make_episode(4, 2, source=Source.PLAY, outcome=Outcome.FAILURE, human=(0, 1)),
         make_episode(5, 3, source=Source.FLEET, outcome=Outcome.TRUNCATED, human=(2,)),
+        make_episode(6, 3, source=Source.ROLLOUT),
+        make_episode(7, 3, source=Source.ROLLOUT, outcome=Outcome.FAILURE, human=(0, 1, 2)),
     )
     drawn = set(sampled(BatchSampler(arena, [Stratum(steps=imitable_steps)], batch_size=500, seed=0).batch(0)))
     whole = {(number, step) for number in (0, 1) for step in range(3)}
     assert drawn == whole | {(2, 1), (2, 2), (5, 2)}
+    every_step = BatchSampler(arena, [Stratum()], batch_size=500, seed=0).batch(0)
+    assert set(sampled(every_step.imitable())) == drawn
+    assert 0 < every_step.imitable().size == every_step.imitable_B.sum() < every_step.size
+
+
+def test_human_steps_are_those_at_which_a_human_acted() -> None:
+    arena = make_arena(make_episode(0, 3, human=(1,)), make_episode(1, 3, outcome=Outcome.FAILURE, human=(0, 2)))
+    drawn = sampled(BatchSampler(arena, [Stratum(steps=human_steps)], batch_size=100, seed=0).batch(0))
+    assert set(drawn) == {(0, 1), (1, 0), (1, 2)}
 
 
 def test_episode_and_step_filters_combine() -> None:
