@@ -18,10 +18,13 @@ from lwd.data import durable
 from lwd.errors import ServiceError
 from lwd.evaluation.results import EvaluationResult, load_result
 from lwd.evaluation.statistics import Interval, mean_over_tasks, paired_difference
+from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Budget, recipe
 
 METHODS = ("sft", "filtered_bc", "lwd_offline", "lwd_online")
+REFERENCES = {"lwd_offline": "offline", "lwd_online": "online"}
+"""Method -> stage whose reference policy is evaluated beside it: what imitation contributes without the critic."""
 EVALUATION_SEED = 1000
 """Not the seed that settings were chosen on (0 to 10): those starts would flatter them."""
 
@@ -64,30 +67,54 @@ def learn(config: LearnConfig, say: Callable[[str], None]) -> dict[str, Any]:
             if not result.exists():
                 for step in steps:
                     _verb(say, *step)
-                evaluation = ("--method", method, "--episodes", str(config.episodes))
-                _verb(say, "evaluate", str(run), *evaluation, "--seed", str(EVALUATION_SEED))
+                _evaluate(say, config, str(run), "--method", method)
+            reference = run / "eval" / f"{method}_reference.json"
+            if method in REFERENCES and not reference.exists():
+                policy = _write_reference(run, REFERENCES[method])
+                _evaluate(say, config, str(policy), "--method", reference.stem, "--out", str(reference))
             write_results(config)
     return write_results(config)
 
 
+def _evaluate(say: Callable[[str], None], config: LearnConfig, *what: str) -> None:
+    _verb(say, "evaluate", *what, "--episodes", str(config.episodes), "--seed", str(EVALUATION_SEED))
+
+
+def _write_reference(run: Path, stage: str) -> Path:
+    """Write the reference policy that a stage ended with to a policy file."""
+    checkpoint = RunDirectory(run).finished(stage, "up" if stage == "online" else stage)
+    policy = load_policy(checkpoint.policy_path)
+    policy.load_state_dict(checkpoint.state()["reference"])
+    path = run / "eval" / f"{stage}_reference.safetensors"
+    durable.replace(path, policy_bytes(policy))
+    return path
+
+
 def write_results(config: LearnConfig) -> dict[str, Any]:
     """Write learn.json and learn.md from the evaluations that are there; return the content of learn.json."""
-    results = {
-        method: {
-            seed: load_result(path) for seed in config.seeds if (path := _result_path(config, seed, method)).exists()
-        }
-        for method in METHODS
-    }
-    results = {method: runs for method, runs in results.items() if runs}
+    results = _load(config, METHODS)
+    references = _load(config, tuple(f"{method}_reference" for method in REFERENCES))
     summary = {
         "seeds": sorted({seed for runs in results.values() for seed in runs}),
         "methods": {method: _method(runs) for method, runs in results.items()},
-        "differences": _differences(results),
+        "references": {method: _method(runs) for method, runs in references.items()},
+        "differences": _differences(results | references),
         "fleet": {str(seed): fleet for seed in config.seeds if (fleet := _fleet(config.root / f"seed-{seed}"))},
     }
     durable.replace(config.out / "learn.json", json.dumps(summary, indent=1).encode())
     durable.replace(config.out / "learn.md", _page(summary, config).encode())
     return summary
+
+
+def _load(config: LearnConfig, methods: Sequence[str]) -> dict[str, dict[int, EvaluationResult]]:
+    """Method -> training seed -> result, of the evaluations that are there."""
+    found = {
+        method: {
+            seed: load_result(path) for seed in config.seeds if (path := _result_path(config, seed, method)).exists()
+        }
+        for method in methods
+    }
+    return {method: runs for method, runs in found.items() if runs}
 
 
 def _result_path(config: LearnConfig, seed: int, method: str) -> Path:
@@ -126,6 +153,7 @@ def _differences(results: Mapping[str, Mapping[int, EvaluationResult]]) -> dict[
         ("lwd_online", "lwd_offline"),
         ("lwd_online", "sft"),
         ("lwd_online", "filtered_bc"),
+        *((method, f"{method}_reference") for method in REFERENCES),
     )
     found = {}
     for ours, baseline in pairs:
@@ -194,6 +222,11 @@ _NAMES = {
 }
 
 
+def _words(name: str) -> str:
+    """`lwd_online_reference` -> `LWD online reference`."""
+    return name.replace("_", " ").replace("lwd", "LWD").replace("sft", "SFT").replace("bc", "BC")
+
+
 def _page(summary: Mapping[str, Any], config: LearnConfig) -> str:
     """The results as a Markdown page."""
     methods = summary["methods"]
@@ -236,11 +269,18 @@ def _page(summary: Mapping[str, Any], config: LearnConfig) -> str:
     lines.append(
         "| sub-step score | " + " | ".join(f"{entry['sub_step_score']:.2f}" for entry in methods.values()) + " |"
     )
+    if summary["references"]:
+        lines += [
+            "",
+            "What the critic adds: each LWD policy beside the reference that it ended with, which imitates the same "
+            "data (demonstrations, fleet successes, corrections) and knows no critic.",
+            "",
+        ]
+        lines += [f"- {_words(name)}: {cell(entry)}" for name, entry in summary["references"].items()]
     lines += ["", "Paired differences (same starts, same training seeds):", ""]
-    lines += [
-        f"- {name}: {entry['mean']:+.3f} ({entry['ci95'][0]:+.3f} to {entry['ci95'][1]:+.3f})"
-        for name, entry in summary["differences"].items()
-    ]
+    for name, entry in summary["differences"].items():
+        low, high = entry["ci95"]
+        lines.append(f"- {_words(name)}: {entry['mean']:+.3f} ({low:+.3f} to {high:+.3f})")
     lines += ["", "Online stages:", ""]
     for seed, fleet in summary["fleet"].items():
         lines.append(

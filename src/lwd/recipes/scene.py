@@ -133,7 +133,7 @@ def _offline(*, updates: int, critic_warmup_updates: int = 1200) -> StageRecipe:
     return StageRecipe(
         algorithm=_small_networks(quantile_base=0.6, critic_warmup_updates=critic_warmup_updates),
         updates=updates,
-        n_step_long=10,
+        n_step_long=3,
         demonstration_share=0.5,
     )
 
