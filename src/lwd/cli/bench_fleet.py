@@ -13,8 +13,8 @@ from lwd.recipes.bench_result import print_entries
 
 
 def run(
-    robots: Annotated[int, tyro.conf.arg(help="simulated robots of the host")] = 8,
-    episodes: Annotated[int, tyro.conf.arg(help="episodes of a round, 60 to 400 control steps each")] = 16,
+    robots: Annotated[int, tyro.conf.arg(help="simulated robots of the host")] = 16,
+    episodes: Annotated[int, tyro.conf.arg(help="episodes of a round, 60 to 400 control steps each")] = 64,
     rounds: Annotated[int, tyro.conf.arg(help="rounds of host and bare simulator; the best of each counts")] = 2,
 ) -> None:
     # As every robot host does: one thread for the small networks.

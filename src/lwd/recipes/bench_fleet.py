@@ -48,12 +48,12 @@ class FleetSpeed:
         return self.host_steps_per_s / self.bare_steps_per_s
 
 
-def measure_fleet(*, robots: int = 16, episodes: int = 32, rounds: int = 2) -> FleetSpeed:
+def measure_fleet(*, robots: int = 16, episodes: int = 64, rounds: int = 2) -> FleetSpeed:
     """Run a robot host with its real network, store and message bus, then replay what it recorded.
 
     Args:
         robots: of the one host; a fleet on two cores packs its 16 into one.
-        episodes: of each round.
+        episodes: of each round; many, because in a fleet no robot is idle, and at the end of a round some are.
         rounds: host and bare simulator take turns, so that a change of the machine's speed meets both.
     Raises:
         ServiceError: if the message bus does not start, or an episode does not reach the store.

@@ -63,15 +63,15 @@ def learn(config: LearnConfig, say: Callable[[str], None]) -> dict[str, Any]:
             ("lwd_online", [("up", *where)] if not _finished(run, "online") else []),
             ("filtered_bc", [("filtered-bc", *where, *threads)]),
         ):
-            result = run / "eval" / f"{method}.json"
+            result = _result_path(config, seed, method)
             if not result.exists():
                 for step in steps:
                     _verb(say, *step)
                 _evaluate(say, config, str(run), "--method", method)
-            reference = run / "eval" / f"{method}_reference.json"
+            reference = _result_path(config, seed, f"{method}_reference")
             if method in REFERENCES and not reference.exists():
-                policy = _write_reference(run, REFERENCES[method])
-                _evaluate(say, config, str(policy), "--method", reference.stem, "--out", str(reference))
+                policy = _write_reference(run, REFERENCES[method], reference.with_suffix(".safetensors"))
+                _evaluate(say, config, str(policy), "--out", str(reference))
             write_results(config)
     return write_results(config)
 
@@ -80,12 +80,11 @@ def _evaluate(say: Callable[[str], None], config: LearnConfig, *what: str) -> No
     _verb(say, "evaluate", *what, "--episodes", str(config.episodes), "--seed", str(EVALUATION_SEED))
 
 
-def _write_reference(run: Path, stage: str) -> Path:
+def _write_reference(run: Path, stage: str, path: Path) -> Path:
     """Write the reference policy that a stage ended with to a policy file."""
     checkpoint = RunDirectory(run).finished(stage, "up" if stage == "online" else stage)
     policy = load_policy(checkpoint.policy_path)
     policy.load_state_dict(checkpoint.state()["reference"])
-    path = run / "eval" / f"{stage}_reference.safetensors"
     durable.replace(path, policy_bytes(policy))
     return path
 
@@ -118,7 +117,9 @@ def _load(config: LearnConfig, methods: Sequence[str]) -> dict[str, dict[int, Ev
 
 
 def _result_path(config: LearnConfig, seed: int, method: str) -> Path:
-    return config.root / f"seed-{seed}" / "eval" / f"{method}.json"
+    # The run's own report shows what lies in eval/.
+    directory = "references" if method.endswith("_reference") else "eval"
+    return config.root / f"seed-{seed}" / directory / f"{method}.json"
 
 
 def _method(runs: Mapping[int, EvaluationResult]) -> dict[str, Any]:
