@@ -24,6 +24,10 @@ class InstructionEncoder:
         self._known: dict[str, FloatArray] = dict(known or {})
         self._model: SentenceTransformer | None = None
 
+    def __deepcopy__(self, memo: object) -> "InstructionEncoder":
+        # A cache of a function: a policy, its reference and its running average share what any of them has met.
+        return self
+
     @property
     def known(self) -> Mapping[str, FloatArray]:
         """Instruction -> embedding (E,) float32, for everything embedded so far."""

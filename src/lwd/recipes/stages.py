@@ -84,13 +84,11 @@ def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> C
         reader.arena.embodiment, recipe.policy, StateStatistics.of(np.asarray(view.states_RS)), instructions
     ).to(control.device)
     algorithm = SFT(policy, recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
-    averaged = algorithm.averaged_policy
-    averaged.instructions = instructions
     stage = Stage(
         "sft",
         algorithm,
         checkpoints,
-        StageFiles(policy=lambda: policy_bytes(averaged), value=None, config=config),
+        StageFiles(policy=lambda: policy_bytes(algorithm.averaged_policy), value=None, config=config),
         updates=recipe.updates,
         snapshot=reader.version,
     )
@@ -227,14 +225,12 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
     reader.advance(online.progress.snapshot)
     algorithm = SFT(policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed))
-    averaged = algorithm.averaged_policy
-    averaged.instructions = policy.instructions
     stage = Stage(
         "filtered_bc",
         algorithm,
         checkpoints,
         StageFiles(
-            policy=lambda: policy_bytes(averaged),
+            policy=lambda: policy_bytes(algorithm.averaged_policy),
             value=None,
             config=config,
         ),

@@ -1,11 +1,14 @@
 """The small VLA as a `FlowPolicy`."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from lwd.errors import ShapeError
+from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA, VLAConfig
@@ -96,6 +99,13 @@ def test_sentence_encoder_puts_a_paraphrase_nearer_than_another_task():
     base, paraphrase, other = (encoder(text) for text in encoder.known)
     assert base.shape == (384,)
     assert np.linalg.norm(base - paraphrase) < np.linalg.norm(base - other)
+
+
+def test_copies_of_a_policy_share_the_instructions_they_met(policy):
+    averaged = deepcopy(policy)
+    policy.instructions.add(["fold the towel"])
+    assert "fold the towel" in averaged.instructions.known
+    assert load_policy(policy_bytes(averaged)).instructions.known.keys() == policy.instructions.known.keys()
 
 
 def test_pixel_policy_learns_where_to_go_from_an_image():
