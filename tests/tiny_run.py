@@ -24,7 +24,15 @@ DATA = OfflineDataConfig(
     rollout_failures_per_task=1,
     play_per_task=1,
 )
-_LWD = LWDConfig(temperature="auto", spread_every=4, actor_every=2, actor_batch_size=8, flow_steps=4)
+_LWD = LWDConfig(
+    temperature="auto",
+    spread_every=4,
+    actor_every=2,
+    actor_batch_size=8,
+    flow_steps=4,
+    reference_learning_rate=1e-3,
+    policy_polyak_rate=0.1,
+)
 _STAGE = StageRecipe(
     algorithm=_LWD,
     critic=CriticConfig(token_width=4, readout_size=16, action_width=8, pooling_heads=2, width=16, num_atoms=21),

@@ -78,7 +78,7 @@ class LWDConfig:
     """The deployed policy is the running average of the trained weights; 1 deploys the trained ones (the paper)."""
     reference_learning_rate: float | None = None
     """None keeps the reference f_beta as it was (the paper). A rate lets it follow the replay's behaviour: flow
-    matching on the transitions worth imitating, at every actor update (arXiv 2601.14234 trains its f_beta so)."""
+    matching on the transitions worth imitating, at every update (arXiv 2601.14234 trains its f_beta so)."""
     reference_polyak_rate: float = 0.005
     """The reference that QAM uses is the running average of the one that is trained."""
     spread_every: int = 50
@@ -112,7 +112,8 @@ class LWD:
         target_critic: ValueCritic | None = None,
     ) -> None:
         self.policy = policy
-        self.imitation = None if config.reference_learning_rate is None else _imitation(reference, config, generator)
+        rate = config.reference_learning_rate
+        self.imitation = None if rate is None else _imitation(reference, rate, config, generator)
         self.reference = reference.requires_grad_(False) if self.imitation is None else self.imitation.averaged_policy
         self.critic = critic
         self.target_critic = (target_critic or deepcopy(critic)).requires_grad_(False)
@@ -325,14 +326,13 @@ class LWD:
         self.updates = state["updates"]
 
 
-def _imitation(reference: SmallVLA, config: LWDConfig, generator: torch.Generator) -> SFT:
+def _imitation(reference: SmallVLA, learning_rate: float, config: LWDConfig, generator: torch.Generator) -> SFT:
     """The reference as a learner of its own: it imitates what the replay holds of good behaviour."""
-    assert config.reference_learning_rate is not None
     reference.requires_grad_(True)
     # A frozen backbone's features are shared with the policy, so it must stay as it is here, too.
     reference.backbone.requires_grad_(config.train_backbone)
     settings = SFTConfig(
-        learning_rate=config.reference_learning_rate,
+        learning_rate=learning_rate,
         max_gradient_norm=config.max_gradient_norm,
         polyak_rate=config.reference_polyak_rate,
     )

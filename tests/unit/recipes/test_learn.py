@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.evaluation.synthetic import LONG, SHORT, evaluation
 
 from lwd.recipes import learn as experiment
 from lwd.recipes.learn import LearnConfig, learn, write_results
+
+from ..evaluation.synthetic import LONG, SHORT, evaluation
 
 RATES = {"sft": 0.5, "filtered_bc": 0.8, "lwd_offline": 0.6, "lwd_online": 0.9}
 

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lwd.data.sampling import human_steps
 from lwd.errors import CheckpointError, ConfigError, NonFiniteLoss, ResumeError
 from lwd.learner.checkpoint import Checkpoint
-from lwd.models.checkpoint import load_policy, load_value
+from lwd.models.checkpoint import load_value
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.stages import Control, continue_online, run_filtered_bc, run_offline, run_sft
+from lwd.recipes.stages import Control, continue_online, online_strata, run_filtered_bc, run_offline, run_sft
 from lwd.types import Episode, Source
 
 from ...tiny_run import RECIPE, as_fleet, commit, copy_of, make_data
@@ -176,13 +177,31 @@ def test_the_online_stage_begins_where_the_offline_stage_ended(with_offline):
     offline = with_offline.finished("offline", "offline").state()
     algorithm = continue_online(with_offline, RECIPE.online, seed=3, device="cpu")
     online = algorithm.state()
-    for part in ("policy", "critic", "target_critic"):
-        for name, tensor in offline[part].items():
+    for part, source in (
+        ("policy", "averaged_policy"),
+        ("averaged_policy", "averaged_policy"),
+        ("critic", "critic"),
+        ("target_critic", "target_critic"),
+        ("reference", "reference"),
+    ):
+        for name, tensor in offline[source].items():
             assert torch.equal(online[part][name], tensor), (part, name)
     assert online["spread"] == offline["spread"]
-    sft = load_policy(with_offline.finished("sft", "sft").policy_path).state_dict()
-    assert all(torch.equal(online["reference"][name], tensor) for name, tensor in sft.items())
     assert algorithm.updates == 0
+
+
+def test_a_share_of_a_batch_outside_its_range_is_refused():
+    for field in ("demonstration_share", "human_share"):
+        with pytest.raises(ConfigError, match=rf"{field} is 1.5"):
+            replace(RECIPE.online, **{field: 1.5})
+
+
+def test_an_online_batch_holds_offline_and_fleet_alike_with_shares_for_what_is_worth_imitating():
+    strata = online_strata(replace(RECIPE.online, demonstration_share=0.5, human_share=0.4))
+    assert [stratum.fraction for stratum in strata] == pytest.approx([0.5, 0.5, 0.6, 0.4])
+    assert [stratum.steps is human_steps for stratum in strata] == [False, False, False, True]
+    plain = online_strata(replace(RECIPE.online, demonstration_share=0.0, human_share=0.0))
+    assert [stratum.fraction for stratum in plain] == [1.0, 1.0]
 
 
 def test_the_learner_follows_a_store_without_a_bus(with_online):
