@@ -41,7 +41,6 @@ class SFT:
         self.config = config
         self.generator = generator
         self.updates = 0
-        self._trained = [name for name, p in policy.named_parameters() if p.requires_grad]
         self._step = OptimizerStep(
             (p for p in policy.parameters() if p.requires_grad),
             learning_rate=config.learning_rate,
@@ -59,8 +58,10 @@ class SFT:
         velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
         loss = flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
         gradient_norm = self._step(loss, "loss/flow")
-        averaged, trained = dict(self.averaged_policy.named_parameters()), dict(self.policy.named_parameters())
-        soft_update([averaged[n] for n in self._trained], [trained[n] for n in self._trained], self.config.polyak_rate)
+        # What is frozen is left out: an average of equal numbers may round to another one.
+        pairs = zip(self.averaged_policy.parameters(), self.policy.parameters(), strict=True)
+        averaged, trained = zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True)
+        soft_update(averaged, trained, self.config.polyak_rate)
         self.updates += 1
         return {"loss/flow": loss.item(), "gradient_norm/policy": gradient_norm}
 

@@ -31,7 +31,7 @@ def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
 
     This is the data of filtered behaviour cloning and HG-DAgger: corrections are worth imitating even where the
     episode failed later. Historical roll-outs are not, even where they succeeded: ours are a spoiled expert's, and a
-    policy that imitated them fell from .69 to .31 (docs/recipe.md).
+    reference that imitated them fell from .69 to .31 (docs/adr/0015).
     """
     if info.source is Source.DEMONSTRATION or (info.source is Source.FLEET and info.outcome is Outcome.SUCCESS):
         return np.ones(controllers_T.shape, dtype=np.bool_)
