@@ -22,6 +22,8 @@ from lwd.data import durable
 from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
 
 _PROBE_WRITERS = 4
+_CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "connect_timeout", "timeout")
+"""Options of the HTTP client and not of the provider."""
 _REMEDY = "check network and credentials"
 
 
@@ -94,7 +96,9 @@ def open_store(config: StoreConfig | str | Path) -> ObjectStore:
         return DirectoryStore(Path(rest))
     try:
         # obstore has one overload per provider; the scheme, known only now, says which options there are.
-        remote = from_url(config.url, **config.options)  # type: ignore[call-overload]
+        options = {name: value for name, value in config.options.items() if name not in _CLIENT_OPTIONS}
+        client = {name: value for name, value in config.options.items() if name in _CLIENT_OPTIONS}
+        remote = from_url(config.url, client_options=client or None, **options)  # type: ignore[call-overload]
     except (BaseError, ValueError, TypeError) as error:
         raise ConfigError(
             f"store url {config.url!r} or its options {sorted(config.options)} are wrong ({error}): "

@@ -18,7 +18,7 @@ from lwd.models.precision import Precision
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.ops.categorical import categorical_cross_entropy, two_hot
 from lwd.recipes.bench_result import BenchEntry
-from lwd.recipes.matrix_products import Floor, best_time_s, matrix_products, total_flops
+from lwd.recipes.matrix_products import Floor, best_time_s, matrix_products, time_in_place_s, total_flops
 from lwd.recipes.scene import GAMMA
 from lwd.robots.sim.observation import STATE_EMBODIMENT
 from lwd.types import Controller, Episode, EpisodeInfo, Outcome, Source
@@ -69,6 +69,8 @@ class LearnerSpeed:
     flops: int
     floor_s: float
     """Time of the update's matrix products alone."""
+    products_s: float
+    """Time of the same products in the update itself, where their operands are not in the cache."""
 
     @property
     def floor_share(self) -> float:
@@ -90,7 +92,7 @@ def measure_learner(shape: LearnerShape, precision: Precision, *, seconds: float
     batch = sampler.batch(0)
     algorithm.update(batch)  # the first update also measures Q's spread, every 50th does
     floor = Floor(matrix_products(lambda: algorithm.update(batch)))
-    value_s = critic_s = actor_s = float("inf")
+    value_s = critic_s = actor_s = products_s = float("inf")
     updates_s: list[float] = []
     with Prefetcher(sampler) as prefetcher:
         deadline_s = time.monotonic() + seconds
@@ -100,6 +102,7 @@ def measure_learner(shape: LearnerShape, precision: Precision, *, seconds: float
             value_s = min(value_s, best_time_s(lambda: _value_alone(algorithm, batch), 3))
             critic_s = min(critic_s, best_time_s(lambda: algorithm.update_critic(batch), 3))
             actor_s = min(actor_s, best_time_s(lambda: algorithm.update_actor(batch.observation), 3))
+            products_s = min(products_s, *(time_in_place_s(lambda: algorithm.update(batch)) for _ in range(3)))
             for _ in range(5):
                 started_s = time.perf_counter()
                 algorithm.update(prefetcher.batch(index))
@@ -115,6 +118,7 @@ def measure_learner(shape: LearnerShape, precision: Precision, *, seconds: float
         median_update_s=float(np.median(updates_s)),
         flops=total_flops(floor.products),
         floor_s=floor.time_s,
+        products_s=products_s,
     )
 
 
@@ -166,7 +170,13 @@ def bench_entries(speed: LearnerSpeed) -> dict[str, BenchEntry]:
             ratio=speed.floor_share,
         )
     }
-    for part, part_s in (("value", speed.value_s), ("critic", speed.critic_s), ("actor", speed.actor_s)):
+    parts = {
+        "value": speed.value_s,
+        "critic": speed.critic_s,
+        "actor": speed.actor_s,
+        "products-in-place": speed.products_s,
+    }
+    for part, part_s in parts.items():
         entries[f"{name}/{part}"] = BenchEntry(
             value=part_s * 1e3, unit="ms", baseline="a whole update", ratio=part_s / speed.update_s
         )

@@ -61,6 +61,18 @@ def matrix_products(computation: Callable[[], object]) -> Products:
     return recorder.products
 
 
+def time_in_place_s(computation: Callable[[], object]) -> float:
+    """Run a computation once and return the time that its matrix products took where they stand.
+
+    Their operands come from wherever the operation before left them, so this is more than the floor; what it leaves
+    of the whole time is all that better element-wise code could ever save.
+    """
+    stopwatch = _Stopwatch()
+    with stopwatch:
+        computation()
+    return stopwatch.elapsed_s
+
+
 def total_flops(products: Products) -> int:
     return sum(count * product.flops for product, count in products.items())
 
@@ -111,6 +123,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 MatrixProduct(tuple(left.shape), left.stride(), tuple(right.shape), right.stride(), left.dtype)
             ] += 1
         return func(*args, **(kwargs or {}))
+
+
+class _Stopwatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elapsed_s = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        started_s = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS:
+            self.elapsed_s += time.perf_counter() - started_s
+        return result
 
 
 def _filled(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:

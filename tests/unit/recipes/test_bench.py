@@ -1,6 +1,7 @@
 """The benchmarks run, and what they count is right. (Their numbers are for `make bench`.)"""
 
 import json
+import time
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lwd.recipes.bench_learner import (
     measure_sampling,
 )
 from lwd.recipes.bench_result import BenchEntry, write_entries
-from lwd.recipes.matrix_products import Floor, matrix_products, total_flops
+from lwd.recipes.matrix_products import Floor, matrix_products, time_in_place_s, total_flops
 
 SHAPE = LearnerShape(depth=1, width=16, batch_size=4, anchor_s=0.5, anchor_goal=2.0)
 
@@ -46,6 +47,13 @@ def test_the_floor_keeps_each_products_best_and_weighs_it_with_its_count():
     assert floor.flops_per_s == pytest.approx(6 * 2 * 4 * 8 * 8 / floor.time_s)
 
 
+def test_products_in_place_are_timed_without_what_stands_between_them():
+    weight, x = torch.randn(64, 64), torch.randn(64, 64)
+    assert time_in_place_s(lambda: time.sleep(0.05)) == 0
+    elapsed_s = time_in_place_s(lambda: (time.sleep(0.05), F.linear(x, weight)))
+    assert 0 < elapsed_s < 0.05
+
+
 def test_the_updates_arithmetic_grows_with_the_flow_steps_times_the_hidden_layers():
     """One more hidden layer of the expert: roll-out, linearisation, VJPs and training (3x) on T x B rows."""
     batch = build_sampler(4).batch(0)
@@ -66,9 +74,9 @@ def test_learner_speed_adds_up(precision):
     assert speed.actor_s > 0
     assert 0 < speed.floor_s < speed.update_s <= speed.median_update_s
     entries = bench_entries(speed)
-    assert set(entries) == {
-        f"learner/1x16/{precision}/{part}" for part in ("updates", "value", "critic", "actor", "speed-up")
-    }
+    parts = ("updates", "value", "critic", "actor", "products-in-place", "speed-up")
+    assert set(entries) == {f"learner/1x16/{precision}/{part}" for part in parts}
+    assert 0 < speed.products_s < speed.median_update_s
     assert entries[f"learner/1x16/{precision}/updates"].value == pytest.approx(1 / speed.update_s)
     assert entries[f"learner/1x16/{precision}/speed-up"].ratio == pytest.approx(0.5 / speed.update_s)
 
