@@ -16,6 +16,7 @@ LWDError
  |    +-- ActionRejected
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
       +-- PortInUse
+      +-- BusRefused        the NATS server refuses us, or we do not trust it
 """
 
 
@@ -81,3 +82,7 @@ class ServiceError(LWDError):
 
 class PortInUse(ServiceError):
     """A port that a server of ours needs is taken."""
+
+
+class BusRefused(ServiceError):
+    """The NATS server refuses us, or we do not trust it; repeating helps only after somebody mends it."""

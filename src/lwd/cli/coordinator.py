@@ -9,19 +9,28 @@ from typing import Annotated
 
 import tyro
 
-from lwd.cli.options import NatsUrlOption, RunOption, run_at
+from lwd.cli.options import RunOption, run_at
+from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.data.validation import EpisodeLimits
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
 
 
 def run(
     run: RunOption = Path("runs/demo"),
-    nats_url: NatsUrlOption = None,
     reconcile_s: Annotated[
         float, tyro.conf.arg(help="seconds between two listings of the store, which find what was never announced")
     ] = 10.0,
+    where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    directory = run_at(run)
+    directory = run_at(run, where)
     limits = EpisodeLimits(embodiment=directory.embodiment())
-    run_coordinator(CoordinatorConfig(run=directory.path, nats_url=nats_url, limits=limits, reconcile_s=reconcile_s))
+    run_coordinator(
+        CoordinatorConfig(
+            run=directory.path,
+            store=directory.store_config,
+            bus=directory.bus(),
+            limits=limits,
+            reconcile_s=reconcile_s,
+        )
+    )

@@ -16,6 +16,7 @@ from lwd.cli.options import (
     progress,
     run_at,
 )
+from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.recipes.offline_data import composition_table
 from lwd.recipes.prepare import generate_into
 from lwd.recipes.scene import recipe
@@ -27,8 +28,9 @@ def run(
     budget: BudgetOption = "full",
     observation: ObservationOption = "state",
     workers: WorkersOption = 2,
+    where: StoreOptions = NOTED_STORE,
 ) -> None:
-    directory = run_at(run)
+    directory = run_at(run, where)
     config = replace(recipe(budget).data, embodiment=embodiment_seeing(observation))
     directory.write_config("data", asdict(config))
     with progress("data") as bar:

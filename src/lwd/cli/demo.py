@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from lwd.cli.options import BudgetOption, ObservationOption, RunOption, SeedOption, console, run_at
+from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.errors import ConfigError, LWDError
 from lwd.recipes.interrupt import run_interruptibly
 from lwd.recipes.run_directory import RunDirectory
@@ -23,20 +24,21 @@ def run(
     budget: BudgetOption = "full",
     seed: SeedOption = 0,
     observation: ObservationOption = "state",
+    where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
-    directory = run_at(run)
+    directory = run_at(run, where)
     _require_same(directory, {"budget": budget, "seed": seed, "observation": observation})
     settings = recipe(budget)
-    where, same = ("--run", str(run)), ("--budget", budget)
+    at, same = ("--run", str(run)), ("--budget", budget)
     seeded = ("--seed", str(seed))
     episodes = ("--episodes", str(settings.evaluation_episodes))
     steps: list[tuple[str, ...]] = [
-        ("data", "generate", *where, *same, "--observation", observation),
-        ("sft", *where, *same, *seeded),
-        ("offline", *where, *same, *seeded),
+        ("data", "generate", *at, *same, "--observation", observation),
+        ("sft", *at, *same, *seeded),
+        ("offline", *at, *same, *seeded),
         ("evaluate", str(run), "--method", "sft", *episodes),
         ("evaluate", str(run), "--method", "lwd_offline", *episodes),
-        ("up", *where, *same, *seeded),
+        ("up", *at, *same, *seeded),
         ("evaluate", str(run), "--method", "lwd_online", *episodes),
         ("report", str(run)),
     ]

@@ -16,6 +16,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import run_filtered_bc
@@ -27,11 +28,12 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
+    where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
     settings = recipe(budget)
     with watched("filtered_bc", "loss/flow", require_device(device)) as control:
         checkpoint = run_filtered_bc(
-            run_at(run), settings, updates=settings.imitation_updates, seed=seed, control=control
+            run_at(run, where), settings, updates=settings.imitation_updates, seed=seed, control=control
         )
     finish(checkpoint, f"lwd evaluate {run} --method filtered_bc")

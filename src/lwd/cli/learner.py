@@ -13,7 +13,6 @@ from lwd.cli.options import (
     BudgetOption,
     DeviceOption,
     EnvStepsOption,
-    NatsUrlOption,
     RunOption,
     SeedOption,
     ThreadsOption,
@@ -21,6 +20,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.learner.online import OnlineStage
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
@@ -37,7 +37,7 @@ def run(
     max_seconds: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help="seconds after which the stage is over; None: no limit")
     ] = None,
-    nats_url: NatsUrlOption = None,
+    where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
@@ -45,7 +45,6 @@ def run(
         seed=seed,
         device=require_device(device),
         threads=threads,
-        nats_url=nats_url,
         max_seconds=max_seconds,
     )
 
@@ -58,6 +57,6 @@ def run(
         )
 
     with StopRequest() as request:
-        stage = run_learner(run_at(run), settings, config, stop=lambda: request.stop, report=say)
+        stage = run_learner(run_at(run, where), settings, config, stop=lambda: request.stop, report=say)
     if not stage.progress.finished:
         raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import described, run_offline
@@ -27,9 +28,10 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
+    where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
-    directory, settings = run_at(run), recipe(budget).offline
+    directory, settings = run_at(run, where), recipe(budget).offline
     directory.write_config("offline", described(settings, seed=seed))
     with watched("offline", "critic/q_mean", require_device(device)) as control:
         checkpoint = run_offline(directory, settings, seed=seed, control=control)

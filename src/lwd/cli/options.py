@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from lwd.cli.services import NOTED_STORE, ServiceOptions, StoreOptions
 from lwd.errors import ConfigError
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Budget
@@ -45,12 +46,6 @@ TasksOption = Annotated[
 EnvStepsOption = Annotated[
     int | None,
     tyro.conf.arg(metavar="INT", help="control steps of the whole fleet that end the stage; None: the budget's number"),
-]
-NatsUrlOption = Annotated[
-    str | None,
-    tyro.conf.arg(
-        metavar="URL", help="message bus, nats://[TOKEN@]HOST:PORT; None: the one `lwd up` started for the run"
-    ),
 ]
 JsonOption = Annotated[
     bool,
@@ -113,15 +108,16 @@ def require_device(device: str) -> str:
     return device
 
 
-def run_at(path: Path) -> RunDirectory:
-    """Return the run directory at a path.
+def run_at(path: Path, services: StoreOptions = NOTED_STORE) -> RunDirectory:
+    """Return the run directory at a path, with its store and bus noted.
 
     Raises:
-        ConfigError: if the path is something else than a directory.
+        ConfigError: if the path is something else than a directory, or the run has its store or bus elsewhere.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run {path} is a file: give a directory with --run")
-    return RunDirectory(path)
+    bus = services.bus_config() if isinstance(services, ServiceOptions) else None
+    return RunDirectory(path).at(store=services.store_config(), bus=bus)
 
 
 def next_step(text: str) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from lwd.cli.options import JsonOption
-from lwd.recipes.reporting import report_run
+from lwd.cli.options import JsonOption, run_at
+from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.recipes.reporting import report_run, run_data
 
 
 def run(
@@ -19,15 +20,16 @@ def run(
         bool, tyro.conf.arg(help="leave out the film strips of one success and one failure (they take some seconds)")
     ] = True,
     json_output: JsonOption = False,
+    where: StoreOptions = NOTED_STORE,
 ) -> None:
-    from lwd.evaluation.run_data import read_run
     from lwd.evaluation.run_summary import report_json
     from lwd.evaluation.table import run_table
 
+    directory = run_at(run, where)
     if json_output:
-        json.dump(report_json(read_run(run)), sys.stdout, indent=1)
+        json.dump(report_json(run_data(directory)), sys.stdout, indent=1)
         print()
         return
-    path = report_run(run, out or run / "report.html", film=film)
-    Console().print(run_table(read_run(run)))
+    path = report_run(directory, out or run / "report.html", film=film)
+    Console().print(run_table(run_data(directory)))
     print(f"report: {path}")

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lwd.cli.options import NatsUrlOption, RunOption, TasksOption, WorldOption, run_at
+from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at
+from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 
 
@@ -36,10 +37,10 @@ def run(
     max_episodes: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help="episodes after which none begins; None: no limit")
     ] = None,
-    nats_url: NatsUrlOption = None,
+    where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    directory = run_at(run)
+    directory = run_at(run, where)
     run_robot_host(
         RobotHostConfig(
             run=directory.path,
@@ -52,6 +53,7 @@ def run(
             seed=seed,
             max_env_steps=max_env_steps,
             max_episodes=max_episodes,
-            nats_url=nats_url,
+            store=directory.store_config,
+            bus=directory.bus(),
         )
     )

@@ -16,6 +16,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import described, run_sft
@@ -27,9 +28,10 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
+    where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
-    directory, settings = run_at(run), recipe(budget).sft
+    directory, settings = run_at(run, where), recipe(budget).sft
     directory.write_config("sft", described(settings, seed=seed))
     with watched("sft", "loss/flow", require_device(device)) as control:
         checkpoint = run_sft(directory, settings, seed=seed, control=control)

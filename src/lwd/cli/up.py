@@ -19,6 +19,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.recipes.fleet_up import FleetUp, run_fleet
 from lwd.recipes.scene import recipe
 
@@ -40,10 +41,11 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     nats_port: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help="loopback port of the message bus; None: a free one")
+        int | None, tyro.conf.arg(metavar="INT", help="loopback port of the embedded message bus; None: a free one")
     ] = None,
+    where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
-    directory, settings = run_at(run), recipe(budget).fleet
+    directory, settings = run_at(run, where), recipe(budget).fleet
     fleet = FleetUp(
         budget=budget,
         robots=settings.robots if robots is None else robots,

@@ -6,10 +6,12 @@ one promise: of several writers that create one key, exactly one wins. `probe_st
 
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -21,9 +23,24 @@ from obstore.store import from_url
 from lwd.data import durable
 from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
 
-_PROBE_WRITERS = 4
-_CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "connect_timeout", "timeout")
-"""Options of the HTTP client and not of the provider."""
+_PROBE_WRITERS = 8
+_PROBE_ROUNDS = 5
+_PROBE_WITHIN_S = 60.0
+_REMOTE_SCHEMES = ("s3", "s3a")
+_CLIENT_OPTIONS = (
+    *("allow_http", "allow_invalid_certificates", "root_certificate", "user_agent"),
+    *("connect_timeout", "read_timeout", "timeout", "pool_idle_timeout", "pool_max_idle_per_host"),
+    *("proxy_url", "proxy_ca_certificate", "proxy_excludes", "http1_only", "http2_only"),
+)
+"""Options of the HTTP client and not of the provider: obstore panics if they come in each other's place."""
+_CLIENT_DEFAULTS = {"connect_timeout": "5s", "timeout": "30s"}
+_RETRIES: "obstore.store.RetryConfig" = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=20),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+"""Few: whoever calls tries again and must hear of it (obstore's own are 10, for three minutes)."""
+_SECRET_WORDS = ("secret", "token", "password", "access_key", "customer_key", "credential")
 _REMEDY = "check network and credentials"
 
 
@@ -51,8 +68,24 @@ class StoreConfig:
 
     url: str
     """A directory, `file:///...` or `s3://bucket/prefix`."""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """obstore settings of a remote store, such as `endpoint`; secrets come from AWS_* in the environment."""
+
+    def require_no_secret(self) -> None:
+        """Refuse secrets where others could read them: on a command line, in a file.
+
+        Raises:
+            ConfigError: if URL or options hold one; the message does not.
+        """
+        if "@" in self.url.partition("://")[2].partition("/")[0]:
+            raise ConfigError("the store's URL holds a user or a password: put them in AWS_* of the environment")
+        for name, value in self.options.items():
+            plain = name.lower().removeprefix("aws_")
+            if any(word in plain for word in _SECRET_WORDS) or "@" in value.partition("://")[2]:
+                raise ConfigError(
+                    f"store option {name!r} is a secret, which others could read here: "
+                    f"put it in the environment, as AWS_{plain.upper()}"
+                )
 
 
 class ObjectStore(Protocol):
@@ -89,22 +122,36 @@ def open_store(config: StoreConfig | str | Path) -> ObjectStore:
     """
     if not isinstance(config, StoreConfig):
         config = StoreConfig(url=str(config))
-    scheme, separator, rest = config.url.partition("://")
-    if not separator:
-        return DirectoryStore(Path(config.url))
-    if scheme == "file":
-        return DirectoryStore(Path(rest))
+    if (directory := directory_of(config)) is not None:
+        if config.options:
+            raise ConfigError(f"store options {sorted(config.options)} are for s3://; {config.url} is a directory")
+        return DirectoryStore(directory)
+    if config.url.partition("://")[0] not in _REMOTE_SCHEMES:
+        raise ConfigError(f"store url {config.url!r} is not supported: give a directory or s3://bucket/prefix")
+    options = {name: value for name, value in config.options.items() if name not in _CLIENT_OPTIONS}
+    client = {name: value for name, value in config.options.items() if name in _CLIENT_OPTIONS}
     try:
         # obstore has one overload per provider; the scheme, known only now, says which options there are.
-        options = {name: value for name, value in config.options.items() if name not in _CLIENT_OPTIONS}
-        client = {name: value for name, value in config.options.items() if name in _CLIENT_OPTIONS}
-        remote = from_url(config.url, client_options=client or None, **options)  # type: ignore[call-overload]
-    except (BaseError, ValueError, TypeError) as error:
+        remote = from_url(  # type: ignore[call-overload]
+            config.url, client_options=_CLIENT_DEFAULTS | client, retry_config=_RETRIES, **options
+        )
+    except BaseException as error:
+        # A wrong value can make obstore panic, and its PanicException is no Exception.
+        if not isinstance(error, (BaseError, ValueError, TypeError)) and type(error).__name__ != "PanicException":
+            raise
         raise ConfigError(
-            f"store url {config.url!r} or its options {sorted(config.options)} are wrong ({error}): "
+            f"store url {config.url!r} or its options {sorted(config.options)} are wrong ({_reason(error)}): "
             "give a directory or s3://bucket/prefix"
         ) from error
     return RemoteStore(remote, config.url)
+
+
+def directory_of(config: StoreConfig) -> Path | None:
+    """Return the directory that a store is; None for a remote one."""
+    scheme, separator, rest = config.url.partition("://")
+    if not separator:
+        return Path(config.url)
+    return Path(rest) if scheme == "file" else None
 
 
 def get_or_none(store: ObjectStore, key: str) -> bytes | None:
@@ -116,12 +163,21 @@ def get_or_none(store: ObjectStore, key: str) -> bytes | None:
 
 
 def probe_store(store: ObjectStore) -> None:
-    """Refuse a store that lets two writers both create one key.
+    """Refuse a store that lets two writers both create one key. Takes five races of eight writers.
 
     Raises:
-        StoreUnsafe: if the race had not exactly one winner, or if the winner's bytes are not what is stored.
-        StoreError: if the store cannot be written at all.
+        StoreUnsafe: if a race had not exactly one winner, or if the winner's bytes are not what is stored.
+        StoreError: if the store cannot be written at all, or is so slow that the races do not end.
     """
+    begun_s = time.monotonic()
+    with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
+        for _ in range(_PROBE_ROUNDS):
+            if time.monotonic() - begun_s > _PROBE_WITHIN_S:
+                raise StoreError(f"probing the store takes more than {_PROBE_WITHIN_S:.0f} s: {_REMEDY}")
+            _probe_once(store, pool)
+
+
+def _probe_once(store: ObjectStore, pool: ThreadPoolExecutor) -> None:
     key = f"probe/{uuid.uuid4().hex}"
     payloads = [f"writer {number} of {key}".encode() for number in range(_PROBE_WRITERS)]
     barrier = threading.Barrier(_PROBE_WRITERS)
@@ -134,9 +190,11 @@ def probe_store(store: ObjectStore) -> None:
             return False
         return True
 
-    with ThreadPoolExecutor(_PROBE_WRITERS) as pool:
-        won = [payload for payload, winner in zip(payloads, pool.map(race, payloads), strict=True) if winner]
+    # All of them, before an error of one is raised: nobody writes any more when the key is deleted.
+    races = [pool.submit(race, payload) for payload in payloads]
+    wait(races)
     try:
+        won = [payload for payload, racer in zip(payloads, races, strict=True) if racer.result()]
         if len(won) != 1 or store.get(key) != won[0]:
             raise StoreUnsafe(
                 f"{len(won)} of {_PROBE_WRITERS} writers created one key of this store: it ignores "
@@ -195,7 +253,7 @@ class RemoteStore:
         except AlreadyExistsError:
             return _compare(key, data, self.get(key))
         except BaseError as error:
-            raise StoreError(f"cannot store {key} in {self._url} ({error}): {_REMEDY}") from error
+            raise StoreError(f"cannot store {key} in {self._url} ({_reason(error)}): {_REMEDY}") from error
         return Created.NEW
 
     def get(self, key: str) -> bytes:
@@ -204,14 +262,16 @@ class RemoteStore:
         except (FileNotFoundError, NotFoundError) as error:
             raise ObjectMissing(f"no object {key} in {self._url}") from error
         except BaseError as error:
-            raise StoreError(f"cannot read {key} in {self._url} ({error}): {_REMEDY}") from error
+            raise StoreError(f"cannot read {key} in {self._url} ({_reason(error)}): {_REMEDY}") from error
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
+        # The whole listing is read before the first key is yielded (about .5 KB each): S3 lists in the order of
+        # keys, but SeaweedFS does not (below), and whoever reads a listing relies on the order.
         try:
             # Not `offset=start_after`: SeaweedFS orders directories by name there and skips keys behind `a-b/`.
             pages = list(obstore.list(self._remote, prefix))
         except BaseError as error:
-            raise StoreError(f"cannot list {prefix} in {self._url} ({error}): {_REMEDY}") from error
+            raise StoreError(f"cannot list {prefix} in {self._url} ({_reason(error)}): {_REMEDY}") from error
         found = [meta for page in pages for meta in page if meta["path"] > start_after]
         for meta in sorted(found, key=lambda meta: meta["path"]):
             modified_s = meta["last_modified"].timestamp()
@@ -223,7 +283,12 @@ class RemoteStore:
         except (FileNotFoundError, NotFoundError):
             return
         except BaseError as error:
-            raise StoreError(f"cannot delete {key} in {self._url} ({error}): {_REMEDY}") from error
+            raise StoreError(f"cannot delete {key} in {self._url} ({_reason(error)}): {_REMEDY}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first paragraph: obstore appends its internal structures."""
+    return str(error).partition("\n\n")[0]
 
 
 def _compare(key: str, data: bytes, stored: bytes) -> Created:

@@ -12,18 +12,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import KeyNotFoundError, NotFoundError
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NoStreamResponseError
 from pydantic import ValidationError
 
-from lwd.errors import ServiceError
+from lwd.errors import BusRefused, ServiceError
+from lwd.fleet.bus_config import BusConfig, refusal
+from lwd.fleet.jetstream import BUCKET, CONSUMER, STREAM, ensure_bucket, ensure_consumer, ensure_stream
 from lwd.fleet.messages import (
-    EPISODE_SUBJECT,
     POLICY_SUBJECT,
     EpisodeAnnouncement,
     Message,
@@ -31,14 +30,7 @@ from lwd.fleet.messages import (
     episode_subject,
 )
 
-STREAM = "LWD_EPISODES"
-CONSUMER = "coordinator"
-BUCKET = "lwd"
 _POINTER_KEY = "policy"
-_DEDUPE_WINDOW_S = 600.0
-_ACK_WAIT_S = 15.0
-"""Short: after a crash of the coordinator its successor gets the messages soon. Duplicates are harmless."""
-_KEEP_S = 7 * 86_400.0
 _CALL_TIMEOUT_S = 5.0
 _LOG_EVERY_S = 10.0
 
@@ -57,49 +49,60 @@ class ReceivedAnnouncement:
 class Bus:
     """One connection. It reconnects for ever; calls fail with ServiceError while it is down."""
 
-    def __init__(self, client: Client, jetstream: JetStreamContext) -> None:
+    def __init__(self, client: Client, config: BusConfig) -> None:
         self._client = client
-        self._jetstream = jetstream
+        self._jetstream = client.jetstream(timeout=_CALL_TIMEOUT_S)
+        self._replicas = config.replicas
         self._pull: JetStreamContext.PullSubscription | None = None
-        self._stream_known = False
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout_s: float = 20.0) -> "Bus":
+    async def connect(cls, bus: BusConfig | str, *, name: str, timeout_s: float = 20.0) -> "Bus":
         """Connect, waiting for the server if it is not up yet.
 
+        Args:
+            bus: a URL stands for a server without TLS and credentials file.
+            name: shown in the server's monitoring.
         Raises:
+            ConfigError: if a file of the configuration is missing or wrong.
+            BusRefused: at once, if every server refuses us, or none can be trusted.
             ServiceError: if there is no connection within `timeout_s`.
         """
-
-        logged_s = -_LOG_EVERY_S
-
-        async def on_error(error: Exception) -> None:
-            nonlocal logged_s
-            # Each of several tries a second to reconnect ends here.
-            if time.monotonic() - logged_s >= _LOG_EVERY_S:
-                logged_s = time.monotonic()
-                _logger.warning("bus: %s", error or type(error).__name__)
-
-        try:
-            client = await asyncio.wait_for(
-                nats.connect(
-                    servers=[url],
-                    name=name,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
-                    connect_timeout=2,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    error_cb=on_error,
-                ),
-                timeout_s,
+        config = bus if isinstance(bus, BusConfig) else BusConfig(urls=(bus,))
+        watch = _Watch(config)
+        client = Client()
+        connecting = asyncio.ensure_future(
+            client.connect(
+                servers=list(config.urls),
+                name=name,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds, used in asyncio.sleep
+                connect_timeout=2,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=watch.note,
+                reconnected_cb=watch.reconnected(client),
+                **config.client_options(),
             )
-        except (NatsError, OSError, TimeoutError) as error:
-            host = url.rpartition("@")[2]
-            raise ServiceError(
-                f"no NATS server at {host} within {timeout_s:g} s ({type(error).__name__}): start it"
-            ) from error
-        return cls(client, client.jetstream(timeout=_CALL_TIMEOUT_S))
+        )
+        refused = asyncio.ensure_future(watch.refused.wait())
+        try:
+            await asyncio.wait({connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise watch.explanation(timeout_s)
+            connecting.result()
+            _require_tls(client, config)
+        except BaseException as error:
+            connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, NatsError, OSError):
+                await connecting
+            with contextlib.suppress(NatsError, OSError):
+                await client.close()
+            if isinstance(error, (NatsError, OSError)):
+                raise watch.explanation(timeout_s, error) from error
+            raise
+        finally:
+            refused.cancel()
+        return cls(client, config)
 
     async def close(self) -> None:
         """Send what is pending and disconnect."""
@@ -128,16 +131,13 @@ class Bus:
         """
         self._require_connection()
         try:
-            await self._ensure_stream()
-            await self._jetstream.publish(
-                episode_subject(announcement.robot_id),
-                announcement.model_dump_json().encode(),
-                timeout=_CALL_TIMEOUT_S,
-                headers={"Nats-Msg-Id": announcement.episode_id},
-            )
+            try:
+                await self._publish_announcement(announcement)
+            except NoStreamResponseError:
+                await ensure_stream(self._jetstream, self._replicas)
+                await self._publish_announcement(announcement)
         except (NatsError, OSError, TimeoutError) as error:
-            self._stream_known = False
-            raise ServiceError(f"announcing {announcement.episode_id} failed ({type(error).__name__})") from error
+            raise ServiceError(f"announcing {announcement.episode_id} failed ({_words(error)})") from error
 
     async def fetch_announcements(self, limit: int, timeout_s: float) -> list[ReceivedAnnouncement]:
         """Return the next announcements, an empty list after `timeout_s` without any.
@@ -149,20 +149,19 @@ class Bus:
         """
         try:
             if self._pull is None:
-                await self._ensure_stream()
-                self._pull = await self._jetstream.pull_subscribe(
-                    f"{EPISODE_SUBJECT}.>",
-                    durable=CONSUMER,
-                    stream=STREAM,
-                    config=ConsumerConfig(ack_wait=_ACK_WAIT_S, max_ack_pending=8192),
-                )
+                await ensure_stream(self._jetstream, self._replicas)
+                await ensure_consumer(self._jetstream)
+                self._pull = await self._jetstream.pull_subscribe_bind(durable=CONSUMER, stream=STREAM)
+        except (NatsError, OSError) as error:
+            raise ServiceError(f"stream {STREAM} cannot be used ({_words(error)})") from error
+        try:
             messages = await self._pull.fetch(limit, timeout=timeout_s)
         except TimeoutError:  # nats.errors.TimeoutError, too: nothing came
             return []
         except (NatsError, OSError) as error:
             # nats-py's pull subscriptions do not survive every reconnect; a new one does.
             await self._drop_subscription()
-            raise ServiceError(f"fetching announcements failed ({type(error).__name__}: {error})") from error
+            raise ServiceError(f"fetching announcements failed ({_words(error)})") from error
         received = []
         for message in messages:
             if (announcement := _parse(EpisodeAnnouncement, message)) is None:
@@ -187,7 +186,7 @@ class Bus:
         try:
             await self._client.publish(subject, message.model_dump_json().encode())
         except (NatsError, OSError) as error:
-            raise ServiceError(f"publishing on {subject} failed ({type(error).__name__})") from error
+            raise ServiceError(f"publishing on {subject} failed ({_words(error)})") from error
 
     async def subscribe(
         self, subject: str, kind: type[MessageT], handler: Callable[[MessageT], Awaitable[None]]
@@ -208,10 +207,10 @@ class Bus:
         """
         self._require_connection()
         try:
-            bucket = await self._bucket()
+            bucket = await ensure_bucket(self._jetstream, self._replicas)
             await bucket.put(_POINTER_KEY, pointer.model_dump_json().encode())
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(f"announcing policy {pointer.version} failed ({type(error).__name__})") from error
+            raise ServiceError(f"announcing policy {pointer.version} failed ({_words(error)})") from error
         await self.publish(POLICY_SUBJECT, pointer)
 
     async def get_policy_pointer(self) -> PolicyPointer | None:
@@ -222,11 +221,12 @@ class Bus:
         """
         self._require_connection()
         try:
-            value = (await (await self._bucket()).get(_POINTER_KEY)).value
-        except KeyNotFoundError:
+            bucket = await self._jetstream.key_value(BUCKET)
+            value = (await bucket.get(_POINTER_KEY)).value
+        except (KeyNotFoundError, BucketNotFoundError):
             return None
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(f"reading the policy pointer failed ({type(error).__name__})") from error
+            raise ServiceError(f"reading the policy pointer failed ({_words(error)})") from error
         try:
             return PolicyPointer.model_validate_json(value or b"")
         except ValidationError as error:
@@ -237,34 +237,15 @@ class Bus:
         if not self._client.is_connected:
             raise ServiceError("the bus is disconnected; it reconnects by itself")
 
-    async def _ensure_stream(self) -> None:
-        if self._stream_known:
-            return
-        try:
-            await self._jetstream.stream_info(STREAM)
-        except NotFoundError:
-            await self._jetstream.add_stream(
-                StreamConfig(
-                    name=STREAM,
-                    subjects=[f"{EPISODE_SUBJECT}.>"],
-                    retention=RetentionPolicy.WORK_QUEUE,
-                    storage=StorageType.FILE,
-                    duplicate_window=_DEDUPE_WINDOW_S,
-                    max_age=_KEEP_S,
-                )
-            )
-        self._stream_known = True
-
-    async def _bucket(self) -> "nats.js.kv.KeyValue":
-        try:
-            return await self._jetstream.key_value(BUCKET)
-        except NotFoundError:
-            return await self._jetstream.create_key_value(
-                KeyValueConfig(bucket=BUCKET, history=1, storage=StorageType.FILE)
-            )
+    async def _publish_announcement(self, announcement: EpisodeAnnouncement) -> None:
+        await self._jetstream.publish(
+            episode_subject(announcement.robot_id),
+            announcement.model_dump_json().encode(),
+            timeout=_CALL_TIMEOUT_S,
+            headers={"Nats-Msg-Id": announcement.episode_id},
+        )
 
     async def _drop_subscription(self) -> None:
-        self._stream_known = False
         pull, self._pull = self._pull, None
         if pull is not None:
             try:
@@ -273,9 +254,68 @@ class Bus:
                 _logger.info("bus: unsubscribe: %s", error)
 
 
+def _words(error: Exception) -> str:
+    """Many of nats-py's errors have no text."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _parse(kind: type[MessageT], message: Msg) -> MessageT | None:
     try:
         return kind.model_validate_json(message.data)
     except ValidationError as error:
         _logger.warning("bus: unreadable %s on %s: %s", kind.__name__, message.subject, error.errors()[0]["msg"])
         return None
+
+
+class _Watch:
+    """Hears of a connection's errors, logs some, and knows whether the servers refuse us."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self._config = config
+        self._logged_s = -_LOG_EVERY_S
+        self._refusals = 0
+        self._last: Exception | None = None
+        self.refused = asyncio.Event()
+        """Set once every server had the chance to refuse us."""
+
+    async def note(self, error: Exception) -> None:
+        """Called by nats-py for each failed try, several times a second."""
+        refused = refusal(error, self._config)
+        self._last = refused or error
+        if refused is not None:
+            self._refusals += 1
+            if self._refusals >= len(self._config.urls):
+                self.refused.set()
+        if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
+            self._logged_s = time.monotonic()
+            _logger.warning("bus: %s", refused or _words(error))
+
+    def reconnected(self, client: Client) -> Callable[[], Awaitable[None]]:
+        """Return what to call after a reconnection: closes one that is not encrypted as it should be."""
+
+        async def check() -> None:
+            try:
+                _require_tls(client, self._config)
+            except BusRefused as error:
+                _logger.error("bus: %s", error)
+                await client.close()
+
+        return check
+
+    def explanation(self, timeout_s: float, error: Exception | None = None) -> ServiceError:
+        if error is not None:
+            self._last = refusal(error, self._config) or error
+        if isinstance(self._last, BusRefused):
+            return self._last
+        reason = type(self._last).__name__ if self._last is not None else "no answer"
+        return ServiceError(f"no NATS server at {self._config.hosts} within {timeout_s:g} s ({reason}): start it")
+
+
+def _require_tls(client: Client, config: BusConfig) -> None:
+    """nats-py goes on in the clear where a server offers no TLS; we do not.
+
+    Raises:
+        BusRefused: if TLS is wanted and the server has none.
+    """
+    if config.wants_tls and not client._server_info.get("tls_required"):
+        raise BusRefused(f"the NATS server at {config.hosts} offers no TLS: mend its `tls` block, or use nats://")

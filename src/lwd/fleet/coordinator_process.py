@@ -16,6 +16,7 @@ from lwd.data.store import ObjectStore, StoreConfig, open_store, probe_store
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator, candidate_of
 from lwd.fleet.messages import (
     COORDINATOR_SUBJECT,
@@ -42,7 +43,7 @@ class CoordinatorConfig:
     """Run directory: metrics go there; store and bus are its own unless given."""
     store: StoreConfig | None = None
     """None: RUN/store."""
-    nats_url: str | None = None
+    bus: BusConfig | None = None
     """None: the embedded server's, from RUN/nats/url."""
     limits: EpisodeLimits = field(default_factory=EpisodeLimits)
     batch: int = 128
@@ -66,22 +67,25 @@ def store_of(run: Path, store: StoreConfig | None) -> ObjectStore:
     return open_store(store or run / "store")
 
 
-def nats_url_of(run: Path, nats_url: str | None) -> str:
+def bus_of(run: Path, bus: BusConfig | None) -> BusConfig:
     """Return the bus of a run: the configured one, or the embedded server's.
 
     Raises:
         ServiceError: if there is neither.
     """
-    return nats_url or read_url(run / "nats")
+    return bus or BusConfig(urls=(read_url(run / "nats"),))
 
 
 def run_coordinator(config: CoordinatorConfig) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
+        ConfigError: if a file of the bus's configuration is missing or wrong.
         StoreUnsafe: if the store lets two writers both create one object.
         StoreError: if the store's log cannot be read.
     """
+    if config.bus is not None:
+        config.bus.client_options()
     store = store_of(config.run, config.store)
     probe_store(store)
     asyncio.run(_Process(config, Coordinator(store, config.limits)).run())
@@ -132,8 +136,8 @@ class _Process:
 
     async def _connected_bus(self) -> Bus:
         if self._bus is None or self._bus.closed:
-            url = nats_url_of(self._config.run, self._config.nats_url)
-            self._bus = await Bus.connect(url, name="coordinator", timeout_s=_RECONNECT_WITHIN_S)
+            config = bus_of(self._config.run, self._config.bus)
+            self._bus = await Bus.connect(config, name="coordinator", timeout_s=_RECONNECT_WITHIN_S)
             await self._announce_snapshot()
         return self._bus
 

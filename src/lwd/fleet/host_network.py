@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lwd.data.store import ObjectStore
-from lwd.errors import ServiceError, StoreError
+from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.loop_thread import LoopThread
 from lwd.fleet.messages import (
     LEARNER_SUBJECT,
@@ -64,7 +65,7 @@ class HostNetwork:
         self,
         *,
         host_id: str,
-        nats_url: Callable[[], str],
+        bus: Callable[[], BusConfig],
         store: ObjectStore,
         shipper: Shipper,
         policies: PolicyFollower,
@@ -73,12 +74,12 @@ class HostNetwork:
     ) -> None:
         """
         Args:
-            nats_url: asked again at every try to connect, for a server that moved.
+            bus: asked again at every try to connect, for a server that moved.
         """
         self.status = HostStatus()
         self.policies = policies
         self._host_id = host_id
-        self._nats_url = nats_url
+        self._bus_config = bus
         self._store = store
         self._shipper = shipper
         self._metrics = metrics
@@ -166,14 +167,15 @@ class HostNetwork:
                 await asyncio.sleep(_RETRY_S)
                 continue
             try:
-                bus = await Bus.connect(self._nats_url(), name=self._host_id, timeout_s=_RETRY_S * 2)
+                bus = await Bus.connect(self._bus_config(), name=self._host_id, timeout_s=_RETRY_S * 2)
                 await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)
                 await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
                 self._bus = bus
                 self._wake_ship.set()
                 self._wake_policy.set()
-            except ServiceError as error:
+            except (ServiceError, ConfigError) as error:
+                # ConfigError, too: a credentials file that is being replaced stops no robot.
                 _logger.warning("%s; robots go on, episodes wait in the spool", error)
                 await asyncio.sleep(_RETRY_S)
 

@@ -11,7 +11,8 @@ import torch
 
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
-from lwd.fleet.coordinator_process import nats_url_of, store_of
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.coordinator_process import bus_of, store_of
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.metrics_file import MetricsFile
@@ -48,7 +49,7 @@ class RobotHostConfig:
     robots: tuple[RobotSpec, ...]
     store: StoreConfig | None = None
     """None: RUN/store."""
-    nats_url: str | None = None
+    bus: BusConfig | None = None
     """None: the embedded server's, from RUN/nats/url."""
     embodiment: str = "ogbench-scene"
     tasks: tuple[str, ...] = ()
@@ -116,6 +117,7 @@ def run_robot_host(
         tasks: what the robots do; the embodiment's tasks by their names in the configuration if None.
         load: makes a policy from published bytes.
     Raises:
+        ConfigError: if the store's URL, or a file of the bus's configuration, is wrong.
         ServiceError: if another process runs one of the robots.
         UnknownTask: if a task does not exist.
         RobotFault: if a robot fails again and again.
@@ -125,6 +127,8 @@ def run_robot_host(
     stop = _StopFlag()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, stop.set)
+    if config.bus is not None:
+        config.bus.client_options()
     make = make or simulated_robots(config)
     tasks = tasks or tuple(task_named(name) for name in (config.tasks or tuple(TASKS)))
     spool = Spool(config.run / "spool")
@@ -188,7 +192,7 @@ def _run(
     store = store_of(config.run, config.store)
     network = HostNetwork(
         host_id=config.host_id,
-        nats_url=lambda: nats_url_of(config.run, config.nats_url),
+        bus=lambda: bus_of(config.run, config.bus),
         store=store,
         shipper=Shipper(store, spool, {unit.robot_id for unit in units}),
         policies=PolicyFollower(store, _fitting(load, units), max_loaded=config.max_policies),

@@ -6,11 +6,11 @@ The learner itself only needs the store; whoever starts it connects the two thro
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from lwd.data.policies import PolicyManifest
 from lwd.errors import ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.loop_thread import LoopThread
 from lwd.fleet.messages import LEARNER_SUBJECT, SNAPSHOT_SUBJECT, LearnerHeartbeat, SnapshotAnnouncement
 from lwd.fleet.release import pointer_of
@@ -21,15 +21,16 @@ _logger = logging.getLogger(__name__)
 class LearnerLink:
     """A connection that never fails its user: what cannot be sent is logged, and found in the store later."""
 
-    def __init__(self, nats_url: Callable[[], str], *, connect_within_s: float = 20.0) -> None:
+    def __init__(self, bus: BusConfig, *, connect_within_s: float = 20.0) -> None:
         """
         Raises:
-            ServiceError: if there is no bus.
+            ConfigError: if a file of the configuration is missing or wrong.
+            ServiceError: if there is no bus, or it refuses us.
         """
         self._snapshot = threading.Event()
         self._thread = LoopThread("learner link")
         try:
-            self._bus = self._thread.call(self._connect(nats_url(), connect_within_s), connect_within_s + 10)
+            self._bus = self._thread.call(self._connect(bus, connect_within_s), connect_within_s + 10)
         except BaseException:
             self._thread.close()
             raise
@@ -84,8 +85,8 @@ class LearnerLink:
         finally:
             self._thread.close()
 
-    async def _connect(self, url: str, timeout_s: float) -> Bus:
-        bus = await Bus.connect(url, name="learner", timeout_s=timeout_s)
+    async def _connect(self, config: BusConfig, timeout_s: float) -> Bus:
+        bus = await Bus.connect(config, name="learner", timeout_s=timeout_s)
         await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
         return bus
 

@@ -51,10 +51,14 @@ class SupervisorConfig:
     run: Path
     groups: tuple[tuple[ProcessSpec, ...], ...]
     """Started in this order and stopped in the opposite one: coordinator, then learner, then robot hosts."""
+    embedded_bus: bool = True
+    """Whether to start the embedded NATS server; without it the processes reach one elsewhere."""
     nats_port: int | None = None
-    """None: a free one."""
+    """Of the embedded server; None: a free one."""
 
     def __post_init__(self) -> None:
+        if self.nats_port is not None and not self.embedded_bus:
+            raise ConfigError(f"nats_port is {self.nats_port}, but the run's bus is elsewhere: leave it out")
         names = [spec.name for group in self.groups for spec in group]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"processes are {names}; a run needs at least one, each with its own name")
@@ -87,16 +91,15 @@ class Supervisor:
         self._stopping = False
         durable.ensure_directory(config.run)
         self._lock = _lock(config.run)
+        self._nats: NatsServer | None = None
         try:
-            self._nats = NatsServer(config.run / "nats", port=config.nats_port, log=config.run / "logs" / "nats.log")
+            if config.embedded_bus:
+                log = config.run / "logs" / "nats.log"
+                self._nats = NatsServer(config.run / "nats", port=config.nats_port, log=log)
         except BaseException:
             os.close(self._lock)
             raise
         self._groups = [[_Child(spec=spec) for spec in group] for group in config.groups]
-
-    @property
-    def nats_url(self) -> str:
-        return self._nats.url
 
     def stop(self) -> None:
         """Ask `run` to stop everything and return; may be called from anywhere."""
@@ -112,7 +115,8 @@ class Supervisor:
             number: signal.signal(number, lambda *_: self.stop()) for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            self._nats.start()
+            if self._nats is not None:
+                self._nats.start()
             while not self._stopping and not self._step():
                 time.sleep(_POLL_S)
         finally:
@@ -122,7 +126,7 @@ class Supervisor:
 
     def _step(self) -> bool:
         """Start and restart what is due. Returns whether the run is complete."""
-        if not self._nats.running:
+        if self._nats is not None and not self._nats.running:
             self._on_event("nats-server died; starting it again")
             self._nats.start()
             self._write_pids()
@@ -168,7 +172,8 @@ class Supervisor:
             stop_all(running, patience_s=_PATIENCE_S)
             for child in group:
                 child.process = None
-        self._nats.close()
+        if self._nats is not None:
+            self._nats.close()
         self._write_pids()
         self._on_event("everything is stopped")
         os.close(self._lock)
@@ -184,7 +189,7 @@ class Supervisor:
 
     def _write_pids(self) -> None:
         pids = {child.spec.name: child.process.pid for child in self._children() if child.process is not None}
-        if self._nats.process is not None and self._nats.running:
+        if self._nats is not None and self._nats.process is not None and self._nats.running:
             pids["nats"] = self._nats.process.pid
         durable.replace(self._config.run / "processes.json", json.dumps(pids).encode())
 

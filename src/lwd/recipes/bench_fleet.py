@@ -12,6 +12,7 @@ from lwd.data.episode_file import read_episode
 from lwd.data.policies import PolicyPublisher
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import ServiceError
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.metrics_file import MetricsFile
@@ -91,7 +92,7 @@ def _measure(run: Path, server: NatsServer, pool: list[Robot], episodes: int, ro
         spool.claim(name)
     network = HostNetwork(
         host_id="host-0",
-        nats_url=lambda: server.url,
+        bus=lambda: BusConfig(urls=(server.url,)),
         store=store,
         shipper=Shipper(store, spool, ids),
         policies=PolicyFollower(store, load_policy, max_loaded=2),

@@ -9,7 +9,7 @@ import torch
 
 from lwd.data.policies import PolicyPublisher
 from lwd.data.sampling import BatchSampler, Prefetcher
-from lwd.fleet.coordinator_process import nats_url_of
+from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
@@ -40,8 +40,8 @@ class LearnerConfig:
     device: str = "cpu"
     threads: int = 1
     """CPU threads; the simulated robots want the other cores."""
-    nats_url: str | None = None
-    """None: the run's embedded server. "none": no bus, a learner that only follows the store."""
+    on_bus: bool = True
+    """Whether to use the run's bus; a learner without one only follows the store."""
     max_seconds: float | None = None
 
 
@@ -109,8 +109,8 @@ def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[Onl
         seed=config.seed + 1_000_003,
     )
     link = None
-    if config.nats_url != "none":
-        link = LearnerLink(lambda: nats_url_of(run.path, config.nats_url))
+    if config.on_bus:
+        link = LearnerLink(bus_of(run.path, run.bus()))
     publisher = PolicyPublisher(run.store())
 
     def publish(data: bytes, update: int, snapshot: int) -> int:

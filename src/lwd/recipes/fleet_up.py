@@ -1,11 +1,14 @@
 """A fleet on one machine: which processes `lwd up` starts, and with which commands."""
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from lwd.errors import ConfigError
+from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Budget
@@ -13,6 +16,7 @@ from lwd.robots.sim import world_named
 
 # Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+_BUS_WITHIN_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +48,30 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
 
     Raises:
         CheckpointError: if the stages before are not finished.
-        PortInUse: if the bus's port is taken.
-        ServiceError: if a process fails for good.
+        ConfigError: if the bus's settings are wrong.
+        PortInUse: if the embedded bus's port is taken.
+        ServiceError: if a bus elsewhere is not there or refuses us, or if a process fails for good.
     """
+    bus = run.bus()
+    if bus is not None and bus.holds_secret:
+        raise ConfigError(
+            "nats_url holds a token or password, which the fleet's processes cannot be told safely: "
+            "put it into a file for --nats-credentials"
+        )
+    config = SupervisorConfig(
+        run=run.path, groups=processes(run, fleet), embedded_bus=bus is None, nats_port=fleet.nats_port
+    )
     run.finished("sft", "sft")
     run.finished("offline", "offline")
+    if bus is not None:
+        asyncio.run(_require_bus(bus))
     run.write_config("fleet", asdict(fleet))
-    config = SupervisorConfig(run=run.path, groups=processes(run, fleet), nats_port=fleet.nats_port)
     Supervisor(config, on_event=on_event).run()
+
+
+async def _require_bus(bus: BusConfig) -> None:
+    """Fail here, with the reason, rather than in the logs of every process."""
+    await (await Bus.connect(bus, name="lwd up", timeout_s=_BUS_WITHIN_S)).close()
 
 
 def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...], ...]:

@@ -2,16 +2,29 @@
 
 from pathlib import Path
 
+from lwd.data.store import open_store
 from lwd.evaluation.report import write_report
-from lwd.evaluation.run_data import read_run
+from lwd.evaluation.run_data import RunData, read_run
 from lwd.evaluation.svg import Drawing
 from lwd.evaluation.value_episodes import episode_drawings
 from lwd.learner.checkpoint import Checkpoint
 from lwd.models.checkpoint import load_policy, load_value
 from lwd.recipes.run_directory import RunDirectory
+from lwd.recipes.run_record import RunRecord
 
 
-def report_run(run: Path, path: Path, *, film: bool = True) -> Path:
+def run_data(run: RunDirectory) -> RunData:
+    """Read a run with its store, wherever that is.
+
+    Raises:
+        ConfigError: if `run` is no run directory.
+        StoreError: if the store cannot be read.
+    """
+    elsewhere = RunRecord.load(run.path).store_config
+    return read_run(run.path, None if elsewhere is None else open_store(elsewhere))
+
+
+def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:
     """Write the report of a run.
 
     Args:
@@ -19,13 +32,13 @@ def report_run(run: Path, path: Path, *, film: bool = True) -> Path:
     Raises:
         ConfigError: if `run` is no run directory.
     """
-    data = read_run(run)
+    data = run_data(run)
     drawings: list[Drawing] = []
-    checkpoint = _newest(RunDirectory(run))
+    checkpoint = _newest(run)
     if checkpoint is not None and data.fleet:
         drawings = episode_drawings(
             data,
-            RunDirectory(run).store(),
+            run.store(),
             load_value(checkpoint.value_path),
             load_policy(checkpoint.policy_path).instructions,
             frames=film,

@@ -5,15 +5,18 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lwd.data import durable
 from lwd.data.log import LogReader
-from lwd.data.store import ObjectStore, open_store
+from lwd.data.store import ObjectStore, StoreConfig, directory_of, open_store
 from lwd.errors import CheckpointError, ConfigError
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.nats_server import url_file
 from lwd.learner.checkpoint import Checkpoint, CheckpointStore
+from lwd.recipes.run_record import NAME, RunRecord
 from lwd.robots.sim import make_robot
 from lwd.types import Embodiment
 
@@ -23,10 +26,79 @@ class RunDirectory:
     """One run; the directory is created when it is first written."""
 
     path: Path
+    given_bus: BusConfig | None = None
+    """A bus that this process alone was given, because its URL holds a secret."""
+
+    def at(self, *, store: StoreConfig | None = None, bus: BusConfig | None = None) -> "RunDirectory":
+        """Note where the run's store and bus are, for every later verb; None leaves them as they are.
+
+        A bus whose URL holds a secret is not noted: the returned directory knows it, later verbs do not.
+
+        Raises:
+            ConfigError: if a setting is wrong, holds a secret, or if the run has its store or bus elsewhere.
+        """
+        record = RunRecord.load(self.path)
+        noted = record
+        if store is not None and (store := self._elsewhere(store)) is not None:
+            self._require_no_other_store(store, record.store_config)
+            open_store(store)
+            noted = noted.with_store(store)
+        if bus is not None:
+            bus.client_options()
+            if bus.holds_secret:
+                return replace(self, given_bus=bus)
+            self._require_no_other_bus(bus, record.bus_config)
+            noted = noted.with_bus(bus)
+        if noted != record:
+            noted.save(self.path)
+        return self
+
+    @property
+    def store_config(self) -> StoreConfig:
+        """Where the run's object store is: elsewhere by its record, or its own directory."""
+        return RunRecord.load(self.path).store_config or StoreConfig(url=str(self.path / "store"))
 
     def store(self) -> ObjectStore:
-        """The run's own object store."""
-        return open_store(self.path / "store")
+        """The run's object store."""
+        return open_store(self.store_config)
+
+    def bus(self) -> BusConfig | None:
+        """The run's message bus; None: the embedded one that `lwd up` starts."""
+        return self.given_bus or RunRecord.load(self.path).bus_config
+
+    def _elsewhere(self, store: StoreConfig) -> StoreConfig | None:
+        """Return the store in the form in which it is noted; None if it is the run's own."""
+        store.require_no_secret()
+        if (directory := directory_of(store)) is None:
+            return replace(store, url=store.url.rstrip("/"))
+        if directory.absolute() == (self.path / "store").absolute():
+            return None
+        return replace(store, url=str(directory.absolute()))
+
+    def _require_no_other_store(self, store: StoreConfig, noted: StoreConfig | None) -> None:
+        own = self.path / "store"
+        if noted is None and own.is_dir() and any(own.iterdir()):
+            raise ConfigError(
+                f"run {self.path} has its data in {own}, not in {store.url}: leave --store out; to move the data, stop "
+                f"everything, copy that directory, and rename it"
+            )
+        if noted is not None and noted != store:
+            raise ConfigError(
+                f"run {self.path} has its store at {noted.url} with options {dict(noted.options)}, not at {store.url} "
+                f"with {dict(store.options)}: leave --store out; if it moved, change {self.path / NAME}"
+            )
+
+    def _require_no_other_bus(self, bus: BusConfig, noted: BusConfig | None) -> None:
+        if noted is None and (own := url_file(self.path / "nats")).exists():
+            raise ConfigError(
+                f"run {self.path} has its own message bus ({own.parent}), not {bus.hosts}: leave --nats-url out, or "
+                "stop everything and delete that directory; nothing is lost with it"
+            )
+        if noted is not None and noted != bus:
+            raise ConfigError(
+                f"run {self.path} has another message bus, {noted}, than {bus}: "
+                f"leave the --nats options out; if it moved, change {self.path / NAME}"
+            )
 
     def embodiment(self) -> Embodiment:
         """Return the embodiment that the run's episodes are of.

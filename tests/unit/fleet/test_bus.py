@@ -11,6 +11,7 @@ import pytest
 from lwd.data.policies import PolicyManifest
 from lwd.errors import PortInUse, ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.learner_link import LearnerLink
 from lwd.fleet.messages import (
     LEARNER_SUBJECT,
@@ -139,7 +140,7 @@ def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
 
 
 def test_the_learners_link_announces_and_beats(server):
-    link = LearnerLink(lambda: server.url)
+    link = LearnerLink(BusConfig(urls=(server.url,)))
     try:
 
         async def check() -> None:

@@ -18,6 +18,7 @@ from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, RobotFault
 from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator import Coordinator
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
@@ -50,7 +51,7 @@ class Bench:
             self.units.append(FleetRobot(robot_id=f"robot-{number}", robot=robot, world="nominal", start=start))
         self.network = HostNetwork(
             host_id="host",
-            nats_url=lambda: server.url,
+            bus=lambda: BusConfig(urls=(server.url,)),
             store=self.store,
             shipper=Shipper(self.store, self.spool, {unit.robot_id for unit in self.units}),
             policies=PolicyFollower(self.store, load, max_loaded=3),
@@ -326,7 +327,7 @@ def test_the_process_entry_closes_its_robots_and_waits_for_commits(tmp_path, ser
                 run=tmp_path,
                 host_id="host",
                 robots=(RobotSpec(robot_id="a"), RobotSpec(robot_id="b")),
-                nats_url=server.url,
+                bus=BusConfig(urls=(server.url,)),
                 max_env_steps=100,
             ),
             make=make,

@@ -12,7 +12,7 @@ import pytest
 
 from lwd.errors import ConfigError, PortInUse, ServiceError
 from lwd.fleet import supervisor as supervisor_module
-from lwd.fleet.nats_server import NatsServer
+from lwd.fleet.nats_server import NatsServer, read_url
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 
 
@@ -96,7 +96,7 @@ def test_names_must_differ(tmp_path):
 
 def test_a_killed_bus_is_started_again_on_its_port_and_listed(tmp_path):
     supervisor = Supervisor(SupervisorConfig(run=tmp_path, groups=((python("a", FOREVER),),)))
-    url = supervisor.nats_url
+    url = read_url(tmp_path / "nats")
     seen: list[int] = []
 
     def kill_and_watch() -> None:
@@ -116,4 +116,4 @@ def test_a_killed_bus_is_started_again_on_its_port_and_listed(tmp_path):
     supervisor.run()
     watcher.join()
     assert len(seen) == 2
-    assert supervisor.nats_url == url
+    assert read_url(tmp_path / "nats") == url

@@ -136,7 +136,7 @@ def test_only_one_process_runs_a_stage(with_data, with_offline, tmp_path):
     with run.locked("offline"), pytest.raises(ConfigError, match=r"another process runs stage 'offline'"):
         run_offline(run, RECIPE.offline, seed=3)
     with run.locked("online"), pytest.raises(ConfigError, match=r"another process runs stage 'online'"):
-        run_learner(run, RECIPE, LearnerConfig(nats_url="none"), stop=lambda: True)
+        run_learner(run, RECIPE, LearnerConfig(on_bus=False), stop=lambda: True)
     assert run_sft(run, RECIPE.sft, seed=3).progress.finished  # the lock is free again
 
 
@@ -167,7 +167,7 @@ def with_online(with_offline, episodes, tmp_path_factory) -> RunDirectory:
             break
         return False
 
-    stage = run_learner(run, RECIPE, LearnerConfig(seed=3, nats_url="none"), stop=stop)
+    stage = run_learner(run, RECIPE, LearnerConfig(seed=3, on_bus=False), stop=stop)
     assert stage.progress.finished
     assert stage.reader.env_steps >= RECIPE.fleet.env_steps
     return run
