@@ -1,5 +1,7 @@
 """Small real networks and batches that several test modules share."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,21 @@ from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, TokenSpec
 
+from .seaweedfs import SeaweedServer
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
+    """A real S3 server that stays up; a test that kills one starts its own."""
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweedfs"))
+    try:
+        server.start()
+        yield server
+    finally:
+        # At once: it takes its time to stop in order, for data that nobody needs any more.
+        server.kill()
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""What every object store must do; the directory and obstore's stores run the same suite.
+"""What every object store must do: a directory, obstore's memory, and S3 by a real SeaweedFS server.
 
 With LWD_TEST_STORE_URL (such as s3://bucket/prefix, credentials and endpoint in AWS_*) it also runs against that
 store, in a new prefix per test.
 """
 
 import os
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,16 +13,18 @@ import pytest
 from obstore.store import MemoryStore
 
 from lwd.data import durable
-from lwd.data.store import Created, DirectoryStore, ObjectStore, RemoteStore, open_store, probe_store
+from lwd.data.store import Created, DirectoryStore, ObjectStore, RemoteStore, get_or_none, open_store, probe_store
 from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
 
 REMOTE_URL = os.environ.get("LWD_TEST_STORE_URL")
 
 
-@pytest.fixture(params=["directory", "memory", *(["remote"] if REMOTE_URL else [])])
+@pytest.fixture(params=["directory", "memory", "seaweedfs", *(["remote"] if REMOTE_URL else [])])
 def store(request, tmp_path) -> ObjectStore:
     if request.param == "directory":
         return open_store(tmp_path / "store")
+    if request.param == "seaweedfs":
+        return open_store(request.getfixturevalue("seaweed").store_config(uuid.uuid4().hex))
     if request.param == "remote":
         return open_store(f"{REMOTE_URL}/{uuid.uuid4().hex}")
     return RemoteStore(MemoryStore(), "memory:///")
@@ -57,6 +60,17 @@ def test_listing_is_sorted_complete_and_continues_after_a_key(store):
     assert {item.size_bytes for item in store.list("f")} == {len("f/other")}
 
 
+def test_a_listing_of_many_pages_is_complete_and_sorted(store):
+    """S3 lists a thousand keys a page."""
+    keys = [f"many/r{number % 7}/{number:05d}" for number in range(1500)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.create(key, b"x"), keys))
+    assert [item.key for item in store.list("many")] == sorted(keys)
+    assert [item.key for item in store.list("many", start_after="many/r3/01000")] == [
+        key for key in sorted(keys) if key > "many/r3/01000"
+    ]
+
+
 def test_deleting_is_repeatable(store):
     store.create("k", b"x")
     store.delete("k")
@@ -66,20 +80,23 @@ def test_deleting_is_repeatable(store):
 
 
 def test_of_sixteen_racers_exactly_one_wins(store):
-    for round_number in range(10):
-        key = f"race/{round_number}"
+    """Ten races at the same time, because SeaweedFS lets some losers wait for a second."""
+    entries = [(f"race/{number}", f"writer {writer}".encode()) for number in range(10) for writer in range(16)]
+    barrier = threading.Barrier(len(entries))
 
-        def race(writer: int, key: str = key) -> bool:
-            try:
-                store.create(key, f"writer {writer}".encode())
-            except ObjectExists:
-                return False
-            return True
+    def race(entry: tuple[str, bytes]) -> bool:
+        barrier.wait(timeout=60)
+        try:
+            store.create(*entry)
+        except ObjectExists:
+            return False
+        return True
 
-        with ThreadPoolExecutor(16) as pool:
-            winners = [writer for writer, won in enumerate(pool.map(race, range(16))) if won]
-        assert len(winners) == 1
-        assert store.get(key) == f"writer {winners[0]}".encode()
+    with ThreadPoolExecutor(len(entries)) as pool:
+        winners = [entry for entry, won in zip(entries, pool.map(race, entries), strict=True) if won]
+    assert sorted(key for key, _ in winners) == sorted(f"race/{number}" for number in range(10))
+    for key, payload in winners:
+        assert store.get(key) == payload
 
 
 def test_the_probe_accepts_it_and_leaves_nothing(store):
@@ -98,6 +115,21 @@ class OverwritingStore(DirectoryStore):
 def test_the_probe_refuses_a_store_that_overwrites(tmp_path):
     with pytest.raises(StoreUnsafe, match="create-only"):
         probe_store(OverwritingStore(tmp_path))
+
+
+class RacyStore(DirectoryStore):
+    """A store that looks before it writes: right for one writer, wrong for two at once."""
+
+    def create(self, key: str, data: bytes) -> Created:
+        if get_or_none(self, key) is not None:
+            raise ObjectExists(key)
+        durable.replace(self._path(key), data)
+        return Created.NEW
+
+
+def test_the_probe_refuses_a_store_that_looks_before_it_writes(tmp_path):
+    with pytest.raises(StoreUnsafe, match="2 of 2 writers created one key"):
+        probe_store(RacyStore(tmp_path))
 
 
 @pytest.mark.parametrize("key", ["../outside", "/absolute", "a//b", "a/./b", "", "a/.tmp-1"])
