@@ -66,12 +66,17 @@ def move(source: Path, target: Path) -> None:
 
 
 def ensure_directory(path: Path) -> None:
-    """Create a directory and its missing parents durably."""
-    if path.is_dir():
-        return
-    ensure_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_directory(path.parent)
+    """Create a directory and its missing parents durably.
+
+    Raises:
+        StoreError: if the disk is full or a parent cannot be written.
+    """
+    with explained(path):
+        if path.is_dir():
+            return
+        ensure_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def is_temporary(name: str) -> bool:
