@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 _TRACE_HEAD = 400
 _TRACE_TAIL = 400
@@ -30,6 +31,8 @@ class Process:
     alive: bool = True
     at_death: list[Callable[[], None]] = field(default_factory=list)
     """What the kernel does for a dead process, such as releasing its locks."""
+    memory: set[Any] = field(default_factory=set)
+    """What module-level variables of the product hold in it."""
     names_given: int = 0
     """Counter behind the process's temporary file names and random identifiers."""
 
@@ -64,6 +67,10 @@ class Trace:
             self.head.append(line)
         else:
             self.tail.append(line)
+
+    def last(self, count: int) -> list[str]:
+        """Return the newest lines."""
+        return [*self.head, *self.tail][-count:]
 
     @property
     def digest(self) -> str:

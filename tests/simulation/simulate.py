@@ -33,7 +33,7 @@ class SimulationFailed(AssertionError):
     """A promise was broken; the message says how to see it again."""
 
     def __init__(self, seed: int, error: BaseException, world: World) -> None:
-        super().__init__(f"seed {seed}: {error!r}; last steps:\n" + "\n".join(list(world.trace.tail)[-40:]))
+        super().__init__(f"seed {seed}: {error!r}; last steps:\n" + "\n".join(world.trace.last(int(__import__("os").environ.get("TAIL","40")))))
         self.seed = seed
         self.reason = repr(error)
         self.settings = world.settings

@@ -274,6 +274,7 @@ class World:
                     if hasattr(module, attribute):
                         stack.enter_context(mock.patch.object(module, attribute, replacement))
             stack.enter_context(mock.patch.object(log, "INDEX_EVERY", _INDEX_EVERY))
+            stack.enter_context(mock.patch.object(durable, "_lasting", _OfProcess(self)))
             stack.enter_context(self._hooks.installed())
             loggers.setLevel(logging.CRITICAL)
             try:
@@ -326,6 +327,25 @@ class _Namespace:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+class _OfProcess:
+    """A set in the memory of the calling process: every one has its own, and loses it when it dies."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._outside: set[Any] = set()
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self._set
+
+    def add(self, item: Any) -> None:
+        self._set.add(item)
+
+    @property
+    def _set(self) -> set[Any]:
+        here = self._world.scheduler.here
+        return self._outside if here is None else here.process.memory
 
 
 class _CooperativeLock:
