@@ -1,9 +1,13 @@
 """The processes of the simulated fleet. Their loops are those of the real processes, over the real parts."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from tests.simulation.invariants import Ledger
+from tests.simulation.scheduler import Process
+from tests.simulation.world import World, drive
 
 from lwd.data.episode_file import write_episode
 from lwd.data.log import LogReader
@@ -13,9 +17,6 @@ from lwd.fleet.coordinator import Coordinator, candidate_of
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool
 from lwd.types import Controller, Episode, EpisodeInfo, Outcome, Source
-from tests.simulation.invariants import Ledger
-from tests.simulation.scheduler import Process
-from tests.simulation.world import World, drive
 
 _ADOPT_EVERY_S = 30.0
 _RECONCILE_S = 10.0
@@ -33,7 +34,8 @@ class Fleet:
         """Episodes that no robot has finished yet."""
         self._recorded = 0
 
-    def start(self, hosts: int = 2, coordinators: int = 2) -> None:
+    def start(self, hosts: int = 2, coordinators: int = 2, *, visitors: bool = True) -> None:
+        """Start the processes; visitors are the operator who revokes and the reader."""
         shared = self.world.settings.shared_directory
         for number in range(coordinators):
             self.world.start(f"coordinator-{number}", "shared" if shared else f"cloud-{number}", self.coordinator)
@@ -41,6 +43,8 @@ class Fleet:
             machine = "shared" if shared else f"edge-{number}"
             self.world.disk(machine)
             self.world.start(f"host-{number}", machine, self.host(number))
+        if not visitors:
+            return
         self.world.start("operator", "shared" if shared else "desk", self.operator)
         self.world.start("reader", "shared" if shared else "learner", self.reader)
 
@@ -148,10 +152,8 @@ class Fleet:
 
     def _follow(self, shipper: Shipper) -> None:
         while True:
-            try:
+            with contextlib.suppress(StoreError):
                 drive(shipper.follow_log())
-            except StoreError:
-                pass
             self.world.sleep(2.0)
 
     def _process(self, coordinator: Coordinator, candidates: list) -> None:
@@ -223,4 +225,3 @@ def make_episode(number: int, robot_id: str, *, good: bool = True) -> Episode:
         actions_TA=np.zeros((steps, 2), np.float32),
         controllers_T=np.full(steps, Controller.POLICY, np.uint8),
     )
-

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.simulation.world import World
+
 from lwd.data.log import LogEntry, LogReader, Snapshot, log_key
 from lwd.data.quarantine import QuarantineRecord, quarantine_key
-from tests.simulation.world import World
 
 
 class InvariantBroken(AssertionError):
@@ -69,7 +70,8 @@ class Ledger:
         content = sorted((name, item.version, item.entry.sha256) for name, item in snapshot.episodes.items())
         fold = repr((content, sorted(snapshot.revoked)))
         require(
-            self._folds.setdefault(snapshot.version, fold) == fold, f"version {snapshot.version} differs for two readers"
+            self._folds.setdefault(snapshot.version, fold) == fold,
+            f"version {snapshot.version} differs for two readers",
         )
 
     def read(self, episode_id: str, sha256: str, data: bytes) -> None:
@@ -135,6 +137,7 @@ class Ledger:
         for name in self.revoked:
             require(name not in live, f"revoked episode {name} is live")
         for item in everything.values():
+            require(item.key in stored, f"the object of committed episode {item.episode_id} is gone")
             self.read(item.episode_id, item.sha256, stored[item.key])
         require(not self.spooled(), f"spools are not empty: {self.spooled()}")
 

@@ -1,20 +1,22 @@
 """One seeded run: chaos, then a quiet world in which everything must come right by itself."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
-from lwd.data.log import LogEntry, LogWriter
 from tests.simulation.actors import Fleet
 from tests.simulation.invariants import InvariantBroken, Ledger
 from tests.simulation.scheduler import Actor
 from tests.simulation.world import Settings, World
 
+from lwd.data.log import LogEntry, LogWriter
+
 REGRESSIONS = Path(__file__).parent / "regressions"
 _LOOK_EVERY = 100
+_REDELIVER_EVERY = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class SimulationFailed(AssertionError):
     """A promise was broken; the message says how to see it again."""
 
     def __init__(self, seed: int, error: BaseException, world: World) -> None:
-        super().__init__(f"seed {seed}: {error!r}; last steps:\n" + "\n".join(world.trace.last(int(__import__("os").environ.get("TAIL","40")))))
+        super().__init__(f"seed {seed}: {error!r}; last steps:\n" + "\n".join(world.trace.last(60)))
         self.seed = seed
         self.reason = repr(error)
         self.settings = world.settings
@@ -51,24 +53,7 @@ def simulate(seed: int, settings: Settings | None = None) -> Outcome:
         fleet.to_record = settings.episodes
         fleet.start()
 
-        def choose() -> Actor | None:
-            steps = world.trace.steps
-            if steps % _LOOK_EVERY == 0:
-                ledger.check_now()
-            if world.chaos and steps >= settings.chaos_steps:
-                world.chaos = False
-            if not world.chaos and steps % _LOOK_EVERY == 0 and _quiet(fleet, ledger):
-                return None
-            if steps > settings.chaos_steps + settings.heal_steps:
-                raise InvariantBroken(
-                    f"not quiet after {steps} steps: {fleet.to_record} to record, "
-                    f"{ledger.unfinished()} unfinished, {ledger.spooled()} in spools"
-                )
-            if steps % 500 == 0:
-                world.bus.redeliver()
-            return world.next_actor()
-
-        world.scheduler.choose = choose
+        world.scheduler.choose = until_quiet(world, ledger, fleet)
         try:
             world.scheduler.run()
             ledger.check_end()
@@ -81,6 +66,30 @@ def simulate(seed: int, settings: Settings | None = None) -> Outcome:
             episodes=len(ledger.acknowledged),
             kills=world.kills,
         )
+
+
+def until_quiet(world: World, ledger: Ledger, fleet: Fleet) -> Callable[[], Actor | None]:
+    """Return a choice that draws until the faults have ended and everything is where it belongs."""
+    start = world.trace.steps
+
+    def choose() -> Actor | None:
+        steps = world.trace.steps - start
+        if steps % _LOOK_EVERY == 0:
+            ledger.check_now()
+            if not world.chaos and fleet.to_record == 0 and not ledger.unfinished() and not ledger.spooled():
+                return None
+        if world.chaos and steps >= world.settings.chaos_steps:
+            world.chaos = False
+        if steps > world.settings.chaos_steps + world.settings.heal_steps:
+            raise InvariantBroken(
+                f"not quiet after {steps} steps: {fleet.to_record} to record, "
+                f"{ledger.unfinished()} unfinished, {ledger.spooled()} in spools"
+            )
+        if steps % _REDELIVER_EVERY == 0:
+            world.bus.redeliver()
+        return world.next_actor()
+
+    return choose
 
 
 @contextmanager
@@ -119,7 +128,3 @@ def load_regression(path: Path) -> tuple[int, Settings]:
     """Read what `save_regression` wrote."""
     content = json.loads(path.read_text())
     return content["seed"], Settings(**content["settings"])
-
-
-def _quiet(fleet: Fleet, ledger: Ledger) -> bool:
-    return fleet.to_record == 0 and not ledger.unfinished() and not ledger.spooled()

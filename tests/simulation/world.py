@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lwd.data import durable, log
-from lwd.data import store as store_module
-from lwd.data.store import DirectoryStore, ObjectStore, RemoteStore
-from lwd.errors import StoreError
 from tests.simulation.disk import Disk, DiskHooks
 from tests.simulation.network import SimulatedBus, SimulatedS3
 from tests.simulation.scheduler import Actor, Process, Scheduler, Trace
+
+from lwd.data import durable, log
+from lwd.data.store import DirectoryStore, ObjectStore, RemoteStore
+from lwd.errors import StoreError
 
 _PRODUCT = (
     *("lwd.data.durable", "lwd.data.quarantine", "lwd.data.store", "lwd.data.log", "lwd.data.log_index"),
@@ -56,9 +56,9 @@ class Settings:
     stickiness: float = 0.5
     """How likely the running thread goes on: high values find long races, low values tight ones."""
     episodes: int = 10
-    chaos_steps: int = 2500
+    chaos_steps: int = 2000
     """After so many steps the faults end, and everything must come right by itself."""
-    heal_steps: int = 60_000
+    heal_steps: int = 15_000
 
     @classmethod
     def of_seed(cls, seed: int) -> "Settings":
@@ -220,9 +220,9 @@ class World:
             # A power cut matters while something is not on the disk yet.
             if self.disks[machine].unsettled and self.strikes("power cut"):
                 self.cut_power(machine)
-        if self.strikes("clock jumps"):
-            machine = self.processes[self.below(len(self.processes))].machine if self.processes else "shared"
-            self._clock_offset_s[machine] = self.random.choice((-3600.0, 0.0, 3600.0))
+        if self.processes and self.strikes("clock jumps"):
+            machine = self.processes[self.below(len(self.processes))].machine
+            self.set_clock(machine, self.random.choice((-3600.0, 0.0, 3600.0)))
         if self.strikes("stream deleted"):
             self.trace.add("world", "stream deleted")
             self.bus.lose_everything()
@@ -231,6 +231,17 @@ class World:
         if self.strikes("index lost") and not self.settings.shared_directory:
             for key in [key for key in self.s3.objects if key.startswith("index/")]:
                 del self.s3.objects[key]
+
+    def set_clock(self, machine: str, offset_s: float) -> None:
+        """Let a machine's wall clock be wrong."""
+        self.trace.add("world", f"clock of {machine} is {offset_s:+.0f} s off")
+        self._clock_offset_s[machine] = offset_s
+
+    def skip_to_next_event(self) -> None:
+        """Let time pass until something happens by itself (a process starts, a late request arrives)."""
+        if self._events:
+            self.now_s = max(self.now_s, self._events[0][0])
+            self.deliver()
 
     def kill(self, process: Process) -> None:
         self.kills += 1

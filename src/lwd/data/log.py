@@ -283,8 +283,7 @@ class LogWriter:
             version=version,
             epoch=self._reader.epoch,
             added=[
-                (item.entry, item.version, item.committed_at_s)
-                for item in self._reader.newer_than(self._table.version)
+                (item.entry, item.version, item.committed_at_s) for item in self._reader.newer_than(self._table.version)
             ],
             revoked=sorted(self._reader.revoked),
         )
