@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BUDGET ?= full
 RUN ?= runs/demo
+SEEDS ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
 
-.PHONY: demo test lint learn learn-test faults bench lock clean
+.PHONY: demo test lint learn learn-test faults simulate bench lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
@@ -27,6 +28,9 @@ learn-test: $(READY)  ## tests that train until something is learned
 
 faults: $(READY)  ## tests that kill, corrupt and partition, in full
 	$(BIN)/pytest -m faults
+
+simulate: $(READY)  ## the commit protocol under seeded chaos (SEEDS=10000); a failing seed becomes a regression test
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
 
 bench: $(READY)  ## all benchmarks; writes docs/results/bench.json
 	$(BIN)/python benchmarks/run_all.py

@@ -3,15 +3,17 @@
 A reader sees the whole file or none. (Neither obstore's nor Lance's local store ever calls fsync.)
 """
 
+import contextlib
 import errno
-import itertools
 import os
+import uuid
 from pathlib import Path
 
 from lwd.errors import StoreError
 
 _TEMPORARY = ".tmp-"
-_count = itertools.count()
+_lasting: set[Path] = set()
+"""Directories whose own entry this process knows to be on the disk."""
 
 
 def write_new(path: Path, data: bytes) -> bool:
@@ -23,7 +25,7 @@ def write_new(path: Path, data: bytes) -> bool:
         StoreError: if the disk is full or the directory cannot be written.
     """
     with explained(path):
-        ensure_directory(path.parent)
+        _ensure_directory(path.parent)
         temporary = _write_temporary(path, data)
         try:
             os.link(temporary, path)
@@ -43,7 +45,7 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
         StoreError: if the disk is full or the directory cannot be written.
     """
     with explained(path):
-        ensure_directory(path.parent)
+        _ensure_directory(path.parent)
         temporary = _write_temporary(path, data, mode)
         temporary.replace(path)
         _sync_directory(path.parent)
@@ -59,19 +61,20 @@ def remove(path: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Move a file durably within one file system, replacing the target."""
     with explained(target):
-        ensure_directory(target.parent)
+        _ensure_directory(target.parent)
         source.replace(target)
         _sync_directory(target.parent)
         _sync_directory(source.parent)
 
 
 def ensure_directory(path: Path) -> None:
-    """Create a directory and its missing parents durably."""
-    if path.is_dir():
-        return
-    ensure_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_directory(path.parent)
+    """Create a directory and its missing parents durably.
+
+    Raises:
+        StoreError: if the disk is full or a parent cannot be written.
+    """
+    with explained(path):
+        _ensure_directory(path)
 
 
 def is_temporary(name: str) -> bool:
@@ -79,9 +82,22 @@ def is_temporary(name: str) -> bool:
     return name.startswith(_TEMPORARY)
 
 
+def _ensure_directory(path: Path) -> None:
+    if not path.is_dir():
+        _ensure_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
+    elif path not in _lasting:
+        # Whoever made it may have died, or failed, before the fsync; then a power cut would take all of it.
+        with contextlib.suppress(PermissionError):
+            _sync_directory(path.parent)
+    _lasting.add(path)
+
+
 def _write_temporary(path: Path, data: bytes, mode: int = 0o644) -> Path:
-    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{next(_count)}-{path.name[:100]}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # Not the process id: containers that share a directory have the same ones.
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{path.name[:100]}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

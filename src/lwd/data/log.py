@@ -6,15 +6,15 @@ writer was faster, and the loser reads the winner's entry before it tries v + 1.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.episode_file import NAME_PATTERN
-from lwd.data.log_index import INDEX_PREFIX, read_index, write_index
+from lwd.data.log_index import INDEX_PREFIX, IndexDamaged, IndexTable, IndexUpdate, LogIndex, index_key, read_index
 from lwd.data.store import Created, ObjectStore, get_or_none
-from lwd.errors import ObjectExists, StoreError
+from lwd.errors import ObjectExists, ObjectMissing, StoreError
 from lwd.types import Outcome, Source
 
 LOG_PREFIX = "log"
@@ -107,37 +107,50 @@ class LogReader:
         self._store = store
         self.version = 0
         self.epoch = 0
+        self.indexed_version = 0
+        """Version of the index that was loaded; 0 if none was."""
         self._episodes: dict[str, CommittedEpisode] = {}
         self._revoked: set[str] = set()
+        self._undelivered: list[LogEntry] = []
 
     def poll(self, up_to: int | None = None) -> list[LogEntry]:
         """Read the entries that are new since the last poll, at most up to version `up_to`.
 
+        Every entry is returned once: what was read before an error comes with the next poll that has none.
+
         Raises:
             StoreError: if the store cannot be read, or if an entry is damaged.
         """
-        return list(self._follow(up_to))
+        while up_to is None or self.version < up_to:
+            data = get_or_none(self._store, log_key(self.version + 1))
+            if data is None:
+                break
+            self._undelivered.append(self.apply(data))
+        entries, self._undelivered = self._undelivered, []
+        return entries
 
-    def load_index(self) -> int:
-        """Jump to the newest index, if it is ahead, and return the version; polls yield what follows it.
+    def load_index(self, up_to: int | None = None) -> int:
+        """Jump to the newest index (of a version up to `up_to`), if it is ahead, and return the version.
 
-        For readers that need the snapshot, but not every entry (a coordinator that starts).
+        Polls yield what follows it. For readers that need the snapshot, but not every entry (a coordinator that
+        starts, a learner that joins late). An index that is damaged or gone is passed over: the log has everything.
+
+        Raises:
+            StoreError: if the store cannot be read.
         """
-        newest = max((item.key for item in self._store.list(INDEX_PREFIX)), default=None)
-        if newest is None:
-            return self.version
-        index = read_index(self._store.get(newest))
-        if index.version > self.version:
-            self._episodes = {
-                row["episode_id"]: CommittedEpisode(
-                    version=row.pop("version"),
-                    committed_at_s=row.pop("committed_at_s"),
-                    entry=EpisodeEntry.model_validate(row),
-                )
-                for row in index.rows
-            }
-            self._revoked = set(index.revoked)
-            self.version, self.epoch = index.version, index.epoch
+        keys = {item.key for item in self._store.list(INDEX_PREFIX)}
+        for key in sorted(keys, reverse=True):
+            if up_to is not None and key > index_key(up_to):
+                continue
+            if key <= index_key(self.version):
+                break
+            try:
+                data = self._store.get(key)
+                self._jump(read_index(data))
+            except (ObjectMissing, IndexDamaged) as error:
+                _logger.warning("%s is passed over: %s", key, error)
+                continue
+            break
         return self.version
 
     @property
@@ -150,6 +163,11 @@ class LogReader:
             epoch=self.epoch,
         )
 
+    @property
+    def revoked(self) -> frozenset[str]:
+        """Ids of the episodes that were revoked."""
+        return frozenset(self._revoked)
+
     def knows(self, episode_id: str) -> bool:
         """Whether the episode was ever committed, also if it was revoked since."""
         return episode_id in self._episodes or episode_id in self._revoked
@@ -161,14 +179,21 @@ class LogReader:
     def __len__(self) -> int:
         return len(self._episodes)
 
-    def _follow(self, up_to: int | None) -> Iterator[LogEntry]:
-        while up_to is None or self.version < up_to:
-            data = get_or_none(self._store, log_key(self.version + 1))
-            if data is None:
-                return
-            yield self._apply(data)
+    def newer_than(self, version: int) -> list[CommittedEpisode]:
+        """Return the episodes that later versions than `version` added, in their order; costs what it returns."""
+        newer = []
+        for item in reversed(self._episodes.values()):
+            if item.version <= version:
+                break
+            newer.append(item)
+        return newer[::-1]
 
-    def _apply(self, data: bytes) -> LogEntry:
+    def apply(self, data: bytes) -> LogEntry:
+        """Take in the stored entry of the next version; for the reader itself and for its writer.
+
+        Raises:
+            StoreError: if it is damaged or does not fit; then the reader is as it was.
+        """
         version = self.version + 1
         try:
             entry = LogEntry.model_validate_json(data)
@@ -179,20 +204,36 @@ class LogReader:
             ) from error
         if entry.version != version:
             raise StoreError(f"{log_key(version)} says version {entry.version}: restore it from a copy of the store")
-        for added in entry.added:
-            if self.knows(added.episode_id):
+        added: dict[str, CommittedEpisode] = {}
+        for item in entry.added:
+            if self.knows(item.episode_id) or item.episode_id in added:
                 raise StoreError(
-                    f"{log_key(version)} adds {added.episode_id} again: stop the other program that writes this log"
+                    f"{log_key(version)} adds {item.episode_id} again: stop the other program that writes this log"
                 )
-            self._episodes[added.episode_id] = CommittedEpisode(
-                entry=added, version=version, committed_at_s=entry.committed_at_s
-            )
+            added[item.episode_id] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
+        self._episodes.update(added)
         for episode_id in entry.revoked:
             self._episodes.pop(episode_id, None)
             self._revoked.add(episode_id)
         self.version = version
         self.epoch = max(self.epoch, entry.epoch)
         return entry
+
+    def _jump(self, index: LogIndex) -> None:
+        try:
+            self._episodes = {
+                row["episode_id"]: CommittedEpisode(
+                    version=row.pop("version"),
+                    committed_at_s=row.pop("committed_at_s"),
+                    entry=EpisodeEntry.model_validate(row),
+                )
+                for row in index.rows
+            }
+        except (ValidationError, KeyError) as error:
+            raise IndexDamaged(f"an index has a row that is no episode ({error!r})") from error
+        self._revoked = set(index.revoked)
+        self.version, self.epoch = index.version, index.epoch
+        self.indexed_version = index.version
 
 
 class LogWriter:
@@ -201,6 +242,8 @@ class LogWriter:
     def __init__(self, store: ObjectStore, reader: LogReader) -> None:
         self._store = store
         self._reader = reader
+        self._table = IndexTable()
+        self._indexed_version = reader.indexed_version
 
     def commit(self, entry: LogEntry) -> bool:
         """Try to make `entry` the next version.
@@ -214,31 +257,38 @@ class LogWriter:
         """
         if entry.version != self._reader.version + 1:
             raise StoreError(f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first")
+        data = entry.model_dump_json().encode()
         try:
-            created = self._store.create(log_key(entry.version), entry.model_dump_json().encode())
+            created = self._store.create(log_key(entry.version), data)
         except ObjectExists:
             return False
         if created is Created.IDENTICAL:
             _logger.info("version %d had been committed by an earlier try of ours", entry.version)
-        self._reader.poll(up_to=entry.version)
+        self._reader.apply(data)
         return True
 
+    def due_index(self) -> IndexUpdate | None:
+        """Every INDEX_EVERY versions, return the index that is to be written, else None.
+
+        Cheap: it collects what is new since the last one. Writing it costs more, and may be done in any thread
+        while commits go on; nobody waits for an index.
+        """
+        version = self._reader.version
+        if version - self._indexed_version < INDEX_EVERY or self._table.busy:
+            return None
+        self._indexed_version = version
+        return IndexUpdate(
+            store=self._store,
+            table=self._table,
+            version=version,
+            epoch=self._reader.epoch,
+            added=[
+                (item.entry, item.version, item.committed_at_s) for item in self._reader.newer_than(self._table.version)
+            ],
+            revoked=sorted(self._reader.revoked),
+        )
+
     def write_index_if_due(self) -> bool:
-        """Write the index of the reader's snapshot every INDEX_EVERY versions."""
-        if self._reader.version == 0 or self._reader.version % INDEX_EVERY:
-            return False
-        snapshot = self._reader.snapshot
-        rows = [
-            {
-                **item.entry.model_dump(mode="json"),
-                "version": item.version,
-                "committed_at_s": item.committed_at_s,
-            }
-            for item in snapshot.episodes.values()
-        ]
-        try:
-            write_index(self._store, snapshot.version, snapshot.epoch, rows, sorted(snapshot.revoked))
-        except ObjectExists:
-            # Another coordinator wrote it, with another library version perhaps; both say the same.
-            return False
-        return True
+        """Write the index here and now if it is due. Returns whether it was written."""
+        update = self.due_index()
+        return update is not None and update.write()

@@ -5,17 +5,21 @@ It is derived from the log and could be made again at any time.
 
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from lwd.data.store import ObjectStore
-from lwd.errors import StoreError
+from lwd.errors import ObjectExists, StoreError
 
 INDEX_PREFIX = "index"
+_logger = logging.getLogger(__name__)
 _KEY = b"lwd.index"
 _SCHEMA = pa.schema(
     [
@@ -60,19 +64,75 @@ def index_key(version: int) -> str:
     return f"{INDEX_PREFIX}/{version:012d}.parquet"
 
 
-def write_index(
-    store: ObjectStore, version: int, epoch: int, rows: Sequence[Mapping[str, Any]], revoked: Sequence[str]
-) -> None:
+class IndexDamaged(StoreError):
+    """An index cannot be read; the log has everything that is in it."""
+
+
+class IndexTable:
+    """The rows of the last index, kept so that the next one costs what is new and not what there is."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.busy = False
+        """Whether an update is under way; only one may be."""
+        self._rows: pa.Table = _SCHEMA.empty_table()
+
+    def advance(self, version: int, rows: Sequence[Mapping[str, Any]], revoked: Sequence[str]) -> pa.Table:
+        """Add and remove what leads to `version`, and return all rows."""
+        table = pa.concat_tables([self._rows, pa.Table.from_pylist(list(rows), schema=_SCHEMA)]).combine_chunks()
+        gone = pc.is_in(table.column("episode_id"), value_set=pa.array(revoked, pa.string()))
+        self._rows, self.version = table.filter(pc.invert(gone)), version
+        return self._rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexUpdate:
+    """An index that is due, as values that no later commit changes."""
+
+    store: ObjectStore
+    table: IndexTable
+    version: int
+    epoch: int
+    added: Sequence[tuple[BaseModel, int, float]]
+    """Entry, version and time of commit of every live episode that is newer than the table."""
+    revoked: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.table.busy = True
+
+    def write(self) -> bool:
+        """Store the index. Returns whether it is new; a failure is logged, the next index makes up for it."""
+        try:
+            rows = [
+                {**entry.model_dump(mode="json"), "version": version, "committed_at_s": committed_at_s}
+                for entry, version, committed_at_s in self.added
+            ]
+            write_index(
+                self.store, self.version, self.epoch, self.table.advance(self.version, rows, self.revoked), self.revoked
+            )
+        except ObjectExists:
+            # Another coordinator wrote it, with another library version perhaps; both say the same.
+            return False
+        except StoreError as error:
+            _logger.warning("the index of version %d is not written: %s", self.version, error)
+            return False
+        finally:
+            self.table.busy = False
+        return True
+
+
+def write_index(store: ObjectStore, version: int, epoch: int, table: pa.Table, revoked: Sequence[str]) -> None:
     """Store the index of a snapshot.
 
+    Args:
+        table: one row per episode.
     Raises:
         ObjectExists: if an index with other bytes is there.
         StoreError: if the store cannot be written.
     """
     header = json.dumps({"version": version, "epoch": epoch, "revoked": list(revoked)})
-    table = pa.Table.from_pylist(list(rows), schema=_SCHEMA).replace_schema_metadata({_KEY: header.encode()})
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({_KEY: header.encode()}), sink, compression="zstd")
     store.create(index_key(version), sink.getvalue())
 
 
@@ -80,7 +140,7 @@ def read_index(data: bytes) -> LogIndex:
     """Read an index.
 
     Raises:
-        StoreError: if it is damaged.
+        IndexDamaged: if it cannot be read.
     """
     try:
         table = pq.read_table(io.BytesIO(data))
@@ -91,5 +151,5 @@ def read_index(data: bytes) -> LogIndex:
             revoked=tuple(header["revoked"]),
             rows=table.to_pylist(),
         )
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"an index is damaged ({error!r}): delete it; the log has everything in it") from error
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        raise IndexDamaged(f"it is damaged ({error!r}): delete it; the log has everything in it") from error

@@ -10,13 +10,14 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lwd.data.episode_file import NAME_PATTERN, episode_key
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
+from lwd.data.log_index import IndexUpdate
 from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits, validate_episode
@@ -88,24 +89,35 @@ class Coordinator:
         self.reader.poll()
         result = BatchResult()
         entries: dict[str, EpisodeEntry] = {}
+        keys: set[str] = set()
+        contested: list[EpisodeEntry] = []
         for candidate in candidates:
-            if self._is_known(candidate.key) or any(entry.key == candidate.key for entry in entries.values()):
+            if candidate.key in keys or self._is_known(candidate.key):
                 result.known += 1
                 continue
             try:
                 entry = self._inspect(candidate)
-                if entry.episode_id in entries or self.reader.knows(entry.episode_id):
-                    raise EpisodeRejected(
-                        f"episode_id {entry.episode_id} was committed by another robot: ids must be unique"
-                    )
             except ObjectMissing:
                 result.missing.append(candidate.key)
             except EpisodeRejected as error:
-                self._quarantine(candidate.key, str(error))
-                result.quarantined.append((candidate.key, str(error)))
+                self._quarantine(candidate.key, str(error), result)
             else:
-                entries[entry.episode_id] = entry
+                keys.add(entry.key)
+                if entry.episode_id in entries:
+                    contested.append(entry)
+                else:
+                    entries[entry.episode_id] = entry
         result.committed = self._commit(entries)
+        # Only now: until a commit says so, nobody knows which of two robots the id belongs to.
+        committed = {entry.key for entry in result.committed}
+        for entry in (*entries.values(), *contested):
+            if entry.key in committed:
+                continue
+            if self._is_known(entry.key):
+                result.known += 1
+            else:
+                reason = f"episode_id {entry.episode_id} was committed by another robot: ids must be unique"
+                self._quarantine(entry.key, reason, result)
         return result
 
     def revoke(self, episode_ids: Sequence[str]) -> int:
@@ -134,6 +146,10 @@ class Coordinator:
             if not self._is_known(item.key)
         ]
 
+    def due_index(self) -> IndexUpdate | None:
+        """Return the index that is to be written now, if one is: in any thread, while commits go on."""
+        return self._writer.due_index()
+
     def _is_known(self, key: str) -> bool:
         if (names := _KEY.match(key)) is not None:
             found = self.reader.find(names[2])
@@ -158,22 +174,16 @@ class Coordinator:
             )
         return describe(episode, data_bytes=len(data), sha256=sha256, uploaded_at_s=candidate.uploaded_at_s)
 
-    def _commit(self, entries: dict[str, EpisodeEntry]) -> list[EpisodeEntry]:
-        added: list[EpisodeEntry] = []
-        while entries:
-            batch = tuple(entries.values())
-            if self._writer.commit(self._entry(added=batch)):
-                added.extend(batch)
-                self._writer.write_index_if_due()
-                break
-            newer = self.reader.poll()
+    def _commit(self, entries: Mapping[str, EpisodeEntry]) -> list[EpisodeEntry]:
+        """Commit those that the log does not know; return them."""
+        while True:
+            batch = tuple(entry for name, entry in entries.items() if not self.reader.knows(name))
+            if not batch or self._writer.commit(self._entry(added=batch)):
+                return list(batch)
+            self.reader.poll()
             _logger.warning(
-                "lost version %d to epoch %d: is another coordinator running?",
-                self.reader.version,
-                newer[-1].epoch,
+                "lost version %d to epoch %d: is another coordinator running?", self.reader.version, self.reader.epoch
             )
-            entries = {name: entry for name, entry in entries.items() if not self.reader.knows(name)}
-        return added
 
     def _entry(self, added: tuple[EpisodeEntry, ...] = (), revoked: tuple[str, ...] = ()) -> LogEntry:
         return LogEntry(
@@ -185,10 +195,11 @@ class Coordinator:
             revoked=revoked,
         )
 
-    def _quarantine(self, key: str, reason: str) -> None:
+    def _quarantine(self, key: str, reason: str, result: BatchResult) -> None:
         _logger.warning("quarantined %s: %s", key, reason)
         quarantine(self._store, key, reason)
         self._quarantined.add(quarantine_key(key))
+        result.quarantined.append((key, reason))
 
 
 def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: float) -> EpisodeEntry:

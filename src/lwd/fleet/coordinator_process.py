@@ -101,6 +101,7 @@ class _Process:
         self._next_listing_s = 0.0
         self._latencies_s: deque[float] = deque(maxlen=2048)
         self._committed = 0
+        self._indexing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,6 +121,8 @@ class _Process:
             heartbeat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await heartbeat
+            if self._indexing is not None:
+                await self._indexing
             if self._bus is not None:
                 await self._bus.close()
             self._metrics.close()
@@ -157,9 +160,15 @@ class _Process:
         now_s = time.time()
         self._latencies_s.extend(now_s - entry.uploaded_at_s for entry in result.committed)
         self._committed += len(result.committed)
+        self._begin_index()
         if result.committed:
             await self._announce_snapshot()
         return result
+
+    def _begin_index(self) -> None:
+        """Write an index beside the commits: its cost grows with the log, theirs must not."""
+        if (index := self._coordinator.due_index()) is not None:
+            self._indexing = asyncio.create_task(asyncio.to_thread(index.write))
 
     async def _announce_snapshot(self) -> None:
         if self._bus is None:

@@ -27,6 +27,8 @@ def ingest(store: ObjectStore, episodes: Iterable[Episode], limits: EpisodeLimit
     def flush() -> None:
         result = coordinator.process(waiting)
         waiting.clear()
+        if (index := coordinator.due_index()) is not None:
+            index.write()
         total.committed += result.committed
         total.quarantined += result.quarantined
         total.known += result.known

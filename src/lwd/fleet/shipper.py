@@ -35,6 +35,7 @@ class _Item:
     uploaded_at_s: float | None = None
     announced: bool = False
     suspected_at_s: float = 0.0
+    """When it was uploaded, or last looked for in the quarantine; monotonic, the wall clock may jump back."""
 
 
 class Shipper:
@@ -123,7 +124,7 @@ class Shipper:
             if self._reader.knows(item.episode.episode_id):
                 await self._settle(item)
             elif item.uploaded_at_s is not None:
-                await self._look_in_quarantine(item, item.uploaded_at_s)
+                await self._look_in_quarantine(item)
 
     async def _upload(self, item: _Item) -> None:
         try:
@@ -137,7 +138,7 @@ class Shipper:
         except ObjectExists as error:
             await self._reject(item, str(error))
             return
-        item.uploaded_at_s = time.time()
+        item.uploaded_at_s, item.suspected_at_s = time.time(), time.monotonic()
 
     async def _settle(self, item: _Item) -> None:
         found = self._reader.find(item.episode.episode_id)
@@ -154,9 +155,9 @@ class Shipper:
         self._forget(item)
         self.committed += 1
 
-    async def _look_in_quarantine(self, item: _Item, uploaded_at_s: float) -> None:
-        now_s = time.time()
-        if now_s - max(uploaded_at_s, item.suspected_at_s) < _SUSPECT_AFTER_S:
+    async def _look_in_quarantine(self, item: _Item) -> None:
+        now_s = time.monotonic()
+        if now_s - item.suspected_at_s < _SUSPECT_AFTER_S:
             return
         item.suspected_at_s = now_s
         record = await asyncio.to_thread(find_quarantined, self._store, item.episode.key)

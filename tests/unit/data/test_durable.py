@@ -44,7 +44,21 @@ def test_a_directory_in_the_way_is_explained(tmp_path):
         durable.write_new(tmp_path / "file" / "below", b"x")
 
 
+def test_a_directory_that_somebody_else_made_is_synced_once_before_it_is_relied_on(tmp_path, monkeypatch):
+    events = []
+    sync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (events.append(str(Path(f"/proc/self/fd/{fd}").readlink())), sync(fd))[1]
+    )
+    (tmp_path / "made").mkdir()
+    durable.write_new(tmp_path / "made" / "one", b"x")
+    durable.write_new(tmp_path / "made" / "two", b"x")
+    assert events[0] == str(tmp_path)
+    assert events.count(str(tmp_path)) == 1
+
+
 def test_every_write_is_synced_before_it_is_visible(tmp_path, monkeypatch):
+    durable.ensure_directory(tmp_path)
     events = []
     sync, link = os.fsync, os.link
     monkeypatch.setattr(

@@ -156,7 +156,92 @@ def test_the_index_equals_the_log_and_is_plain_parquet(store, tmp_path, monkeypa
     assert table.column("steps").to_pylist() == [5 + number for number in (1, 3, 4, 5, 6, 7, 8)]
 
 
-def test_a_damaged_index_is_named(store):
-    store.create("index/000000000004.parquet", b"PAR1 nonsense")
-    with pytest.raises(StoreError, match="delete it"):
-        LogReader(store).load_index()
+@pytest.mark.parametrize("damage", ["torn", "noise", "row"])
+def test_a_damaged_index_is_passed_over(store, tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr(log, "INDEX_EVERY", 4)
+    reader, commits = writer(store)
+    for number in range(1, 10):
+        commits.commit(version(number, number))
+        commits.write_index_if_due()
+    path = tmp_path / "index" / "000000000008.parquet"
+    whole = path.read_bytes()
+    if damage == "row":
+        table = pq.read_table(io.BytesIO(whole))
+        pq.write_table(table.drop_columns(["sha256"]), path)
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "torn" else b"PAR1 nonsense")
+    late = LogReader(store)
+    assert late.load_index() == 4
+    assert "000000000008.parquet is passed over" in caplog.text
+    assert [item.version for item in late.poll()] == [5, 6, 7, 8, 9]
+    assert late.snapshot == reader.snapshot
+
+
+class FailsOnce(DirectoryStore):
+    """A store of which one read fails."""
+
+    failing = ""
+
+    def get(self, key):
+        if key == self.failing:
+            self.failing = ""
+            raise StoreError("connection reset")
+        return super().get(key)
+
+
+def test_entries_that_were_read_before_an_error_come_with_the_next_poll(tmp_path):
+    store = FailsOnce(tmp_path)
+    _, commits = writer(store)
+    for number in range(1, 5):
+        commits.commit(version(number, number))
+    reader = LogReader(store)
+    store.failing = log_key(3)
+    with pytest.raises(StoreError, match="reset"):
+        reader.poll()
+    assert [item.version for item in reader.poll()] == [1, 2, 3, 4]
+    assert reader.poll() == []
+
+
+def test_an_entry_that_does_not_fit_leaves_the_reader_as_it_was(store):
+    _, commits = writer(store)
+    commits.commit(version(1, 1))
+    store.create(log_key(2), version(2, 2, 1).model_dump_json().encode())
+    reader = LogReader(store)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="adds episode-1 again"):
+            reader.poll()
+    assert not reader.knows("episode-2")
+
+
+def test_an_index_costs_what_is_new(store, monkeypatch):
+    monkeypatch.setattr(log, "INDEX_EVERY", 4)
+    _, commits = writer(store)
+    collected = []
+    for number in range(1, 13):
+        commits.commit(version(number, number, revoked=("episode-3",) if number == 6 else ()))
+        if (index := commits.due_index()) is not None:
+            collected.append((index.version, len(index.added)))
+            # Commits go on while it is written; it is still the snapshot of its version.
+            assert commits.due_index() is None
+            assert index.write()
+    assert collected == [(4, 4), (8, 4), (12, 4)]
+    late = LogReader(store)
+    assert late.load_index() == 12
+    assert late.snapshot.episodes.keys() == {f"episode-{number}" for number in range(1, 13) if number != 3}
+
+
+def test_a_failed_index_is_made_up_for_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "INDEX_EVERY", 2)
+    store = DirectoryStore(tmp_path)
+    reader, commits = writer(store)
+    (tmp_path / "index").write_bytes(b"in the way")
+    for number in range(1, 3):
+        commits.commit(version(number, number))
+    assert not commits.write_index_if_due()
+    (tmp_path / "index").unlink()
+    for number in range(3, 5):
+        commits.commit(version(number, number))
+    assert commits.write_index_if_due()
+    late = LogReader(store)
+    assert late.load_index() == 4
+    assert late.snapshot == reader.snapshot

@@ -197,3 +197,27 @@ def test_ingesting_offline_data_is_repeatable_and_refuses_changed_content(store)
     assert ingest(store, episodes, LIMITS).known == 7
     with pytest.raises(ObjectExists):
         ingest(store, [episode(3, instruction="something else")], LIMITS)
+
+
+class RivalCommitsFirst(DirectoryStore):
+    """A store in which another coordinator is faster, once."""
+
+    rival = None
+
+    def create(self, key, data):
+        if key.startswith("log/") and self.rival is not None:
+            rival, self.rival = self.rival, None
+            rival()
+        return super().create(key, data)
+
+
+def test_the_winner_of_a_race_decides_to_which_robot_an_id_belongs(tmp_path):
+    store = RivalCommitsFirst(tmp_path)
+    first, second = (upload(store, 1, robot_id=name) for name in ("robot-1", "robot-2"))
+    coordinator, other = Coordinator(store, LIMITS), Coordinator(store, LIMITS)
+    store.rival = lambda: other.process([second])
+    result = coordinator.process([first, second])
+    assert (result.committed, result.known) == ([], 1)
+    assert [key for key, _ in result.quarantined] == [first.key]
+    assert find_quarantined(store, second.key) is None
+    assert coordinator.unprocessed() == []
