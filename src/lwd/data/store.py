@@ -167,7 +167,7 @@ class DirectoryStore:
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         try:
-            return _read_regular(self._path(key), max_bytes)
+            return _read_regular(self._path(key), key, max_bytes)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissing(f"no object {key} in {self._root}") from error
         except OSError as error:
@@ -243,19 +243,19 @@ def _compare(key: str, data: bytes, stored: bytes) -> Created:
     raise ObjectExists(f"{key} is stored with other bytes ({len(stored)}, not {len(data)}): use another key")
 
 
-def _require_size(key: str | Path, size_bytes: int, max_bytes: int | None) -> None:
+def _require_size(key: str, size_bytes: int, max_bytes: int | None) -> None:
     if max_bytes is not None and size_bytes > max_bytes:
         raise ObjectTooLarge(f"{key} has {size_bytes} bytes, more than {max_bytes}")
 
 
-def _read_regular(path: Path, max_bytes: int | None) -> bytes:
+def _read_regular(path: Path, key: str, max_bytes: int | None) -> bytes:
     """Read a file; what is no regular file (a pipe would block for ever, a device never ends) is no object."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(path)
-        _require_size(path, status.st_size, max_bytes)
+        _require_size(key, status.st_size, max_bytes)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:

@@ -22,6 +22,7 @@ from lwd.data.store import ObjectStore, get_or_none
 from lwd.data.validation import EpisodeLimits, validate_episode
 from lwd.errors import EpisodeRejected, ObjectMissing, ObjectTooLarge, StoreError
 from lwd.fleet.messages import EpisodeAnnouncement
+from lwd.fleet.suspects import MAX_DEATHS, Suspects
 from lwd.types import Controller, Episode
 
 _KEY = re.compile(r"^episodes/([^/]+)/([^/]+)\.arrow$")
@@ -56,14 +57,17 @@ class BatchResult:
 class Coordinator:
     """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
 
-    def __init__(self, store: ObjectStore, limits: EpisodeLimits) -> None:
+    def __init__(self, store: ObjectStore, limits: EpisodeLimits, suspects: Suspects | None = None) -> None:
         """Read the log of the store.
 
+        Args:
+            suspects: remembers across restarts which files ended this process; None forgets.
         Raises:
             StoreError: if the store or its log cannot be read.
         """
         self._store = store
         self._limits = limits
+        self._suspects = suspects
         self.reader = LogReader(store)
         self.reader.load_index()
         self.reader.poll()
@@ -150,13 +154,21 @@ class Coordinator:
         sha256 = hashlib.sha256(data).hexdigest()
         if candidate.sha256 is not None and candidate.sha256 != sha256:
             raise EpisodeRejected(f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again")
-        episode = validate_episode(data, self._limits)
+        episode = self._validate(candidate.key, data)
         if candidate.key != episode_key(episode.info.robot_id, episode.info.episode_id):
             raise EpisodeRejected(
                 f"robot_id and episode_id in the file are {episode.info.robot_id!r} and "
                 f"{episode.info.episode_id!r}, its key is {candidate.key!r}: store it under its own key"
             )
         return describe(episode, data_bytes=len(data), sha256=sha256, uploaded_at_s=candidate.uploaded_at_s)
+
+    def _validate(self, key: str, data: bytes) -> Episode:
+        if self._suspects is None:
+            return validate_episode(data, self._limits)
+        if (deaths := self._suspects.deaths(key)) >= MAX_DEATHS:
+            raise EpisodeRejected(f"file ended the coordinator {deaths} times; keep it and report a bug")
+        with self._suspects.inspecting(key):
+            return validate_episode(data, self._limits)
 
     def _fetch(self, key: str) -> bytes:
         """Get an object that a stranger wrote; one that cannot be read must not hold up the others."""
