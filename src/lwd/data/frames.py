@@ -3,7 +3,7 @@
 A frame is an 8-bit RGB picture, one per file, as PNG or baseline/progressive JPEG. `frame_size` proves that
 without decoding anything (and checks PNG's checksums), so that no decoder meets a file that was made to hurt it:
 what a decoder can be made to do is bounded by the frame's pixels. The coordinator and the learner use the same
-two functions: what was accepted can be decoded.
+two functions: what was decoded there can be decoded here.
 """
 
 import io
@@ -29,14 +29,14 @@ _SOF = frozenset((0xC0, 0xC1, 0xC2))
 """JPEG's start of frame: baseline, extended, progressive. The others are lossless or arithmetic."""
 _NO_SOF = frozenset((0xC4, 0xC8, 0xCC))
 _SOS = b"\xff\xda"
-_MAX_SCANS = 64
-"""A progressive picture has about ten; each costs a pass over all pixels."""
+_MAX_SCANS = 16
+"""A progressive picture has ten; each costs a pass over all pixels."""
 
 
 def frame_size(data: bytes) -> tuple[int, int]:
     """Return (height, width) of a frame, after a check of its structure; nothing is decoded.
 
-    Takes about 5 microseconds, and 1 ms per 2 MB of PNG for its checksums.
+    Takes 6 to 12 microseconds, and 0.3 ms per MB of PNG for its checksums.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -57,6 +57,9 @@ def frame_size(data: bytes) -> tuple[int, int]:
 
 def decode_frame(data: bytes) -> ByteArray:
     """Decode one frame whose structure `frame_size` has checked.
+
+    Takes about 0.13 ms for 64 x 64 pixels, 0.9 ms (PNG) or 0.5 ms (JPEG) for 224 x 224. Pixels that a well-formed
+    PNG or JPEG leaves out are black or grey: decoders do not report them.
 
     Returns:
         (height, width, 3) uint8 RGB.

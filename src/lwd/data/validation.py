@@ -16,8 +16,9 @@ from lwd.types import Controller, Embodiment, Episode, Outcome, Source
 MAX_FRAMES = 2**17
 """Frames of all cameras together: more than an hour of one camera at 30 Hz."""
 MAX_DECODED_PIXELS = 2**25
-"""Pixels of one episode that are decoded to prove that its frames can be: about a second's work. All frames of an
-episode that has fewer; of a longer one as many as that, evenly spread. The structure of every frame is checked."""
+"""Pixels of one episode that are decoded to prove that its frames can be: half a second's work, two seconds at the
+worst. All frames of an episode that has fewer; of a longer one as many as that, evenly spread. The structure of every
+frame is checked."""
 _FRAME_OVERHEAD_PIXELS = 4096
 """What it costs to open a frame, in pixels that could be decoded meanwhile."""
 MAX_MAGNITUDE = 1e6
