@@ -10,6 +10,7 @@ LWDError
  |    +-- StoreUnsafe        two writers can both create one object
  |    +-- ObjectExists       other bytes are stored under that key
  |    +-- ObjectMissing      nothing is stored under that key
+ |    +-- ObjectTooLarge     more bytes are stored under that key than the caller takes
  +-- CheckpointError         a checkpoint is missing, corrupt or of another embodiment
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
@@ -58,6 +59,10 @@ class ObjectExists(StoreError):
 
 class ObjectMissing(StoreError):
     """Nothing is stored under that key."""
+
+
+class ObjectTooLarge(StoreError):
+    """More bytes are stored under that key than the caller takes."""
 
 
 class CheckpointError(LWDError):

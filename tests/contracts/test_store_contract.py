@@ -14,7 +14,7 @@ from obstore.store import MemoryStore
 
 from lwd.data import durable
 from lwd.data.store import Created, DirectoryStore, ObjectStore, RemoteStore, get_or_none, open_store, probe_store
-from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
+from lwd.errors import ConfigError, ObjectExists, ObjectMissing, ObjectTooLarge, StoreError, StoreUnsafe
 
 REMOTE_URL = os.environ.get("LWD_TEST_STORE_URL")
 
@@ -46,6 +46,13 @@ def test_a_retry_is_recognised_and_other_bytes_are_refused(store):
 def test_a_missing_object_is_named(store):
     with pytest.raises(ObjectMissing, match="no/such"):
         store.get("no/such")
+
+
+def test_an_object_larger_than_the_caller_takes_is_refused(store):
+    store.create("k", b"0123456789")
+    assert store.get("k", max_bytes=10) == b"0123456789"
+    with pytest.raises(ObjectTooLarge, match="k has 10 bytes, more than 9"):
+        store.get("k", max_bytes=9)
 
 
 def test_listing_is_sorted_complete_and_continues_after_a_key(store):
@@ -144,6 +151,18 @@ def test_a_leftover_of_a_crash_is_no_object(tmp_path):
     store.create("e/a", b"x")
     (tmp_path / "e" / ".tmp-123-0-b").write_bytes(b"half")
     assert [item.key for item in store.list("e")] == ["e/a"]
+
+
+def test_links_and_pipes_are_no_objects(tmp_path):
+    store = DirectoryStore(tmp_path)
+    store.create("e/a", b"x")
+    os.mkfifo(tmp_path / "e" / "pipe")
+    (tmp_path / "e" / "link").symlink_to(tmp_path / "e" / "a")
+    (tmp_path / "e" / "loop").symlink_to(tmp_path / "e")
+    assert [item.key for item in store.list("e")] == ["e/a"]
+    for key in ("e/pipe", "e/link", "e/loop", "e", "e/a/b"):
+        with pytest.raises(ObjectMissing):
+            store.get(key)
 
 
 def test_a_wrong_url_is_explained():

@@ -44,6 +44,10 @@ class _Stored:
 class _Body:
     data: bytes
 
+    @property
+    def meta(self) -> dict[str, int]:
+        return {"size": len(self.data)}
+
     def bytes(self) -> bytes:
         return self.data
 

@@ -389,10 +389,10 @@ class _Watched:
         self._fail("answer lost")
         return result
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         self._world.pause(f"read {key}")
         self._fail("request lost")
-        return self._store.get(key)
+        return self._store.get(key, max_bytes=max_bytes)
 
     def list(self, prefix: str, start_after: str = "") -> Any:
         self._world.pause(f"list {prefix}")

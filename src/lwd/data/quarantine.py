@@ -10,6 +10,7 @@ from lwd.data.store import ObjectStore, get_or_none
 from lwd.errors import ObjectExists
 
 QUARANTINE_PREFIX = "quarantine"
+_MAX_REASON = 2000
 
 
 class QuarantineRecord(BaseModel):
@@ -25,16 +26,22 @@ class QuarantineRecord(BaseModel):
 
 def quarantine_key(episode_object_key: str) -> str:
     """Return where the record of an object lies; the hash makes any key a name."""
-    return f"{QUARANTINE_PREFIX}/{hashlib.sha256(episode_object_key.encode()).hexdigest()}.json"
+    return f"{QUARANTINE_PREFIX}/{hashlib.sha256(episode_object_key.encode(errors='surrogateescape')).hexdigest()}.json"
+
+
+def readable(text: str) -> str:
+    """Return a stranger's text as one bounded line that is safe to log and to store."""
+    shown = text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}... ({len(text)} characters)"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
 
 
 def quarantine(store: ObjectStore, key: str, reason: str) -> None:
-    """Record why the object `key` is refused; the first reason stays.
+    """Record why the object `key` is refused, as `readable` text; the first reason stays.
 
     Raises:
         StoreError: if the store cannot be written.
     """
-    record = QuarantineRecord(key=key, reason=reason, quarantined_at_s=time.time())
+    record = QuarantineRecord(key=readable(key), reason=readable(reason), quarantined_at_s=time.time())
     try:
         store.create(quarantine_key(key), record.model_dump_json().encode())
     except ObjectExists:

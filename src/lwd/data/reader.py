@@ -8,11 +8,12 @@ from lwd.data.arena import ReplayArena
 from lwd.data.episode_file import read_episode
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader
 from lwd.data.store import ObjectStore
-from lwd.errors import StoreError
+from lwd.errors import EpisodeRejected, StoreError
 from lwd.types import Episode, Source
 
 _ATTEMPTS = 5
 _FIRST_WAIT_S = 0.1
+_REVOKE = "remove it from all later snapshots with `lwd data revoke`"
 
 
 class ReplayReader:
@@ -40,7 +41,8 @@ class ReplayReader:
         """Bring the arena to the log's newest version, or to `up_to`; return the episodes that were added.
 
         Raises:
-            StoreError: if an episode cannot be fetched, or is not what the log says, after several attempts.
+            StoreError: if an episode cannot be fetched, or is not what the log says, after several attempts; or if
+                it cannot be used. Once it is restored or revoked, the next call goes on.
         """
         # Kept until they are in the arena: after a failed download the next call tries the same entries again.
         self._pending += self.log.poll(up_to)
@@ -49,7 +51,11 @@ class ReplayReader:
             return ()
         # What a later entry revokes need not be downloaded, and may be gone from the store already.
         added = [item for entry in entries for item in entry.added if self.log.find(item.episode_id) is not None]
-        self.arena.add(self._pool.map(self._fetch, added))
+        try:
+            self.arena.add(self._pool.map(self._fetch, added))
+        except EpisodeRejected as error:
+            # Validation lets no such episode in; an older version's, or damage behind its back, may have.
+            raise StoreError(f"the log holds an episode that cannot be used ({error}): {_REVOKE}") from error
         self._revoke(entries)
         self._pending = []
         for item in added:
@@ -74,7 +80,7 @@ class ReplayReader:
                 data = self._store.get(entry.key)
                 found = hashlib.sha256(data).hexdigest()
                 if found == entry.sha256:
-                    return read_episode(data)
+                    return _read(entry, data)
                 problem = StoreError(
                     f"episode {entry.episode_id} has sha256 {found[:12]}, the log says {entry.sha256[:12]}: "
                     f"revoke it, or restore {entry.key} from a copy of the store"
@@ -85,3 +91,10 @@ class ReplayReader:
                 time.sleep(wait_s)
                 wait_s *= 2
         raise problem
+
+
+def _read(entry: EpisodeEntry, data: bytes) -> Episode:
+    try:
+        return read_episode(data)
+    except EpisodeRejected as error:
+        raise EpisodeRejected(f"episode {entry.episode_id}: {error}") from error

@@ -4,7 +4,9 @@ Objects are written once and never changed. Everything else (exactly-once commit
 one promise: of several writers that create one key, exactly one wins. `probe_store` checks it at startup.
 """
 
+import errno
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
 
 from lwd.data import durable
-from lwd.errors import ConfigError, ObjectExists, ObjectMissing, StoreError, StoreUnsafe
+from lwd.errors import ConfigError, ObjectExists, ObjectMissing, ObjectTooLarge, StoreError, StoreUnsafe
 
 _PROBE_WRITERS = 2
 _PROBE_RACES = 16
@@ -98,11 +100,12 @@ class ObjectStore(Protocol):
             StoreError: if the store cannot be reached or written; nothing or everything may have been stored.
         """
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return an object.
 
         Raises:
             ObjectMissing: if there is none.
+            ObjectTooLarge: if it has more than `max_bytes`; then it is not downloaded.
             StoreError: if the store cannot be reached.
         """
 
@@ -213,7 +216,10 @@ def probe_store(store: ObjectStore) -> None:
 
 
 class DirectoryStore:
-    """A store in a local directory; every create is on the disk before it returns."""
+    """A store in a local directory; every create is on the disk before it returns.
+
+    Objects are regular files. Links, pipes and devices below the directory are neither listed nor read.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -225,12 +231,14 @@ class DirectoryStore:
             return Created.NEW
         return _compare(key, data, self.get(key))
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         try:
-            return self._path(key).read_bytes()
-        except FileNotFoundError as error:
+            return _read_regular(self._path(key), key, max_bytes)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissing(f"no object {key} in {self._root}") from error
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+                raise ObjectMissing(f"no object {key} in {self._root}, but a link or a socket") from error
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}; check the disk") from error
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
@@ -264,9 +272,12 @@ class RemoteStore:
             raise StoreError(f"cannot store {key} in {self._url} ({_reason(error)}): {_REMEDY}") from error
         return Created.NEW
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         try:
-            return bytes(obstore.get(self._remote, key).bytes())
+            # The answer's head has the size; its body is only read by `bytes`.
+            found = obstore.get(self._remote, key)
+            _require_size(key, found.meta["size"], max_bytes)
+            return bytes(found.bytes())
         except (FileNotFoundError, NotFoundError) as error:
             raise ObjectMissing(f"no object {key} in {self._url}") from error
         except BaseError as error:
@@ -305,11 +316,34 @@ def _compare(key: str, data: bytes, stored: bytes) -> Created:
     raise ObjectExists(f"{key} is stored with other bytes ({len(stored)}, not {len(data)}): use another key")
 
 
+def _require_size(key: str, size_bytes: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise ObjectTooLarge(f"{key} has {size_bytes} bytes, more than {max_bytes}")
+
+
+def _read_regular(path: Path, key: str, max_bytes: int | None) -> bytes:
+    """Read a file; what is no regular file (a pipe would block for ever, a device never ends) is no object."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(path)
+        _require_size(key, status.st_size, max_bytes)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def _sort_key(entry: "os.DirEntry[str]") -> str:
+    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+
+
 def _walk(directory: Path, key: str, start_after: str) -> Iterator[StoredObject]:
     try:
         with os.scandir(directory) as found:
             # A directory sorts as its keys do: with the slash at its end.
-            entries = sorted(found, key=lambda entry: f"{entry.name}/" if entry.is_dir() else entry.name)
+            entries = sorted(found, key=_sort_key)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -318,13 +352,13 @@ def _walk(directory: Path, key: str, start_after: str) -> Iterator[StoredObject]
         child = f"{key}/{entry.name}"
         if durable.is_temporary(entry.name):
             continue
-        if entry.is_dir():
+        if entry.is_dir(follow_symlinks=False):
             # Everything below sorts before `child + "0"`, the first string after `child + "/..."`.
             if f"{child}0" > start_after:
                 yield from _walk(Path(entry.path), child, start_after)
-        elif child > start_after:
+        elif child > start_after and entry.is_file(follow_symlinks=False):
             try:
-                status = entry.stat()
+                status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
             yield StoredObject(key=child, size_bytes=status.st_size, modified_s=status.st_mtime)

@@ -3,18 +3,26 @@
 Every rejection names the field, its value and what to do; the coordinator keeps it beside the episode.
 """
 
-import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from lwd.data.episode_file import read_episode
+from lwd.data.episode_file import MAX_STEPS, read_episode
+from lwd.data.frames import decode_frame, frame_size
 from lwd.errors import EpisodeRejected
 from lwd.types import Controller, Embodiment, Episode, Outcome, Source
 
-MAX_STEPS = 1_000_000
-MAX_FRAME_BYTES = 16 * 2**20
+MAX_FRAMES = 2**17
+"""Frames of all cameras together: more than an hour of one camera at 30 Hz."""
+MAX_DECODED_PIXELS = 2**25
+"""Pixels of one episode that are decoded to prove that its frames can be: half a second's work, two seconds at the
+worst. All frames of an episode that has fewer; of a longer one as many as that, evenly spread. The structure of every
+frame is checked."""
+_FRAME_OVERHEAD_PIXELS = 4096
+"""What it costs to open a frame, in pixels that could be decoded meanwhile."""
+MAX_MAGNITUDE = 1e6
+"""Larger numbers are no measurement in any unit we know, and their squares overflow in training."""
 ACTION_TOLERANCE = 1e-4
 """How far, relative to the range, an executed action may lie outside the limits: rounding to float32."""
 
@@ -34,11 +42,20 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
     Raises:
         EpisodeRejected: naming the first field that is wrong, its value and the remedy.
     """
-    episode = read_episode(data) if isinstance(data, bytes) else data
-    _check_numbers(episode, limits)
-    _check_labels(episode)
-    if limits.embodiment is not None:
-        _check_embodiment(episode, limits.embodiment)
+    try:
+        episode = read_episode(data, max_steps=limits.max_steps) if isinstance(data, bytes) else data
+        _check_numbers(episode, limits)
+        _check_labels(episode)
+        if limits.embodiment is not None:
+            _check_embodiment(episode, limits.embodiment)
+        _check_frames(episode, {} if limits.embodiment is None else limits.embodiment.cameras)
+    except EpisodeRejected:
+        raise
+    except Exception as error:
+        # One file must never stop the service, whatever it found in us or in a library.
+        raise EpisodeRejected(
+            f"file could not be validated ({type(error).__name__}: {error}); keep it and report a bug"
+        ) from error
     return episode
 
 
@@ -57,6 +74,11 @@ def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
             raise EpisodeRejected(f"{name} is not finite at step {int(np.argmin(finite))}: check that sensor")
+        small = (np.abs(values) <= MAX_MAGNITUDE).all(axis=1)
+        if not small.all():
+            step = int(np.argmin(small))
+            largest = float(np.abs(values[step]).max())
+            raise EpisodeRejected(f"{name} reaches {largest:g} at step {step}, beyond {MAX_MAGNITUDE:g}: check units")
     known = np.isin(episode.controllers_T, [int(controller) for controller in Controller])
     if not known.all():
         step = int(np.argmin(known))
@@ -102,19 +124,40 @@ def _check_embodiment(episode: Episode, embodiment: Embodiment) -> None:
         )
     if set(episode.images) != set(embodiment.cameras):
         raise EpisodeRejected(f"cameras are {sorted(episode.images)}; expected {sorted(embodiment.cameras)}")
+
+
+def _check_frames(episode: Episode, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Check every frame's structure, then decode them, or as many as the budget allows.
+
+    Args:
+        sizes: (height, width) by camera; a camera that is not there has the size of its first frame.
+    """
+    count = sum(len(frames) for frames in episode.images.values())
+    if count > MAX_FRAMES:
+        raise EpisodeRejected(f"images are {count} frames, more than {MAX_FRAMES}: split the episode")
+    cost = 0
     for camera, frames in episode.images.items():
+        size = sizes.get(camera)
         for step, frame in enumerate(frames):
-            _check_frame(frame, embodiment.cameras[camera], f"frame {step} of camera {camera}")
-
-
-def _check_frame(frame: bytes, size: tuple[int, int], name: str) -> None:
-    """Check the header only: decoding every frame here would be slower than the robots."""
-    if not 1 <= len(frame) <= MAX_FRAME_BYTES:
-        raise EpisodeRejected(f"{name} has {len(frame)} bytes; 1 to {MAX_FRAME_BYTES} are allowed")
-    try:
-        with Image.open(io.BytesIO(frame), formats=("PNG", "JPEG")) as image:
-            found = (image.height, image.width)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise EpisodeRejected(f"{name} is neither PNG nor JPEG ({error}): check the camera") from error
-    if found != tuple(size):
-        raise EpisodeRejected(f"{name} has (height, width) {found}; the embodiment's is {tuple(size)}")
+            name = f"frame {step} of camera {camera}"
+            if not frame:
+                raise EpisodeRejected(f"{name} has 0 bytes: check the camera")
+            try:
+                found = frame_size(frame)
+            except ValueError as error:
+                raise EpisodeRejected(f"{name} cannot be used: {error}; check the camera") from error
+            if found != tuple(size or found):
+                raise EpisodeRejected(f"{name} has (height, width) {found}; expected {size}")
+            size = found
+            cost += found[0] * found[1] + _FRAME_OVERHEAD_PIXELS
+    stride = -(-cost // MAX_DECODED_PIXELS)
+    for camera, frames in episode.images.items():
+        decoded: set[bytes] = set()
+        for step in range(0, len(frames), stride):
+            if frames[step] in decoded:  # a camera that sees nothing move
+                continue
+            try:
+                decode_frame(frames[step])
+            except ValueError as error:
+                raise EpisodeRejected(f"frame {step} of camera {camera} cannot be decoded: {error}") from error
+            decoded.add(frames[step])

@@ -15,14 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lwd.data.episode_file import NAME_PATTERN, episode_key
-from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
+from lwd.data.episode_file import MAX_FILE_BYTES, NAME_PATTERN, episode_key
+from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
 from lwd.data.log_index import IndexUpdate
-from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys
-from lwd.data.store import ObjectStore
+from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys, readable
+from lwd.data.store import ObjectStore, get_or_none
 from lwd.data.validation import EpisodeLimits, validate_episode
-from lwd.errors import EpisodeRejected, ObjectMissing
+from lwd.errors import EpisodeRejected, ObjectMissing, ObjectTooLarge, StoreError
 from lwd.fleet.messages import EpisodeAnnouncement
+from lwd.fleet.suspects import MAX_DEATHS, Suspects
 from lwd.types import Controller, Episode
 
 _KEY = re.compile(r"^episodes/([^/]+)/([^/]+)\.arrow$")
@@ -51,20 +52,23 @@ class BatchResult:
     known: int = 0
     """Candidates that were committed or quarantined before."""
     missing: list[str] = field(default_factory=list)
-    """Keys that were announced but are not in the store."""
+    """Keys that were announced but are not in the store, or cannot be read; each listing tries them again."""
 
 
 class Coordinator:
     """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
 
-    def __init__(self, store: ObjectStore, limits: EpisodeLimits) -> None:
+    def __init__(self, store: ObjectStore, limits: EpisodeLimits, suspects: Suspects | None = None) -> None:
         """Read the log of the store.
 
+        Args:
+            suspects: remembers across restarts which files ended this process; None forgets.
         Raises:
             StoreError: if the store or its log cannot be read.
         """
         self._store = store
         self._limits = limits
+        self._suspects = suspects
         self.reader = LogReader(store)
         self.reader.load_index()
         self.reader.poll()
@@ -162,17 +166,38 @@ class Coordinator:
         names = _KEY.match(candidate.key)
         if names is None or not (_NAME.match(names[1]) and _NAME.match(names[2])):
             raise EpisodeRejected(f"key {candidate.key!r} is not episodes/<robot id>/<episode id>.arrow: rename it")
-        data = self._store.get(candidate.key)
+        data = self._fetch(candidate.key)
         sha256 = hashlib.sha256(data).hexdigest()
         if candidate.sha256 is not None and candidate.sha256 != sha256:
             raise EpisodeRejected(f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again")
-        episode = validate_episode(data, self._limits)
+        episode = self._validate(candidate.key, data)
         if candidate.key != episode_key(episode.info.robot_id, episode.info.episode_id):
             raise EpisodeRejected(
                 f"robot_id and episode_id in the file are {episode.info.robot_id!r} and "
                 f"{episode.info.episode_id!r}, its key is {candidate.key!r}: store it under its own key"
             )
         return describe(episode, data_bytes=len(data), sha256=sha256, uploaded_at_s=candidate.uploaded_at_s)
+
+    def _validate(self, key: str, data: bytes) -> Episode:
+        if self._suspects is None:
+            return validate_episode(data, self._limits)
+        if (deaths := self._suspects.deaths(key)) >= MAX_DEATHS:
+            raise EpisodeRejected(f"file ended the coordinator {deaths} times; keep it and report a bug")
+        with self._suspects.inspecting(key):
+            return validate_episode(data, self._limits)
+
+    def _fetch(self, key: str) -> bytes:
+        """Get an object that a stranger wrote; one that cannot be read must not hold up the others."""
+        try:
+            return self._store.get(key, max_bytes=MAX_FILE_BYTES)
+        except ObjectTooLarge as error:
+            raise EpisodeRejected(f"file is too large ({error}): record shorter episodes") from error
+        except ObjectMissing:
+            raise
+        except StoreError as error:
+            get_or_none(self._store, log_key(self.reader.version + 1))  # raises if the whole store is out of reach
+            _logger.warning("%s; it is tried again at each listing", error)
+            raise ObjectMissing(f"{key} cannot be read") from error
 
     def _commit(self, entries: Mapping[str, EpisodeEntry]) -> list[EpisodeEntry]:
         """Commit those that the log does not know; return them."""
@@ -196,7 +221,7 @@ class Coordinator:
         )
 
     def _quarantine(self, key: str, reason: str, result: BatchResult) -> None:
-        _logger.warning("quarantined %s: %s", key, reason)
+        _logger.warning("quarantined %s: %s", readable(key), readable(reason))
         quarantine(self._store, key, reason)
         self._quarantined.add(quarantine_key(key))
         result.quarantined.append((key, reason))

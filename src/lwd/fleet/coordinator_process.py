@@ -26,6 +26,7 @@ from lwd.fleet.messages import (
 )
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import read_url
+from lwd.fleet.suspects import Suspects
 
 _RETRY_S = 0.5
 _RECONNECT_WITHIN_S = 2.0
@@ -88,7 +89,8 @@ def run_coordinator(config: CoordinatorConfig) -> None:
         config.bus.client_options()
     store = store_of(config.run, config.store)
     probe_store(store)
-    asyncio.run(_Process(config, Coordinator(store, config.limits)).run())
+    suspects = Suspects(config.run / "coordinator" / "inspecting.json")
+    asyncio.run(_Process(config, Coordinator(store, config.limits, suspects)).run())
 
 
 class _Process:

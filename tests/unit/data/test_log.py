@@ -182,11 +182,11 @@ class FailsOnce(DirectoryStore):
 
     failing = ""
 
-    def get(self, key):
+    def get(self, key, *, max_bytes=None):
         if key == self.failing:
             self.failing = ""
             raise StoreError("connection reset")
-        return super().get(key)
+        return super().get(key, max_bytes=max_bytes)
 
 
 def test_entries_that_were_read_before_an_error_come_with_the_next_poll(tmp_path):

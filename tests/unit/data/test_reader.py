@@ -1,6 +1,7 @@
 """The replay reader against a real store and log."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,4 +110,35 @@ def test_after_a_failed_download_the_same_episodes_are_tried_again(store, arena,
     path.write_bytes(data)
     assert [item.episode_id for item in reader.advance()] == ["a"]
     assert arena.num_episodes == 1
+    reader.close()
+
+
+def test_an_episode_that_cannot_be_used_names_itself_and_stops_nothing_once_it_is_revoked(store, arena, embodiment):
+    good = upload(store, embodiment, "good")
+    bad = upload(store, embodiment, "bad")
+    data = b"no arrow file"
+    store.create("episodes/r1/poison.arrow", data)
+    changes = {"key": "episodes/r1/poison.arrow", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    commit(store, added=[good, bad.model_copy(update=changes)])
+    reader = ReplayReader(store, arena)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"episode bad: file is no whole Arrow IPC file.*`lwd data revoke`"):
+            reader.advance()
+        assert arena.num_episodes == 0
+    commit(store, revoked=["bad"])
+    assert [entry.episode_id for entry in reader.advance()] == ["good"]
+    assert (reader.version, arena.num_episodes) == (2, 1)
+    reader.close()
+
+
+def test_frames_that_cannot_be_decoded_are_such_an_episode(store, embodiment):
+    with_camera = replace(embodiment, cameras={"wrist": (6, 8)})
+    arena = ReplayArena(with_camera, horizon=3, gamma=0.99, embed=lambda text: np.ones(4))
+    commit(store, added=[upload(store, embodiment, "blind")])
+    reader = ReplayReader(store, arena)
+    with pytest.raises(StoreError, match=r"episode blind: camera 'wrist' has 0 frames.*`lwd data revoke`"):
+        reader.advance()
+    commit(store, revoked=["blind"])
+    assert reader.advance() == ()
+    assert reader.version == 2
     reader.close()

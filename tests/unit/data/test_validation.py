@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lwd.data import validation
 from lwd.data.episode_file import write_episode
 from lwd.data.validation import EpisodeLimits, validate_episode
 from lwd.errors import EpisodeRejected
@@ -79,3 +80,42 @@ def test_frames_must_have_the_cameras_size_and_be_images():
         frames = (*good.images["wrist"][:2], bad_frame, good.images["wrist"][3])
         with pytest.raises(EpisodeRejected, match=message):
             validate_episode(replace(good, images={"wrist": frames}), CAMERA_LIMITS)
+
+
+def test_frames_are_checked_without_an_embodiment_too():
+    good = episode(steps=3, cameras=True)
+    validate_episode(good, EpisodeLimits())
+    frames = good.images["wrist"]
+    for bad_frame, message in [
+        (frames[2][:60], "frame 2 of camera wrist cannot be used: it is a truncated PNG"),
+        (frame(height=5), r"frame 2 of camera wrist has \(height, width\) \(5, 8\)"),
+    ]:
+        bad = replace(good, images={"wrist": (*frames[:2], bad_frame, frames[3])})
+        with pytest.raises(EpisodeRejected, match=message):
+            validate_episode(bad, EpisodeLimits())
+
+
+def test_a_long_episode_is_decoded_in_part_and_checked_in_full(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(validation, "decode_frame", lambda data: decoded.append(data))
+    monkeypatch.setattr(validation, "MAX_DECODED_PIXELS", 10 * (4096 + 48))
+    long = episode(steps=39, cameras=True)
+    validate_episode(long, CAMERA_LIMITS)
+    assert decoded == list(long.images["wrist"][::4])
+    cut = (*long.images["wrist"][:-1], long.images["wrist"][-1][:60])
+    with pytest.raises(EpisodeRejected, match="frame 39 of camera wrist cannot be used"):
+        validate_episode(replace(long, images={"wrist": cut}), CAMERA_LIMITS)
+
+
+def test_a_still_camera_costs_one_frame(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(validation, "decode_frame", lambda data: decoded.append(data))
+    still = replace(episode(steps=39, cameras=True), images={"wrist": (frame(),) * 40})
+    validate_episode(still, CAMERA_LIMITS)
+    assert decoded == [frame()]
+
+
+def test_more_frames_than_can_be_looked_at_are_refused(monkeypatch):
+    monkeypatch.setattr(validation, "MAX_FRAMES", 20)
+    with pytest.raises(EpisodeRejected, match="images are 21 frames, more than 20"):
+        validate_episode(episode(cameras=True), CAMERA_LIMITS)

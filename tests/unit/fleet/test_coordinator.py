@@ -7,9 +7,10 @@ import threading
 import numpy as np
 import pytest
 
+from lwd.data import validation
 from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.log import LogReader
-from lwd.data.quarantine import find_quarantined
+from lwd.data.quarantine import find_quarantined, quarantine
 from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ObjectExists, StoreError
@@ -168,6 +169,70 @@ def test_a_lost_answer_to_a_commit_does_not_commit_twice(tmp_path):
         except StoreError:
             assert coordinator.process([candidate]).known == 1
     assert committed(store) == [f"episode-{number}" for number in range(4)]
+
+
+class Unreadable(DirectoryStore):
+    """A store with objects that cannot be read: a bad sector, a right that is missing; or all of it, when down."""
+
+    unreadable: tuple[str, ...] = ()
+    down = False
+
+    def get(self, key, *, max_bytes=None):
+        if self.down or key in self.unreadable:
+            raise StoreError(f"cannot read {key}")
+        return super().get(key, max_bytes=max_bytes)
+
+
+def test_an_object_that_cannot_be_read_does_not_hold_up_the_others(tmp_path):
+    store = Unreadable(tmp_path)
+    candidates = [upload(store, number) for number in range(3)]
+    coordinator = Coordinator(store, LIMITS)
+    store.unreadable = (candidates[0].key,)
+    assert coordinator.process(candidates).missing == [candidates[0].key]
+    assert committed(store) == ["episode-1", "episode-2"]
+    assert coordinator.process(coordinator.unprocessed()).missing == [candidates[0].key]
+    store.unreadable = ()
+    coordinator.process(coordinator.unprocessed())
+    assert committed(store) == ["episode-1", "episode-2", "episode-0"]
+
+
+def test_a_store_that_is_down_is_no_missing_object(tmp_path):
+    store = Unreadable(tmp_path)
+    candidates = [upload(store, number) for number in range(3)]
+    coordinator = Coordinator(store, LIMITS)
+    store.down = True
+    with pytest.raises(StoreError, match="cannot read"):
+        coordinator.process(candidates)
+    store.down = False
+    assert len(coordinator.process(candidates).committed) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError, RecursionError, OverflowError, ZeroDivisionError, KeyError, SystemError]
+)
+def test_whatever_a_file_makes_us_raise_quarantines_that_file_only(store, monkeypatch, error):
+    checked = validation.read_episode
+
+    def read(data, **limits):
+        made = checked(data, **limits)
+        if made.info.episode_id == "episode-1":
+            raise error("as a bug would")
+        return made
+
+    monkeypatch.setattr(validation, "read_episode", read)
+    candidates = [upload(store, number) for number in range(3)]
+    result = Coordinator(store, LIMITS).process(candidates)
+    assert committed(store) == ["episode-0", "episode-2"]
+    assert error.__name__ in result.quarantined[0][1]
+
+
+def test_a_reason_is_one_bounded_readable_line(store):
+    key = "episodes/robot-1/\x1b[2J\n.arrow"
+    quarantine(store, key, "line\nfeed \udcff " + "x" * 5000)
+    record = find_quarantined(store, key)
+    assert record.reason.startswith("line\\nfeed \\udcff xxx")
+    assert record.reason.endswith("... (5012 characters)")
+    assert record.key == "episodes/robot-1/\\x1b[2J\\n.arrow"
 
 
 def test_revoked_episodes_do_not_come_back(store):
