@@ -1,6 +1,11 @@
 """Learn online: train on offline and fleet data at 1:1, publish a policy every 50 updates, checkpoint.
 
 Killed at any moment, it continues from its last checkpoint on the same snapshots in the same order.
+
+Several processes train as one under torchrun, with one batch each: `torchrun --nproc-per-node=2 -m lwd learner ...`
+on one machine, with --nnodes and --rdzv-endpoint on several (a private network: torchrun's traffic is neither
+encrypted nor authenticated). Every host needs the store and the run's finished stages; rank 0 keeps the checkpoints.
+With `--max-restarts 3` all start again from the last checkpoint when one of them dies.
 """
 
 import logging
@@ -22,6 +27,7 @@ from lwd.cli.options import (
     run_at,
 )
 from lwd.learner.online import OnlineStage
+from lwd.learner.parallel import TIMEOUT_S, group_from_environment
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
 from lwd.recipes.scene import recipe
@@ -38,16 +44,19 @@ def run(
         float | None, tyro.conf.arg(metavar="FLOAT", help="seconds after which the stage is over; None: no limit")
     ] = None,
     nats_url: NatsUrlOption = None,
+    arena_directory: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="PATH", help="local directory for the replay's rows, if they are more than the memory; None: memory"
+        ),
+    ] = None,
+    group_timeout_s: Annotated[
+        float,
+        tyro.conf.arg(help="under torchrun: seconds after which a process that does not answer counts as lost"),
+    ] = TIMEOUT_S,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
-    config = LearnerConfig(
-        seed=seed,
-        device=require_device(device),
-        threads=threads,
-        nats_url=nats_url,
-        max_seconds=max_seconds,
-    )
 
     def say(stage: OnlineStage) -> None:
         progress = stage.progress
@@ -57,7 +66,15 @@ def run(
             highlight=False,
         )
 
-    with StopRequest() as request:
-        stage = run_learner(run_at(run), settings, config, stop=lambda: request.stop, report=say)
+    with StopRequest() as request, group_from_environment(device, timeout_s=group_timeout_s) as (group, own_device):
+        config = LearnerConfig(
+            seed=seed,
+            device=require_device(own_device),
+            threads=threads,
+            nats_url=nats_url,
+            max_seconds=max_seconds,
+            arena_directory=arena_directory,
+        )
+        stage = run_learner(run_at(run), settings, config, stop=lambda: request.stop, report=say, group=group)
     if not stage.progress.finished:
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.episode_file import NAME_PATTERN
-from lwd.data.log_index import INDEX_PREFIX, read_index, write_index
+from lwd.data.log_index import INDEX_PREFIX, index_key, read_index, write_index
 from lwd.data.store import Created, ObjectStore, get_or_none
 from lwd.errors import ObjectExists, StoreError
 from lwd.types import Outcome, Source
@@ -118,12 +118,14 @@ class LogReader:
         """
         return list(self._follow(up_to))
 
-    def load_index(self) -> int:
-        """Jump to the newest index, if it is ahead, and return the version; polls yield what follows it.
+    def load_index(self, up_to: int | None = None) -> int:
+        """Jump to the newest index (of a version up to `up_to`), if it is ahead, and return the version.
 
-        For readers that need the snapshot, but not every entry (a coordinator that starts).
+        Polls yield what follows it. For readers that need the snapshot, but not every entry (a coordinator that
+        starts, a learner that joins late).
         """
-        newest = max((item.key for item in self._store.list(INDEX_PREFIX)), default=None)
+        keys = (item.key for item in self._store.list(INDEX_PREFIX))
+        newest = max((key for key in keys if up_to is None or key <= index_key(up_to)), default=None)
         if newest is None:
             return self.version
         index = read_index(self._store.get(newest))
