@@ -2,10 +2,14 @@
 
 Killed at any moment, it continues from its last checkpoint on the same snapshots in the same order.
 
-Several processes train as one under torchrun, with one batch each: `torchrun --nproc-per-node=2 -m lwd learner ...`
-on one machine, with --nnodes and --rdzv-endpoint on several (a private network: torchrun's traffic is neither
-encrypted nor authenticated). Every host needs the store and the run's finished stages; rank 0 keeps the checkpoints.
-With `--max-restarts 3` all start again from the last checkpoint when one of them dies.
+Several processes train as one under torchrun, with one batch each, on one machine:
+
+    torchrun --standalone --nproc-per-node=2 --max-restarts=3 -m -- lwd learner --run RUN
+
+(the -- keeps torchrun from taking our options for its own). When one of them dies, all start again from the last
+checkpoint. On several machines use --nnodes and --rdzv-endpoint, in a private network: this traffic is neither
+encrypted nor authenticated. Every host needs the store and the run's finished stages; rank 0 keeps the checkpoints.
+To stop, signal torchrun.
 """
 
 import logging
@@ -66,7 +70,8 @@ def run(
             highlight=False,
         )
 
-    with StopRequest() as request, group_from_environment(device, timeout_s=group_timeout_s) as (group, own_device):
+    # In this order: a process that still waits for the others has nothing to save, and ends at once.
+    with group_from_environment(device, timeout_s=group_timeout_s) as (group, own_device), StopRequest() as request:
         config = LearnerConfig(
             seed=seed,
             device=require_device(own_device),

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lwd.errors import ConfigError, ServiceError
+from lwd.learner.meeting import fresh_part, torchrun_store
 
 TIMEOUT_S = 180.0
 """Of one collective: longer than the slowest save or upload of rank 0, for which the others wait."""
@@ -155,8 +156,9 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     limit = timedelta(seconds=timeout_s)
     try:
-        dist.init_process_group("gloo", timeout=limit)
-    except (RuntimeError, ValueError) as error:
+        store = fresh_part(torchrun_store(rank, size, timeout_s), rank, size, timeout_s)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise ServiceError(
             f"learner process {rank} of {size} cannot meet the others at {os.environ.get('MASTER_ADDR')}:"
             f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}): start all of them with torchrun"
@@ -165,12 +167,23 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
         device_group = None
         if device == "cuda":
             device = f"cuda:{local_rank}"
-            torch.cuda.set_device(local_rank)
+            _set_gpu(local_rank)
         if device.startswith("cuda"):
             device_group = dist.new_group(backend="nccl", timeout=limit)
         yield Group(rank=rank, size=size, device_group=device_group), device
     finally:
         dist.destroy_process_group()
+
+
+def _set_gpu(index: int) -> None:
+    try:
+        torch.cuda.set_device(index)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"GPU {index} of this host cannot be used ({reason}): start as many processes as there are GPUs with "
+            "--nproc-per-node, or use --device cpu"
+        ) from error
 
 
 def _number(name: str) -> int:
