@@ -105,6 +105,7 @@ def run_learner(
             if log is not None:
                 log.close()
             stage.reader.close()
+            stage.reader.arena.close()
             if isinstance(stage.batches, Prefetcher):
                 stage.batches.close()
             if link is not None:
