@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lwd.algos.optimization import OptimizerStep
+from lwd.algos.optimization import OptimizerStep, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.algos.temperature import QSpread
@@ -110,10 +110,18 @@ class LWD:
         generator: torch.Generator,
         *,
         target_critic: ValueCritic | None = None,
+        sum_over_processes: SumOverProcesses | None = None,
     ) -> None:
+        """
+        Args:
+            generator: on the device of the networks. Processes that train together need different ones.
+            sum_over_processes: None where one process trains alone. Otherwise all processes begin with the same
+                weights and keep them the same: gradients and Q's spread are means over their batches.
+        """
         self.policy = policy
+        self._sum = sum_over_processes
         rate = config.reference_learning_rate
-        self.imitation = None if rate is None else _imitation(reference, rate, config, generator)
+        self.imitation = None if rate is None else _imitation(reference, rate, config, generator, sum_over_processes)
         self.reference = reference.requires_grad_(False) if self.imitation is None else self.imitation.averaged_policy
         self.critic = critic
         self.target_critic = (target_critic or deepcopy(critic)).requires_grad_(False)
@@ -129,6 +137,7 @@ class LWD:
             learning_rate=config.critic_learning_rate,
             max_gradient_norm=config.max_gradient_norm,
             total_steps=config.total_updates,
+            sum_over_processes=sum_over_processes,
         )
         self._actor_step = OptimizerStep(
             (p for p in policy.parameters() if p.requires_grad),
@@ -136,9 +145,11 @@ class LWD:
             weight_decay=config.actor_weight_decay,
             max_gradient_norm=config.max_gradient_norm,
             total_steps=config.total_updates,
+            sum_over_processes=sum_over_processes,
         )
 
     def update(self, batch: TransitionBatch) -> Metrics:
+        batch = batch.to(self.generator.device)
         metrics = self.update_critic(batch)
         states = batch.observation.first(self.config.actor_batch_size)
         if self.updates % self.config.spread_every == 0:
@@ -177,7 +188,7 @@ class LWD:
         q1_B, q2_B = self.critic.q(z, chunk_BHA, batch.action_mask_BH)
         critic_loss = (q1_B - target_B).square().mean() + (q2_B - target_B).square().mean()
         loss = value_loss + config.critic_loss_weight * critic_loss
-        gradient_norm = self._critic_step(loss, "loss/value + loss/critic")
+        step = self._critic_step(loss, "loss/value + loss/critic")
         soft_update(list(self.target_critic.parameters()), list(self.critic.parameters()), config.polyak_rate)
         return {
             "loss/value": value_loss.item(),
@@ -186,7 +197,7 @@ class LWD:
             "divl/normalized_entropy": entropy_B.mean().item(),
             "divl/target_mean": target_B.mean().item(),
             "critic/q_mean": q_bar_B.mean().item(),
-            "gradient_norm/critic": gradient_norm,
+            "gradient_norm/critic": step.gradient_norm,
         }
 
     # ---- the reference ------------------------------------------------------------------------------------
@@ -199,17 +210,17 @@ class LWD:
         """
         if self.imitation is None:
             return {}
-        chunks = batch.imitable()
-        if not chunks.size:
-            return {}
         before = [parameter.clone() for parameter in self.reference.parameters()]
-        loss = self.imitation.update(chunks)["loss/flow"]
+        # Also without a chunk of its own a process takes part: the others may have some.
+        metrics = self.imitation.update(batch.imitable())
+        if not metrics:
+            return {}
         with torch.no_grad():
             steps = [after - old for after, old in zip(self.reference.parameters(), before, strict=True)]
             for network in (self.policy, self.averaged_policy):
                 for parameter, step in zip(network.parameters(), steps, strict=True):
                     parameter.add_(step)
-        return {"loss/reference": loss}
+        return {"loss/reference": metrics["loss/flow"]}
 
     # ---- QAM -----------------------------------------------------------------------------------------------
 
@@ -233,7 +244,7 @@ class LWD:
         velocity = self.policy.velocity(self._policy_context(states, features), trajectory[:-1], starts_N1)
         delta = velocity - reference_velocity
         loss = adjoint_matching_loss(delta, adjoint, memoryless_sigma(times_N, 1 / steps))
-        gradient_norm = self._actor_step(loss, "loss/actor")
+        step = self._actor_step(loss, "loss/actor")
         soft_update(
             list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.policy_polyak_rate
         )
@@ -243,7 +254,7 @@ class LWD:
             "qam/adjoint_norm": terminal_adjoint.flatten(1).norm(dim=-1).mean().item(),
             "qam/deviation": delta.detach().square().mean().sqrt().item(),
             "critic/q_spread": self.spread.value or 0.0,
-            "gradient_norm/actor": gradient_norm,
+            "gradient_norm/actor": step.gradient_norm,
         }
 
     def temperature(self) -> float:
@@ -285,7 +296,12 @@ class LWD:
             generator=self.generator,
         )
         q1_B, q2_B = self.target_critic.q(self.target_critic.encode(repeated), trajectory[-1].clamp(-1, 1))
-        self.spread.add(((q1_B + q2_B) / 2).view(samples, states.size).std(dim=0).mean().item())
+        spread_B = ((q1_B + q2_B) / 2).view(samples, states.size).std(dim=0)
+        total = torch.stack([spread_B.sum(), spread_B.new_tensor(states.size)])
+        if self._sum is not None:
+            # The temperature must be the same in all processes.
+            self._sum(total)
+        self.spread.add((total[0] / total[1]).item())
 
     def _noise(self, batch_size: int) -> Tensor:
         shape = (batch_size, self.policy.horizon, self.policy.embodiment.action_size)
@@ -326,7 +342,13 @@ class LWD:
         self.updates = state["updates"]
 
 
-def _imitation(reference: SmallVLA, learning_rate: float, config: LWDConfig, generator: torch.Generator) -> SFT:
+def _imitation(
+    reference: SmallVLA,
+    learning_rate: float,
+    config: LWDConfig,
+    generator: torch.Generator,
+    sum_over_processes: SumOverProcesses | None,
+) -> SFT:
     """The reference as a learner of its own: it imitates what the replay holds of good behaviour."""
     reference.requires_grad_(True)
     # A frozen backbone's features are shared with the policy, so it must stay as it is here, too.
@@ -336,4 +358,4 @@ def _imitation(reference: SmallVLA, learning_rate: float, config: LWDConfig, gen
         max_gradient_norm=config.max_gradient_norm,
         polyak_rate=config.reference_polyak_rate,
     )
-    return SFT(reference, settings, generator)
+    return SFT(reference, settings, generator, sum_over_processes=sum_over_processes)

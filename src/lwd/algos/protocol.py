@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from lwd.batch import TransitionBatch
 
@@ -14,6 +14,10 @@ State = dict[str, Any]
 
 class Algorithm(Protocol):
     """One objective with all of its mutable state."""
+
+    @property
+    def generator(self) -> Generator:
+        """Source of all its randomness: the only state that differs among processes that train together."""
 
     def update(self, batch: TransitionBatch) -> Metrics:
         """Take one training step.

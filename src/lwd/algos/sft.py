@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lwd.algos.optimization import OptimizerStep
+from lwd.algos.optimization import OptimizerStep, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.batch import TransitionBatch
 from lwd.models.vla import SmallVLA
@@ -35,7 +35,14 @@ class SFT:
     Source: arXiv 2605.00416, the SFT loss; arXiv 2210.02747.
     """
 
-    def __init__(self, policy: SmallVLA, config: SFTConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        policy: SmallVLA,
+        config: SFTConfig,
+        generator: torch.Generator,
+        *,
+        sum_over_processes: SumOverProcesses | None = None,
+    ) -> None:
         self.policy = policy
         self.averaged_policy = deepcopy(policy).requires_grad_(False)
         self.config = config
@@ -48,22 +55,31 @@ class SFT:
             max_gradient_norm=config.max_gradient_norm,
             total_steps=config.total_updates,
             warmup_steps=config.warmup_updates,
+            sum_over_processes=sum_over_processes,
         )
 
     def update(self, batch: TransitionBatch) -> Metrics:
-        chunk = self.policy.normalizer.action(batch.action_chunk_BHA)
-        noise = torch.randn(chunk.shape, generator=self.generator, device=chunk.device)
-        flow_time_B = torch.rand(chunk.shape[:1], generator=self.generator, device=chunk.device)
-        context = self.policy.encode(batch.observation)
-        velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
-        loss = flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
-        gradient_norm = self._step(loss, "loss/flow")
+        """Take one step; none, and no metrics, if no process that trains along has a chunk in its batch."""
+        batch = batch.to(self.generator.device)
+        # The loss is a mean over the actions that count.
+        weight = int(batch.action_mask_BH.sum())
+        step = self._step(self._loss(batch) if weight else torch.zeros(()), "loss/flow", weight=weight)
+        if not step.weight:
+            return {}
         # What is frozen is left out: an average of equal numbers may round to another one.
         pairs = zip(self.averaged_policy.parameters(), self.policy.parameters(), strict=True)
         averaged, trained = zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True)
         soft_update(averaged, trained, self.config.polyak_rate)
         self.updates += 1
-        return {"loss/flow": loss.item(), "gradient_norm/policy": gradient_norm}
+        return {"loss/flow": step.loss, "gradient_norm/policy": step.gradient_norm}
+
+    def _loss(self, batch: TransitionBatch) -> Tensor:
+        chunk = self.policy.normalizer.action(batch.action_chunk_BHA)
+        noise = torch.randn(chunk.shape, generator=self.generator, device=chunk.device)
+        flow_time_B = torch.rand(chunk.shape[:1], generator=self.generator, device=chunk.device)
+        context = self.policy.encode(batch.observation)
+        velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
+        return flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
 
     def policy_state(self) -> Mapping[str, Tensor]:
         return self.averaged_policy.state_dict()

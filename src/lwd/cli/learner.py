@@ -1,6 +1,15 @@
 """Learn online: train on offline and fleet data at 1:1, publish a policy every 50 updates, checkpoint.
 
 Killed at any moment, it continues from its last checkpoint on the same snapshots in the same order.
+
+Several processes train as one under torchrun, with one batch each, on one machine:
+
+    torchrun --standalone --nproc-per-node=2 --max-restarts=3 -m -- lwd learner --run RUN
+
+(the -- keeps torchrun from taking our options for its own). When one of them dies, all start again from the last
+checkpoint. On several machines use --nnodes and --rdzv-endpoint, in a private network: this traffic is neither
+encrypted nor authenticated. Every host needs the store and the run's finished stages; rank 0 keeps the checkpoints.
+To stop, signal torchrun.
 """
 
 import logging
@@ -22,6 +31,7 @@ from lwd.cli.options import (
 )
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.learner.online import OnlineStage
+from lwd.learner.parallel import TIMEOUT_S, group_from_environment
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
 from lwd.recipes.scene import recipe
@@ -37,16 +47,23 @@ def run(
     max_seconds: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help="seconds after which the stage is over; None: no limit")
     ] = None,
+    arena_directory: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="PATH", help="local directory for the replay's rows, if they are more than the memory; None: memory"
+        ),
+    ] = None,
+    group_timeout_s: Annotated[
+        float,
+        tyro.conf.arg(help="under torchrun: seconds after which a process that does not answer counts as lost"),
+    ] = TIMEOUT_S,
+    no_bus: Annotated[
+        bool, tyro.conf.arg(help="only follow the store, without a message bus; robots look there for policies, too")
+    ] = False,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
-    config = LearnerConfig(
-        seed=seed,
-        device=require_device(device),
-        threads=threads,
-        max_seconds=max_seconds,
-    )
 
     def say(stage: OnlineStage) -> None:
         progress = stage.progress
@@ -56,7 +73,16 @@ def run(
             highlight=False,
         )
 
-    with StopRequest() as request:
-        stage = run_learner(run_at(run, where), settings, config, stop=lambda: request.stop, report=say)
+    # In this order: a process that still waits for the others has nothing to save, and ends at once.
+    with group_from_environment(device, timeout_s=group_timeout_s) as (group, own_device), StopRequest() as request:
+        config = LearnerConfig(
+            seed=seed,
+            device=require_device(own_device),
+            threads=threads,
+            on_bus=not no_bus,
+            max_seconds=max_seconds,
+            arena_directory=arena_directory,
+        )
+        stage = run_learner(run_at(run, where), settings, config, stop=lambda: request.stop, report=say, group=group)
     if not stage.progress.finished:
         raise KeyboardInterrupt

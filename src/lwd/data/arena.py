@@ -163,12 +163,22 @@ class ReplayArena:
     def add(self, episodes: Iterable[Episode]) -> int:
         """Decode and append episodes; all of them or, if one is rejected, none.
 
-        An episode whose id is already there is left alone, so adding is idempotent.
+        An episode whose id is already there is left alone, so adding is idempotent. What was staged shows, too.
 
         Returns:
             the number of episodes that were new.
         Raises:
             EpisodeRejected: if an episode does not fit the embodiment.
+            StoreError: if the arena's directory has no space left.
+        """
+        count = self.stage(episodes)
+        self.publish()
+        return count
+
+    def stage(self, episodes: Iterable[Episode]) -> int:
+        """Decode and append episodes as `add` does, without showing them: no batch changes until `publish`.
+
+        May run in another thread than the one that samples.
         """
         with self._lock:
             rows, count, tasks = len(self._states), len(self._infos), len(self._tasks)
@@ -179,24 +189,29 @@ class ReplayArena:
             except BaseException:
                 self._roll_back(rows, count, tasks)
                 raise
-            added = len(self._infos) - count
-            if added:
-                self._revoked_E = np.concatenate([self._revoked_E, np.zeros(added, dtype=np.bool_)])
-                self._view = self._build_view(version=self._view.version + 1)
-            return added
+            return len(self._infos) - count
 
     def revoke(self, episode_ids: Iterable[str]) -> int:
         """Make episodes unsampleable; their rows stay until the arena is rebuilt. Unknown ids are ignored.
 
         Returns:
-            the number of episodes that could be sampled before and cannot any more.
+            the number of episodes that were not revoked before.
+        """
+        return self.publish(revoked=episode_ids)
+
+    def publish(self, revoked: Iterable[str] = ()) -> int:
+        """Show what was staged and hide what is revoked, in one change of the content.
+
+        Returns:
+            the number of episodes that are revoked now and were not before.
         """
         with self._lock:
-            indices = [self._index_of_id[name] for name in set(episode_ids) if name in self._index_of_id]
-            revoked_E = self._revoked_E.copy()  # views hold the old array
-            revoked_E[indices] = True
+            staged = len(self._infos) - self._revoked_E.shape[0]
+            # A new array: views hold the old one.
+            revoked_E = np.concatenate([self._revoked_E, np.zeros(staged, dtype=np.bool_)])
+            revoked_E[[self._index_of_id[name] for name in set(revoked) if name in self._index_of_id]] = True
             changed = int(revoked_E.sum() - self._revoked_E.sum())
-            if changed:
+            if staged or changed:
                 self._revoked_E = revoked_E
                 self._view = self._build_view(version=self._view.version + 1)
             return changed

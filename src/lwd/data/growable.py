@@ -1,5 +1,7 @@
 """Append-only arrays that grow in memory or in a file that the system pages in and out."""
 
+import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -7,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lwd.data import durable
 from lwd.errors import ConfigError, ShapeError
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -30,6 +33,10 @@ class GrowableArray(Generic[ScalarT]):
         """Reserve `initial_rows` rows, in an anonymous file in `directory` if one is given.
 
         The file has no name: it disappears with the process, however that ends.
+
+        Raises:
+            ConfigError: if initial_rows is below 1.
+            StoreError: if the directory cannot be written or has no space for the rows.
         """
         if initial_rows < 1:
             raise ConfigError(f"initial_rows is {initial_rows}; reserve at least one row")
@@ -37,8 +44,10 @@ class GrowableArray(Generic[ScalarT]):
         self._dtype = np.dtype(dtype)
         self._file: Any = None
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - lives as long as the array
+            self._directory = directory
+            with durable.explained(directory):
+                directory.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - lives as long as the array
         self._buffer = self._allocate(initial_rows)
         self._length = 0
 
@@ -55,6 +64,7 @@ class GrowableArray(Generic[ScalarT]):
 
         Raises:
             ShapeError: if the rows have another shape.
+            StoreError: if the file cannot grow; the array is as it was.
         """
         values = np.asarray(rows, dtype=self._dtype)
         if values.shape[1:] != self._row_shape or values.ndim == 0:
@@ -81,6 +91,10 @@ class GrowableArray(Generic[ScalarT]):
         shape = (capacity, *self._row_shape)
         if self._file is None:
             return np.empty(shape, dtype=self._dtype)
+        if sys.platform == "linux":
+            with durable.explained(self._directory):
+                # Real space, not a promise: a write into a map whose disk is full kills the process (SIGBUS).
+                os.posix_fallocate(self._file.fileno(), 0, max(1, int(np.prod(shape)) * self._dtype.itemsize))
         # A plain array over the map: indexing np.memmap itself costs several times as much.
         return np.memmap(self._file, dtype=self._dtype, mode="r+", shape=shape).view(np.ndarray)
 

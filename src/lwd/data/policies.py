@@ -12,6 +12,16 @@ from lwd.types import PolicyVersion
 POLICY_PREFIX = "policies"
 
 
+class StateReference(BaseModel):
+    """A checkpoint of the learner's whole state. It lies on the learner's disk, not in the store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    update: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the checkpoint's `state.safetensors`."""
+
+
 class PolicyManifest(BaseModel):
     """Where a policy came from and what its bytes are. A version without a manifest was never published."""
 
@@ -28,6 +38,12 @@ class PolicyManifest(BaseModel):
     parents: tuple[int, ...] = ()
     """Versions it was trained from; empty for the first one."""
     published_at_s: float
+    algorithm_state: StateReference | None = None
+    """The learner's newest checkpoint at that time, None before its first one. A policy is published more often than a
+    checkpoint is saved: from this state the updates up to `update` are repeated on the journal's snapshots, and lead to
+    this policy again."""
+    signature: str | None = None
+    """Reserved: nobody signs or checks it yet, and it may be there already without a robot refusing the manifest."""
 
     @property
     def policy_version(self) -> PolicyVersion:
@@ -50,11 +66,20 @@ class PolicyPublisher:
         """The newest version in the store when this publisher began or last published; -1 without one."""
         return self._newest
 
-    def publish(self, data: bytes, *, update: int, snapshot: int, parents: tuple[int, ...] = ()) -> PolicyManifest:
+    def publish(
+        self,
+        data: bytes,
+        *,
+        update: int,
+        snapshot: int,
+        parents: tuple[int, ...] = (),
+        algorithm_state: StateReference | None = None,
+    ) -> PolicyManifest:
         """Store a policy under the next version; on return every robot may load it.
 
         Args:
             data: a safetensors file that `load_policy` reads.
+            algorithm_state: the checkpoint that training can be repeated from.
         Raises:
             StoreError: if another publisher took the version, or the store cannot be written.
         """
@@ -68,6 +93,7 @@ class PolicyPublisher:
             snapshot=snapshot,
             parents=parents,
             published_at_s=time.time(),
+            algorithm_state=algorithm_state,
         )
         try:
             self._store.create(manifest.key, data)

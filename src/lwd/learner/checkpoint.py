@@ -32,6 +32,8 @@ class Progress:
     snapshot: int
     policy_version: int
     finished: bool
+    processes: int = 1
+    """That train together; each has a random generator of its own in the state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,13 @@ class Checkpoint:
     def value_path(self) -> Path:
         return self.directory / VALUE
 
+    def state_file(self) -> bytes:
+        """Return the algorithm's full state as it is stored."""
+        return (self.directory / STATE).read_bytes()
+
     def state(self) -> dict[str, Any]:
         """Load the algorithm's full state."""
-        return load_state_bytes((self.directory / STATE).read_bytes())
+        return load_state_bytes(self.state_file())
 
 
 class CheckpointStore:
@@ -63,6 +69,8 @@ class CheckpointStore:
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self.directory = directory
         self.keep = keep
+        self.newest: Checkpoint | None = None
+        """What `latest` or `save` of this object returned last."""
 
     def save(
         self,
@@ -96,7 +104,8 @@ class CheckpointStore:
             self._write(final, files)
         for old in self._paths()[: -self.keep]:
             shutil.rmtree(old)
-        return open_checkpoint(final)
+        self.newest = open_checkpoint(final)
+        return self.newest
 
     def _write(self, final: Path, files: dict[str, bytes]) -> None:
         # One process at a time runs a stage: what a crash has left half written is nobody's.
@@ -122,7 +131,8 @@ class CheckpointStore:
         if not paths:
             return None
         try:
-            return open_checkpoint(paths[-1])
+            self.newest = open_checkpoint(paths[-1])
+            return self.newest
         except CheckpointError as error:
             remedy = f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
             raise ResumeError(f"{error}; {remedy}") from error

@@ -3,11 +3,16 @@
 The replay changes only between two updates, and every look at the log is written to a journal before the next
 update: a learner that was killed repeats the updates since its checkpoint on the very snapshots they were first
 computed on, so every policy that it had published can be computed again.
+
+Several processes train as one: all are on the same snapshot in every update, rank 0 alone keeps journal and checkpoints
+and publishes, and what comes next is decided together (`lwd.learner.parallel`).
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +23,8 @@ from lwd.errors import ResumeError
 from lwd.learner.checkpoint import CheckpointStore, Progress
 from lwd.learner.limiter import UpdateToDataLimiter
 from lwd.learner.loop import BatchSource, UpdateResult
+from lwd.learner.parallel import ALONE, Group
+from lwd.learner.replicas import Start, common_start, require_same_weights, state_of_all
 from lwd.learner.stage import StageFiles, naming_last_good, require_same_settings
 
 Publish = Callable[[bytes, int, int], int]
@@ -101,33 +108,37 @@ class OnlineStage:
         *,
         limiter: UpdateToDataLimiter,
         limits: OnlineLimits,
+        group: Group = ALONE,
     ) -> None:
         """Prepare the stage, continuing from its newest checkpoint if there is one.
 
+        Args:
+            batches: of this process; in a group each draws with another seed.
+            checkpoints: of rank 0; the others' are not looked at.
+            group: the processes that train as one.
         Raises:
-            ResumeError: if the checkpoint is damaged, was made with other settings, or the log is behind it.
+            ResumeError: if the checkpoint is damaged, was made with other settings or by another number of processes,
+                or the log is behind it.
+            ConfigError: if the processes of the group do not begin alike.
+            ServiceError: if one of them does not answer.
         """
         self.algorithm, self.batches, self.reader = algorithm, batches, reader
         self.checkpoints, self.files, self.publish = checkpoints, files, publish
-        self.limiter, self.limits = limiter, limits
-        self.journal = SnapshotJournal(checkpoints.directory / "snapshots.jsonl")
-        self.progress = Progress(stage="online", update=0, snapshot=0, policy_version=-1, finished=False)
+        self.limiter, self.limits, self.group = limiter, limits, group
+        self.journal = SnapshotJournal(checkpoints.directory / "snapshots.jsonl") if group.leads else None
         self.blocked_s = 0.0
         """Time spent waiting for data."""
         self._published_update = -1
-        found = checkpoints.latest()
-        if found is None:
-            # A stage that was killed before its first checkpoint begins on the same snapshot again.
-            self._advance(self.journal.first)
-            if self.journal.first is None:
-                self.journal.add(0, reader.version)
-            self.progress = replace(self.progress, snapshot=reader.version)
-        else:
-            require_same_settings(found, files.config)
-            self._advance(found.progress.snapshot)
-            algorithm.load_state(found.state())
-            self.progress = found.progress
-        self._repeat = self.journal.after(self.progress.update, self.progress.snapshot)
+        settings = f"{files.config} {limits} {limiter}"
+        start = common_start(group, self._start if group.leads else None, settings)
+        self.progress, self._repeat = start.progress, start.repeat
+        self._advance(self.progress.snapshot)
+        if start.state is not None:
+            algorithm.load_state(start.state)
+        group.meet()  # they had different amounts to download
+        require_same_weights(group, algorithm)
+        if self.journal is not None and self.journal.first is None:
+            self.journal.add(self.progress.update, reader.version)
 
     @property
     def updates_allowed(self) -> int:
@@ -139,47 +150,86 @@ class OnlineStage:
 
         Raises:
             NonFiniteLoss: if training diverged; names the last good checkpoint.
+            ServiceError: if another process of the group ended or does not answer.
         """
         begun = saved = time.monotonic()
-        if self.progress.finished and self._finished(0.0):
+        limit_s = sys.float_info.max if self.limits.max_seconds is None else self.limits.max_seconds
+        if self.progress.finished and (self._used_up() or limit_s <= 0):
             return
         if self.progress.policy_version < 0:
             self._publish()
-        while not stop() and not self._finished(time.monotonic() - begun):
+        while True:
+            stopped, over = self.group.any(stop(), time.monotonic() - begun >= limit_s)
+            if stopped or over or self._used_up():
+                break
             self._adopt()
             if not self._repeat and self.progress.update >= self.updates_allowed:
                 time.sleep(0.05)
                 self.blocked_s += 0.05
                 yield None
                 continue
-            with naming_last_good(self.checkpoints):
+            with naming_last_good(self.checkpoints) if self.group.leads else nullcontext():
                 metrics = self.algorithm.update(self.batches.batch(self.progress.update))
+            metrics = self.group.means(metrics)
             self.progress = replace(self.progress, update=self.progress.update + 1)
             if self.progress.update % self.limits.publish_every == 0:
                 self._publish()
             yield UpdateResult(update=self.progress.update, metrics=metrics)
-            if time.monotonic() - saved > self.limits.save_every_s:
+            if self.group.any(time.monotonic() - saved > self.limits.save_every_s)[0]:
                 self.save()
                 saved = time.monotonic()
         if self._published_update != self.progress.update:
             self._publish()
-        self.progress = replace(self.progress, finished=self._finished(time.monotonic() - begun))
+        self.progress = replace(self.progress, finished=over or self._used_up())
         self.save()
 
     def save(self) -> None:
-        """Write a checkpoint of the present state."""
+        """Write a checkpoint of the present state, every process's random generator included.
+
+        Raises:
+            CheckpointError: if the processes of the group do not hold the same weights any more; nothing is saved.
+            StoreError: if the disk is full.
+        """
+        require_same_weights(self.group, self.algorithm)
+        state = state_of_all(self.group, self.algorithm)
+        if not self.group.leads:
+            return
         self.checkpoints.save(
             self.progress,
             policy=self.files.policy(),
             value=None if self.files.value is None else self.files.value(),
-            state=self.algorithm.state(),
+            state=state,
             config=self.files.config,
         )
 
-    def _finished(self, elapsed_s: float) -> bool:
+    def _start(self) -> Start:
+        """Where the stage begins or continues, from rank 0's files."""
+        assert self.journal is not None
+        found = self.checkpoints.latest()
+        if found is None:
+            # A stage that was killed before its first checkpoint begins on the same snapshot again.
+            first = self.reader.newest() if self.journal.first is None else self.journal.first
+            progress = Progress(
+                stage="online", update=0, snapshot=first, policy_version=-1, finished=False, processes=self.group.size
+            )
+        else:
+            require_same_settings(found, self.files.config)
+            progress = found.progress
+            if progress.processes != self.group.size:
+                raise ResumeError(
+                    f"the stage was begun with {progress.processes} learner processes, now there are "
+                    f"{self.group.size}: start {progress.processes}, or remove {self.checkpoints.directory} to begin "
+                    "again"
+                )
+        return Start(
+            progress=progress,
+            repeat=self.journal.after(progress.update, progress.snapshot),
+            state_file=None if found is None else found.state_file(),
+        )
+
+    def _used_up(self) -> bool:
+        """Whether the updates that the stage's fleet steps allow are done."""
         limits = self.limits
-        if limits.max_seconds is not None and elapsed_s >= limits.max_seconds:
-            return True
         if limits.max_env_steps is None or self.reader.env_steps < limits.max_env_steps:
             return False
         return self.progress.update >= self.limiter.updates_allowed(limits.max_env_steps)
@@ -190,9 +240,24 @@ class OnlineStage:
             while self._repeat and self._repeat[0][0] == update:
                 self._advance(self._repeat.pop(0)[1])
         elif update % self.limits.adopt_every == 0 or update >= self.updates_allowed:
-            self._advance(None)
-            self.journal.add(update, self.reader.version)
+            self._look()
+            if self.journal is not None:
+                self.journal.add(update, self.reader.version)
         self.progress = replace(self.progress, snapshot=self.reader.version)
+
+    def _look(self) -> None:
+        """Bring the replay to what the log has. A group changes together, once every process has the episodes.
+
+        Rank 0 says which version is next and all download it in the background, while they train on the present one:
+        the slowest download delays the change, but no update.
+        """
+        if self.group.size == 1:
+            self._advance(None)
+            return
+        if self.group.minima(self.reader.prepared)[0]:
+            self.reader.adopt()
+        (target,) = self.group.minima(self.reader.newest() if self.group.leads else sys.maxsize)
+        self.reader.prepare(target)
 
     def _advance(self, snapshot: int | None) -> None:
         """Bring the replay to a snapshot that the stage has seen before, or to the newest one."""
@@ -204,6 +269,7 @@ class OnlineStage:
             )
 
     def _publish(self) -> None:
-        version = self.publish(self.files.policy(), self.progress.update, self.progress.snapshot)
-        self.progress = replace(self.progress, policy_version=version)
+        if self.group.leads:
+            version = self.publish(self.files.policy(), self.progress.update, self.progress.snapshot)
+            self.progress = replace(self.progress, policy_version=version)
         self._published_update = self.progress.update

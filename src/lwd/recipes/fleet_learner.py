@@ -1,19 +1,27 @@
-"""The learner of a running fleet: the online stage connected to store and bus."""
+"""The learner of a running fleet: the online stage connected to store and bus.
+
+Several processes that train as one each have a replay and draw their own batches; rank 0 alone holds the run's lock,
+talks to the fleet and writes.
+"""
 
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from lwd.data.policies import PolicyPublisher
+from lwd.data.policies import PolicyPublisher, StateReference
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
+from lwd.learner.checkpoint import STATE
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
+from lwd.learner.parallel import ALONE, Group
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
 from lwd.recipes.stages import (
@@ -29,6 +37,8 @@ Report = Callable[[OnlineStage], None]
 """Called about once a second."""
 
 _BEAT_S = 1.0
+_SEEDS_APART = 1_000_003
+"""Between the seeds of two processes, so that neighbouring seeds of the user do not share any."""
 _logger = logging.getLogger(__name__)
 
 
@@ -43,6 +53,8 @@ class LearnerConfig:
     on_bus: bool = True
     """Whether to use the run's bus; a learner without one only follows the store."""
     max_seconds: float | None = None
+    arena_directory: Path | None = None
+    """Keeps the replay's rows in files there; None: in memory."""
 
 
 def run_learner(
@@ -52,23 +64,28 @@ def run_learner(
     *,
     stop: Callable[[], bool],
     report: Report | None = None,
+    group: Group = ALONE,
 ) -> OnlineStage:
     """Train on what the fleet sends until its steps are used up, the time is over, or `stop()`.
 
+    Args:
+        stop: in a group, one process that wants to stop stops all.
+        report: called in rank 0.
+        group: the processes that train as one. Each draws batches of the recipe's size.
     Raises:
         CheckpointError: if an earlier stage is not finished.
-        ServiceError: if the bus cannot be reached.
+        ServiceError: if the bus cannot be reached, or another process of the group ended.
         NonFiniteLoss: if training diverged; the last checkpoint stays.
     """
     torch.set_num_threads(config.threads)
-    with run.locked("online"):
-        stage, link = _open(run, recipe, config)
-        log = MetricsLog(run.path, "learner", "online")
+    with run.locked("online") if group.leads else nullcontext():
+        stage, link = _open(run, recipe, config, group)
+        log = MetricsLog(run.path, "learner", "online") if group.leads else None
         last_beat = 0.0
         begun, updates_before = time.monotonic(), stage.progress.update
         try:
             for result in stage.run(stop=stop):
-                if result is not None:
+                if result is not None and log is not None:
                     _log(log, stage, result, begun, updates_before)
                 if time.monotonic() - last_beat < _BEAT_S:
                     continue
@@ -82,11 +99,13 @@ def run_learner(
                         env_steps=stage.reader.env_steps,
                         env_steps_allowed=_step_budget(stage, recipe),
                     )
-                if report is not None:
+                if report is not None and group.leads:
                     report(stage)
         finally:
-            log.close()
+            if log is not None:
+                log.close()
             stage.reader.close()
+            stage.reader.arena.close()
             if isinstance(stage.batches, Prefetcher):
                 stage.batches.close()
             if link is not None:
@@ -94,11 +113,19 @@ def run_learner(
         return stage
 
 
-def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[OnlineStage, LearnerLink | None]:
-    algorithm = continue_online(run, recipe.online, seed=config.seed, device=config.device)
+def _open(
+    run: RunDirectory, recipe: Recipe, config: LearnerConfig, group: Group
+) -> tuple[OnlineStage, LearnerLink | None]:
+    algorithm = continue_online(
+        run,
+        recipe.online,
+        seed=config.seed + group.rank * _SEEDS_APART,
+        device=config.device,
+        sum_over_processes=group.sum_over_processes,
+    )
     files = lwd_files(algorithm, described(recipe.online, seed=config.seed))
     policy = algorithm.policy
-    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
+    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions, directory=config.arena_directory)
     sampler = BatchSampler(
         reader.arena,
         online_strata(recipe.online),
@@ -106,16 +133,26 @@ def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[Onl
         n_step=chunks_per_target(recipe.online),
         instruction_noise=recipe.online.instruction_noise,
         # The offline stage drew with the seed itself.
-        seed=config.seed + 1_000_003,
+        seed=config.seed + (1 + group.rank) * _SEEDS_APART,
     )
     link = None
-    if config.on_bus:
+    if config.on_bus and group.leads:
         link = LearnerLink(bus_of(run.path, run.bus()))
     publisher = PolicyPublisher(run.store())
+    checkpoints = run.checkpoints("online")
 
     def publish(data: bytes, update: int, snapshot: int) -> int:
         parents = () if publisher.newest < 0 else (publisher.newest,)
-        manifest = publisher.publish(data, update=update, snapshot=snapshot, parents=parents)
+        saved = checkpoints.newest
+        manifest = publisher.publish(
+            data,
+            update=update,
+            snapshot=snapshot,
+            parents=parents,
+            algorithm_state=None
+            if saved is None
+            else StateReference(update=saved.progress.update, sha256=saved.sha256[STATE]),
+        )
         if link is not None:
             link.announce_policy(manifest)
         return manifest.version
@@ -124,11 +161,12 @@ def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[Onl
         algorithm,
         Prefetcher(sampler),
         reader,
-        run.checkpoints("online"),
+        checkpoints,
         files,
         publish,
         limiter=recipe.fleet.limiter,
         limits=OnlineLimits(max_env_steps=recipe.fleet.env_steps, max_seconds=config.max_seconds),
+        group=group,
     )
     return stage, link
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from lwd.algos.lwd import LWD
+from lwd.algos.optimization import SumOverProcesses
 from lwd.algos.sft import SFT
 from lwd.data.arena import ReplayArena, imitable_steps
 from lwd.data.reader import ReplayReader
@@ -45,11 +47,24 @@ class Control:
     device: str = "cpu"
 
 
-def open_arena(run: RunDirectory, *, horizon: int, instructions: InstructionEncoder) -> ReplayReader:
-    """Open the run's replay, still empty: `advance` brings it to a snapshot."""
+def open_arena(
+    run: RunDirectory, *, horizon: int, instructions: InstructionEncoder, directory: Path | None = None
+) -> ReplayReader:
+    """Open the run's replay, still empty: `advance` brings it to a snapshot.
+
+    Args:
+        directory: where to keep its rows, for a replay larger than the memory; None: in memory.
+    """
     # All paraphrases in one pass of the sentence encoder; the policy's checkpoint will know them all.
     instructions.add(i for task in TASKS.values() for i in (*task.instructions, *task.heldout_instructions))
-    arena = ReplayArena(run.embodiment(), horizon=horizon, gamma=GAMMA, embed=instructions, tasks=tuple(TASKS))
+    arena = ReplayArena(
+        run.embodiment(),
+        horizon=horizon,
+        gamma=GAMMA,
+        embed=instructions,
+        tasks=tuple(TASKS),
+        directory=directory,
+    )
     return ReplayReader(run.store(), arena)
 
 
@@ -156,6 +171,7 @@ def build_lwd(
     seed: int,
     device: str,
     target_critic: ValueCritic | None = None,
+    sum_over_processes: SumOverProcesses | None = None,
 ) -> LWD:
     """Build the algorithm of a stage on a device, with the stage's precision."""
     algorithm = LWD(
@@ -165,15 +181,26 @@ def build_lwd(
         recipe.algorithm,
         torch.Generator(device).manual_seed(seed),
         target_critic=None if target_critic is None else target_critic.to(device),
+        sum_over_processes=sum_over_processes,
     )
     for network in (algorithm.policy, algorithm.reference, algorithm.critic, algorithm.target_critic):
         network.precision = recipe.precision
     return algorithm
 
 
-def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device: str) -> LWD:
+def continue_online(
+    run: RunDirectory,
+    recipe: StageRecipe,
+    *,
+    seed: int,
+    device: str,
+    sum_over_processes: SumOverProcesses | None = None,
+) -> LWD:
     """Build the online stage's algorithm from the offline stage's result, its reference included.
 
+    Args:
+        seed: of the noise; another one in every process of a group.
+        sum_over_processes: of a group that trains as one.
     Raises:
         CheckpointError: if the offline stage is not finished.
     """
@@ -191,6 +218,7 @@ def continue_online(run: RunDirectory, recipe: StageRecipe, *, seed: int, device
         seed=seed,
         device=device,
         target_critic=target_critic,
+        sum_over_processes=sum_over_processes,
     )
     algorithm.spread.value = state["spread"]
     return algorithm

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,30 @@ def test_file_backed_arena_is_the_same_and_leaves_no_file(tmp_path: Path) -> Non
     assert_same(on_disk.gather(starts, 2), in_memory.gather(starts, 2))
     on_disk.close()
     assert list((tmp_path / "arena").iterdir()) == []
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_staged_episodes_cannot_be_sampled_before_they_are_published(tmp_path: Path, on_disk: bool) -> None:
+    episodes = [make_episode(f"e{i}", 6, seed=i) for i in range(12)]
+    directory = tmp_path if on_disk else None
+    arena, whole = make_arena(episodes[:3], directory=directory), make_arena(episodes, directory=directory)
+    before, view = arena.version, arena.view
+    for part in (episodes[3:7], episodes[5:]):  # beyond the initial rows, some of them twice
+        arena.stage(part)
+    assert (arena.version, arena.num_episodes) == (before, 3)
+    assert arena.view is view
+    with pytest.raises(EpisodeRejected):
+        arena.stage(
+            [make_episode("bad", 4, task="other"), replace(make_episode("worse", 4), actions_TA=np.zeros((4, 9)))]
+        )
+    assert arena.publish(revoked=["e1", "e9", "nobody"]) == 2
+    assert (arena.version, arena.num_episodes, arena.tasks) == (before + 1, 10, whole.tasks)
+    starts = whole.view.first_row_E + 1
+    assert_same(arena.gather(starts, 2), whole.gather(starts, 2))
+    assert arena.publish() == 0
+    assert arena.version == before + 1
+    arena.close()
+    whole.close()
 
 
 def test_a_view_stays_as_it_was_while_the_arena_grows() -> None:

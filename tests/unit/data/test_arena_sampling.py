@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,8 +65,15 @@ def make_episode(
     )
 
 
-def make_arena(*episodes: Episode) -> ReplayArena:
-    arena = ReplayArena(ROBOT, horizon=2, gamma=0.9, embed=lambda text: np.zeros(3, dtype=np.float32), initial_rows=8)
+def make_arena(*episodes: Episode, directory: Path | None = None) -> ReplayArena:
+    arena = ReplayArena(
+        ROBOT,
+        horizon=2,
+        gamma=0.9,
+        embed=lambda text: np.zeros(3, dtype=np.float32),
+        initial_rows=8,
+        directory=directory,
+    )
     arena.add(episodes)
     return arena
 
@@ -177,6 +185,24 @@ def test_a_batch_does_not_depend_on_the_order_or_the_batches_of_arrival() -> Non
     for begin in (12, 0):
         grown_arena.add(reversed(episodes[begin : begin + 12]))
     assert same(grown.batch(7), whole.batch(7))
+
+
+def test_an_arena_in_files_gives_the_same_batches(tmp_path: Path) -> None:
+    """Also from rows beyond the initial capacity of 8, and from those that came later."""
+    episodes = mixed_episodes()
+    arenas = [make_arena(*episodes[:5]), make_arena(*episodes[:5], directory=tmp_path)]
+    strata = [Stratum(), Stratum(episodes=successes, steps=human_steps)]
+    samplers = [BatchSampler(arena, strata, batch_size=64, seed=3) for arena in arenas]
+    for part in (episodes[5:9], episodes[9:]):
+        in_memory, in_files = (sampler.batch(1) for sampler in samplers)
+        assert same(in_memory, in_files)
+        for arena in arenas:
+            arena.add(part)
+    in_memory, in_files = (sampler.batch(2) for sampler in samplers)
+    assert same(in_memory, in_files)
+    assert {number for number, _ in sampled(in_files)} - {episode.info.seed for episode in episodes[:5]}
+    assert list(tmp_path.iterdir()) == []
+    arenas[1].close()
 
 
 def test_revoked_episodes_are_not_drawn() -> None:

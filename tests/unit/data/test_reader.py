@@ -1,6 +1,9 @@
 """The replay reader against a real store and log."""
 
 import hashlib
+import threading
+import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +13,10 @@ from lwd.data import reader as reader_module
 from lwd.data.arena import ReplayArena
 from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
+from lwd.data.log_index import IndexTable, IndexUpdate, index_key
 from lwd.data.reader import ReplayReader
-from lwd.data.store import open_store
+from lwd.data.sampling import BatchSampler, Stratum
+from lwd.data.store import DirectoryStore, open_store
 from lwd.errors import StoreError
 from lwd.types import Episode, EpisodeInfo, Outcome, Source
 
@@ -86,6 +91,154 @@ def test_revoked_episodes_leave_the_replay(store, arena, embodiment):
     assert [entry.episode_id for entry in late_reader.advance()] == ["b"]
     reader.close()
     late_reader.close()
+
+
+class Counting(DirectoryStore):
+    """Counts the objects that are read; its gate holds episodes back."""
+
+    def __init__(self, root) -> None:
+        super().__init__(root)
+        self.read: Counter[str] = Counter()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def get(self, key: str) -> bytes:
+        self.read[key.partition("/")[0]] += 1
+        if key.startswith("episodes/"):
+            assert self.gate.wait(30)
+        return super().get(key)
+
+
+def index_at(store, version: int) -> None:
+    """What the coordinator writes every few hundred versions."""
+    reader = LogReader(store)
+    reader.poll(up_to=version)
+    assert reader.version == version
+    added = [(item.entry, item.version, item.committed_at_s) for item in reader.newer_than(0)]
+    revoked = sorted(reader.revoked)
+    update = IndexUpdate(
+        store=store, table=IndexTable(), version=version, epoch=reader.epoch, added=added, revoked=revoked
+    )
+    assert update.write()
+
+
+@pytest.fixture
+def long_log(store, embodiment) -> None:
+    """40 versions, some of them revocations; indexes at 16 and 32."""
+    for number in range(40):
+        if number % 10 == 7:
+            commit(store, revoked=[f"e{number - 3:03d}"])
+        else:
+            source = Source.FLEET if number % 2 else Source.DEMONSTRATION
+            commit(store, added=[upload(store, embodiment, f"e{number:03d}", source, steps=3 + number % 5)])
+    index_at(store, 16)
+    index_at(store, 32)
+
+
+def content(reader: ReplayReader) -> tuple:
+    batches = [BatchSampler(reader.arena, [Stratum()], batch_size=64, seed=1).batch(update) for update in range(3)]
+    numbers = [(batch.observation.state_BS.tolist(), batch.return_B.tolist()) for batch in batches]
+    return reader.version, reader.env_steps, reader.fleet_episodes, reader.arena.num_episodes, numbers
+
+
+@pytest.mark.parametrize(("target", "log_reads"), [(40, 8), (33, 1), (32, 0), (20, 4), (9, 9), (None, 9)])
+def test_a_late_reader_reads_the_index_and_not_every_version(long_log, store, embodiment, tmp_path, target, log_reads):
+    """What it then has depends on the version alone."""
+
+    def make_arena() -> ReplayArena:
+        return ReplayArena(embodiment, horizon=3, gamma=0.99, embed=lambda text: np.ones(4))
+
+    step_by_step = ReplayReader(store, make_arena())
+    for version in range(1, (target or 40) + 1):
+        step_by_step.advance(version)
+    counting = Counting(tmp_path / "store")
+    late = ReplayReader(counting, make_arena())
+    late.advance(target)
+    assert content(late) == content(step_by_step)
+    # One more where it runs into the log's end.
+    assert counting.read["log"] == log_reads
+    assert counting.read["index"] == (0 if target == 9 else 1)
+    late.close()
+    step_by_step.close()
+
+
+def test_a_damaged_index_only_costs_time(long_log, store, arena, tmp_path):
+    (tmp_path / "store" / index_key(32)).write_bytes(b"no parquet")
+    reader = ReplayReader(store, arena)
+    reader.advance()
+    assert (reader.version, arena.num_episodes) == (40, 32)
+    reader.close()
+
+
+def test_what_is_prepared_shows_only_when_it_is_adopted(store, arena, embodiment, tmp_path):
+    commit(store, added=[upload(store, embodiment, "a"), upload(store, embodiment, "b")])
+    counting = Counting(tmp_path / "store")
+    reader = ReplayReader(counting, arena)
+    reader.advance()
+    commit(store, added=[upload(store, embodiment, "c")], revoked=["a"])
+    commit(store, added=[upload(store, embodiment, "d")])
+    assert reader.newest() == 3
+    counting.gate.clear()
+    reader.prepare(3)
+    reader.prepare(3)
+    commit(store, added=[upload(store, embodiment, "e")])
+    assert reader.newest() == 3  # one thing at a time
+    assert not reader.prepared
+    assert (reader.version, arena.num_episodes, reader.env_steps) == (1, 2, 12)
+    counting.gate.set()
+    assert [entry.episode_id for entry in reader.adopt()] == ["c", "d"]
+    assert (reader.version, arena.num_episodes, reader.env_steps) == (3, 3, 18)
+    assert not reader.prepared
+    assert reader.adopt() == ()
+    reader.prepare(reader.newest())
+    reader.advance()  # also while something is prepared
+    assert (reader.version, arena.num_episodes, reader.env_steps) == (4, 4, 24)
+    reader.close()
+
+
+def test_a_version_that_never_comes_and_a_broken_download_are_errors_of_adopt(store, arena, embodiment, tmp_path):
+    reader = ReplayReader(store, arena)
+    reader.prepare(1)
+    with pytest.raises(StoreError, match="another learner process sees version 1: give all of them the same store"):
+        reader.adopt()
+    entry = upload(store, embodiment, "a")
+    commit(store, added=[entry])
+    path = tmp_path / "store" / entry.key
+    data = path.read_bytes()
+    path.write_bytes(b"cut")
+    reader.prepare(1)
+    with pytest.raises(StoreError, match="the log says"):
+        reader.adopt()
+    assert (reader.version, arena.num_episodes) == (0, 0)
+    path.write_bytes(data)
+    reader.prepare(1)
+    assert [item.episode_id for item in reader.adopt()] == ["a"]
+    reader.close()
+
+
+def test_downloads_do_not_run_far_ahead_of_decoding(store, embodiment, tmp_path):
+    """A late reader's memory holds a few episodes, not the whole log's."""
+    commit(store, added=[upload(store, embodiment, f"e{number:03d}") for number in range(60)])
+    counting = Counting(tmp_path / "store")
+    ahead: list[int] = []
+
+    class SlowArena(ReplayArena):
+        def stage(self, episodes):
+            def slowly():
+                for number, episode in enumerate(episodes):
+                    time.sleep(0.003)
+                    ahead.append(counting.read["episodes"] - number)
+                    yield episode
+
+            return super().stage(slowly())
+
+    reader = ReplayReader(
+        counting, SlowArena(embodiment, horizon=3, gamma=0.99, embed=lambda text: np.ones(4)), downloads=2
+    )
+    reader.advance()
+    assert reader.arena.num_episodes == 60
+    assert 2 <= max(ahead) <= 2 * 4 + 1
+    reader.close()
 
 
 def test_an_episode_that_is_not_what_was_committed_is_refused(store, arena, embodiment):

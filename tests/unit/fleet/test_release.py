@@ -1,10 +1,11 @@
 """Policy release: versions, hashes, and robots that find the newest whatever they missed."""
 
 import asyncio
+import json
 
 import pytest
 
-from lwd.data.policies import PolicyPublisher, fetch_policy, manifest_key, newest_policy, read_manifest
+from lwd.data.policies import PolicyPublisher, StateReference, fetch_policy, manifest_key, newest_policy, read_manifest
 from lwd.data.store import DirectoryStore
 from lwd.errors import StoreError
 from lwd.fleet.release import PolicyFollower, pointer_of
@@ -70,6 +71,58 @@ def test_a_robot_without_a_bus_finds_the_newest_policy(store):
     assert policies.version == 2
     assert policies.newest.policy.gain == 3.0
     assert not asyncio.run(look())
+
+
+def test_a_robot_that_missed_ten_versions_loads_the_newest(store, tmp_path):
+    """Whether it hears of it from an announcement, or has only the store; no version in between is downloaded."""
+    publisher = PolicyPublisher(store)
+    publisher.publish(point_mass.policy_bytes(0.0), update=0, snapshot=0)
+    loaded: list[str] = []
+
+    class Counting(DirectoryStore):
+        def get(self, key: str) -> bytes:
+            loaded.append(key)
+            return super().get(key)
+
+    robots = [PolicyFollower(Counting(tmp_path), point_mass.load_policy, max_loaded=3) for _ in range(2)]
+    for robot in robots:
+        asyncio.run(robot.look(None))
+        assert asyncio.run(robot.load_wanted())
+        robot.in_use = frozenset({0})
+    for gain in range(1, 12):
+        newest = publisher.publish(point_mass.policy_bytes(float(gain)), update=gain, snapshot=gain)
+    loaded.clear()
+    robots[0].want(pointer_of(newest))
+    asyncio.run(robots[1].look(None))
+    for robot in robots:
+        assert asyncio.run(robot.load_wanted())
+        assert (robot.version, robot.newest.policy.gain) == (11, 11.0)
+        assert not asyncio.run(robot.load_wanted())
+    assert set(loaded) == {newest.key, manifest_key(11)}
+
+
+def test_a_manifest_names_the_state_it_came_from_and_may_be_signed(store):
+    publisher = PolicyPublisher(store)
+    first = publisher.publish(b"zero", update=0, snapshot=0)
+    state = StateReference(update=40, sha256="a" * 64)
+    second = publisher.publish(b"one", update=50, snapshot=3, parents=(0,), algorithm_state=state)
+    assert (first.algorithm_state, first.signature) == (None, None)
+    assert read_manifest(store, manifest_key(1)) == second
+    assert second.algorithm_state == state
+    # A later learner may sign; today's robots read its manifest, and still refuse a field that nobody has declared.
+    signed = second.model_copy(update={"version": 2, "signature": "ed25519:abc"})
+    store.create(manifest_key(2), signed.model_dump_json().encode())
+    assert newest_policy(store) == signed
+    store.create(manifest_key(3), signed.model_dump_json().replace("signature", "signatures").encode())
+    with pytest.raises(StoreError, match="is no policy manifest"):
+        newest_policy(store)
+
+
+def test_a_manifest_of_before_these_fields_is_read(store):
+    manifest = PolicyPublisher(store).publish(b"zero", update=0, snapshot=0)
+    old = manifest.model_dump(mode="json", exclude={"algorithm_state", "signature"})
+    store.create(manifest_key(1), json.dumps(old | {"version": 1}).encode())
+    assert newest_policy(store) == manifest.model_copy(update={"version": 1})
 
 
 def test_a_broken_policy_leaves_the_old_one_in_use_and_a_later_one_is_taken(store):

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lwd.cli.main import dispatch
+from lwd.data.arena import ReplayArena
 from lwd.data.log import LogReader
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import StoreError
@@ -19,6 +21,7 @@ from lwd.learner.checkpoint import Checkpoint, CheckpointStore, Progress
 from lwd.learner.metrics import MetricsLog
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.stages import Control, run_sft
+from lwd.robots.sim.observation import STATE_EMBODIMENT
 
 from ...tiny_run import RECIPE, commit, copy_of, make_data
 
@@ -146,6 +149,24 @@ def test_the_command_explains_it(disk, capsys):
     error = capsys.readouterr().err
     assert "no space left to write" in error
     assert "Traceback" not in error
+
+
+def test_a_replay_that_outgrows_its_directory_says_so(disk, episodes):
+    """And does not die of SIGBUS; what was in it stays, and freeing space mends it."""
+    arena = ReplayArena(
+        STATE_EMBODIMENT, horizon=5, gamma=0.9, embed=lambda _: np.zeros(2), initial_rows=64, directory=disk.path
+    )
+    arena.add(episodes[:2])
+    disk.fill()
+    with pytest.raises(StoreError, match=r"no space left to write .*: free space on its disk"):
+        arena.add(episodes[2:])
+    assert arena.num_episodes == 2
+    disk.free()
+    arena.add(episodes[2:])
+    assert arena.num_episodes == len(episodes)
+    last = int(arena.view.first_row_E[-1])
+    np.testing.assert_array_equal(arena.view.states_RS[last:], episodes[-1].states_TS)
+    arena.close()
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_no_rubbish(disk):

@@ -1,0 +1,196 @@
+"""Several processes that train as one: who they are, and what they agree on.
+
+Started by `torchrun`, which sets RANK, WORLD_SIZE and where to meet. Everything that decides what a process does next
+(stop, save, which snapshot) is agreed on here, because a process that decided alone would leave the others waiting.
+Only tensors of numbers travel: no pickle, so a strange peer cannot run code here.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lwd.errors import ConfigError, ServiceError
+from lwd.learner.meeting import fresh_part, torchrun_store
+
+TIMEOUT_S = 180.0
+"""Of one collective: longer than the slowest save or upload of rank 0, for which the others wait."""
+JOIN_TIMEOUT_S = 3600.0
+"""Of the first meeting: every host fills its replay before."""
+
+
+class Group:
+    """The processes that compute every update together; `ALONE` is the group of one.
+
+    Every method is a collective: all processes call it, in the same order. A process that died or hangs makes it raise
+    within the time limit.
+    """
+
+    def __init__(self, *, rank: int = 0, size: int = 1, device_group: "dist.ProcessGroup | None" = None) -> None:
+        self.rank = rank
+        self.size = size
+        self._device_group = device_group
+        """NCCL, for tensors on GPUs; everything else goes through the default group (gloo)."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes: checkpoints, journal, metrics, policies."""
+        return self.rank == 0
+
+    @property
+    def sum_over_processes(self) -> Callable[[Tensor], None] | None:
+        """What an algorithm needs to train in this group; None in a group of one."""
+        return self.sum if self.size > 1 else None
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add a tensor up over all processes, in place.
+
+        Raises:
+            ServiceError: if another process does not answer.
+        """
+        if self.size == 1:
+            return
+        group = self._device_group if tensor.is_cuda else None
+        with self._naming_this_process("sum up tensors"):
+            dist.all_reduce(tensor, dist.ReduceOp.SUM, group=group)
+            if tensor.is_cuda:
+                # NCCL returns before it is done: a failure must come up here, not in some later copy.
+                torch.cuda.current_stream(tensor.device).synchronize()
+
+    def means(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the means of named numbers; the names are the same in every process."""
+        if self.size == 1:
+            return dict(values)
+        total = torch.tensor(list(values.values()), dtype=torch.float64)
+        self.sum(total)
+        return dict(zip(values, (total / self.size).tolist(), strict=True))
+
+    def minima(self, *values: int) -> list[int]:
+        """Return the smallest of each number over the processes."""
+        return self._reduce("agree on numbers", values, dist.ReduceOp.MIN)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set in some process."""
+        return [bool(flag) for flag in self._reduce("agree on what to do next", flags, dist.ReduceOp.MAX)]
+
+    def broadcast(self, data: bytes | None) -> bytes:
+        """Return rank 0's bytes in every process; the others pass None."""
+        if self.size == 1:
+            return data or b""
+        length = torch.tensor([len(data or b"")], dtype=torch.int64)
+        with self._naming_this_process("receive from rank 0"):
+            dist.broadcast(length, src=0)
+            if not length:
+                return b""
+            buffer = torch.empty(int(length), dtype=torch.uint8)
+            if data:
+                buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            dist.broadcast(buffer, src=0)
+        return buffer.numpy().tobytes()
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return every process's tensor (same shape and type, on the CPU) in the order of ranks."""
+        if self.size == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        with self._naming_this_process("gather tensors"):
+            dist.all_gather(parts, tensor)
+        return parts
+
+    def meet(self, timeout_s: float = JOIN_TIMEOUT_S) -> None:
+        """Wait until all processes are here; for work that takes each of them another time.
+
+        Raises:
+            ServiceError: naming the processes that did not come.
+        """
+        if self.size == 1:
+            return
+        with self._naming_this_process("wait for the others"):
+            dist.monitored_barrier(timeout=timedelta(seconds=timeout_s), wait_all_ranks=True)
+
+    def _reduce(self, what: str, values: Sequence[int], operation: "dist.ReduceOp.RedOpType") -> list[int]:
+        if self.size == 1:
+            return [int(value) for value in values]
+        tensor = torch.tensor([int(value) for value in values], dtype=torch.int64)
+        with self._naming_this_process(what):
+            dist.all_reduce(tensor, operation)
+        return [int(value) for value in tensor.tolist()]
+
+    @contextmanager
+    def _naming_this_process(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # also torch.distributed's own errors
+            reason = str(error).strip().splitlines()[0]
+            raise ServiceError(
+                f"learner process {self.rank} of {self.size} could not {what}: another one ended or does not answer "
+                f"({reason}). Look for the first error among the processes' outputs; started again under torchrun, all "
+                "continue from the last checkpoint"
+            ) from error
+
+
+ALONE = Group()
+
+
+@contextmanager
+def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[Group, str]]:
+    """Join the group that torchrun's variables describe; yield it and this process's device.
+
+    Without torchrun, or with one process, that is `ALONE` and the device as given. `cuda` becomes the GPU of this
+    process's local rank.
+
+    Raises:
+        ConfigError: if the variables are incomplete.
+        ServiceError: if the others cannot be met.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE, device
+        return
+    rank, size, local_rank, local_size = (_number(f) for f in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if local_size == size and os.path.exists("/sys/class/net/lo"):  # noqa: PTH110
+        # On one machine nothing needs to listen on the network (gloo takes the host name's address otherwise).
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    limit = timedelta(seconds=timeout_s)
+    try:
+        store = fresh_part(torchrun_store(rank, size, timeout_s), rank, size, timeout_s)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ServiceError(
+            f"learner process {rank} of {size} cannot meet the others at {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}): start all of them with torchrun"
+        ) from error
+    try:
+        device_group = None
+        if device == "cuda":
+            device = f"cuda:{local_rank}"
+            _set_gpu(local_rank)
+        if device.startswith("cuda"):
+            device_group = dist.new_group(backend="nccl", timeout=limit)
+        yield Group(rank=rank, size=size, device_group=device_group), device
+    finally:
+        dist.destroy_process_group()
+
+
+def _set_gpu(index: int) -> None:
+    try:
+        torch.cuda.set_device(index)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"GPU {index} of this host cannot be used ({reason}): start as many processes as there are GPUs with "
+            "--nproc-per-node, or use --device cpu"
+        ) from error
+
+
+def _number(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {name} is {os.environ.get(name)!r}: start the learner with "
+            "torchrun, or unset WORLD_SIZE"
+        ) from error
