@@ -1,0 +1,23 @@
+"""Entry of the processes that the fault tests start:
+
+python -m tests.faults.processes {coordinator | writer} '<settings as JSON>'
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+from lwd.data.store import StoreConfig
+from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
+
+from .writers import WriterConfig, run_writer
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+    role, settings = sys.argv[1], json.loads(sys.argv[2])
+    if role == "coordinator":
+        store = StoreConfig(url=settings["store_url"])
+        run_coordinator(CoordinatorConfig(run=Path(settings["run"]), store=store, nats_url=settings["nats_url"]))
+    else:
+        run_writer(WriterConfig(**settings))

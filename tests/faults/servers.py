@@ -1,0 +1,178 @@
+"""A whole data plane in real processes: S3 server, bus, coordinator, writers; whatever dies is started again."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import nats
+from nats.errors import Error as NatsError
+
+from lwd.data.store import ObjectStore, open_store
+from lwd.fleet.bus import STREAM
+from lwd.fleet.nats_server import NatsServer
+from lwd.fleet.process import spawn, stop_all
+
+from ..seaweedfs import BUCKET, SeaweedServer
+from .writers import WriterConfig, journal_path, read_journal
+
+Kind = Literal["coordinator", "bus", "store", "writer"]
+_ROOT = Path(__file__).parents[2]
+_PREFIX = "fleet"
+_RESTART_AFTER_S = 0.5
+"""As `lwd up` does it the first time (it waits longer for a process that dies again and again)."""
+
+
+def command(role: str, **settings: object) -> list[str]:
+    """Return the command of one of our processes."""
+    return [sys.executable, "-m", "tests.faults.processes", role, json.dumps(settings)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return what our processes need to find the code of this checkout."""
+    paths = [str(_ROOT), str(_ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path), **more}
+
+
+@dataclass(kw_only=True)
+class Member:
+    """One process, started again whenever it ends with an error."""
+
+    name: str
+    kind: Kind
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes] | None = None
+    start_at_s: float = 0.0
+    finished: bool = False
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def tend(self) -> None:
+        """Start the process if it is due."""
+        if self.finished or self.running:
+            return
+        if self.process is not None and self.process.returncode == 0:
+            self.finished = True
+        elif self.process is not None:
+            self.process, self.start_at_s = None, time.monotonic() + _RESTART_AFTER_S
+        elif time.monotonic() >= self.start_at_s:
+            self.process = self.start()
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+class DataPlane:
+    """The processes of one fleet. `tend` must be called often, from the thread that made it."""
+
+    def __init__(self, run: Path, *, writers: int, robots: int, episodes: int, period_s: float) -> None:
+        """
+        Args:
+            robots: per writer.
+            episodes: per robot.
+            period_s: between two episodes of a writer.
+        """
+        self.run = run
+        self._store_server = SeaweedServer(run / "seaweedfs")
+        self._bus_server = NatsServer(run / "nats", log=run / "logs" / "bus.log")
+        places = {"run": str(run), "store_url": f"s3://{BUCKET}/{_PREFIX}", "nats_url": self._bus_server.url}
+        self.writers = [f"writer-{number}" for number in range(writers)]
+        self.members = [
+            Member(name="store", kind="store", start=self._start_store),
+            Member(name="bus", kind="bus", start=self._start_bus),
+            self._ours("coordinator", "coordinator", command("coordinator", **places)),
+        ]
+        for name in self.writers:
+            config = WriterConfig(**places, name=name, robots=robots, episodes=episodes, period_s=period_s)
+            self.members.append(self._ours(name, "writer", command("writer", **asdict(config))))
+
+    def __enter__(self) -> "DataPlane":
+        try:
+            for member in self.members[:2]:
+                member.tend()
+            self._store_server.wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop everything; the writers first, so that they leave in order."""
+        for kind in ("writer", "coordinator", "bus"):
+            stop_all([item.process for item in self.members if item.kind == kind and item.process is not None])
+        # Stopping in order takes the store 15 s, and nobody needs its data any more.
+        if self._store_server.process is not None:
+            self._store_server.kill()
+
+    def object_store(self) -> ObjectStore:
+        """Open the fleet's store."""
+        return open_store(self._store_server.store_config(_PREFIX))
+
+    def tend(self) -> None:
+        """Start what is not running; nobody does anything else for the fleet."""
+        for member in self.members:
+            member.tend()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every writer has seen all of its episodes committed."""
+        return all(member.finished for member in self.members if member.kind == "writer")
+
+    def killable(self, kind: Kind) -> list[Member]:
+        """Return what of a kind runs, the store only if it serves."""
+        found = [member for member in self.members if member.kind == kind and member.running]
+        return found if kind != "store" or self._store_server.serving else []
+
+    def journal(self) -> dict[str, dict[str, str]]:
+        """Return the journals by writer: SHA-256 by key."""
+        return {name: read_journal(journal_path(self.run, name)) for name in self.writers}
+
+    def delete_stream(self) -> bool:
+        """Delete the whole JetStream stream; False if the bus is down."""
+
+        async def delete() -> None:
+            client = await nats.connect(self._bus_server.url, allow_reconnect=False, connect_timeout=2)
+            try:
+                await client.jetstream(timeout=2).delete_stream(STREAM)
+            finally:
+                await client.close()
+
+        try:
+            asyncio.run(delete())
+        except (NatsError, OSError, TimeoutError):
+            return False
+        return True
+
+    def logs(self) -> str:
+        """Return the end of every log."""
+        files = sorted([*(self.run / "logs").glob("*.log"), self.run / "seaweedfs" / "weed.log"])
+        return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
+
+    def _start_store(self) -> subprocess.Popen[bytes]:
+        self._store_server.start(wait=False)
+        assert self._store_server.process is not None
+        return self._store_server.process
+
+    def _start_bus(self) -> subprocess.Popen[bytes]:
+        self._bus_server.start()
+        assert self._bus_server.process is not None
+        return self._bus_server.process
+
+    def _ours(self, name: str, kind: Kind, arguments: Sequence[str]) -> Member:
+        log = self.run / "logs" / f"{name}.log"
+        variables = environment(**self._store_server.environment)
+        return Member(name=name, kind=kind, start=lambda: spawn(arguments, log=log, environment=variables))
