@@ -1,6 +1,6 @@
 """Entry of the processes that the fault tests start:
 
-python -m tests.faults.processes {coordinator | writer} '<settings as JSON>'
+python -m tests.faults.processes {coordinator | writer | servers} '<settings as JSON>'
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from lwd.data.store import StoreConfig
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
 
+from .server_host import run_server_host
 from .writers import WriterConfig, run_writer
 
 if __name__ == "__main__":
@@ -19,5 +20,7 @@ if __name__ == "__main__":
     if role == "coordinator":
         store = StoreConfig(url=settings["store_url"])
         run_coordinator(CoordinatorConfig(run=Path(settings["run"]), store=store, nats_url=settings["nats_url"]))
+    elif role == "servers":
+        run_server_host(settings)
     else:
         run_writer(WriterConfig(**settings))
