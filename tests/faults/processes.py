@@ -11,12 +11,14 @@ from pathlib import Path
 from lwd.data.store import StoreConfig
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
 
+from .clock import set_clock
 from .server_host import run_server_host
 from .writers import WriterConfig, run_writer
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     role, settings = sys.argv[1], json.loads(sys.argv[2])
+    set_clock(settings.pop("clock", ()))
     if role == "coordinator":
         store = StoreConfig(url=settings["store_url"])
         run_coordinator(CoordinatorConfig(run=Path(settings["run"]), store=store, nats_url=settings["nats_url"]))

@@ -13,8 +13,8 @@ from lwd.fleet.process import spawn, stop_all
 
 from ..seaweedfs import BUCKET, SeaweedServer
 from .audit import assert_exactly_once
+from .journal import journal_path, read_journal
 from .servers import command, environment
-from .writers import journal_path, read_journal
 
 _NATS_PORT = 4222
 _PREFIX = "fleet"

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,9 @@ from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.process import spawn, stop_all
 
 from ..seaweedfs import BUCKET, SeaweedServer
-from .writers import WriterConfig, journal_path, read_journal
+from .clock import Clock
+from .journal import journal_path, read_journal
+from .writers import WriterConfig
 
 Kind = Literal["coordinator", "bus", "store", "writer"]
 _ROOT = Path(__file__).parents[2]
@@ -76,32 +78,59 @@ class Member:
 class DataPlane:
     """The processes of one fleet. `tend` must be called often, from the thread that made it."""
 
-    def __init__(self, run: Path, *, writers: int, robots: int, episodes: int, period_s: float) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        writers: int,
+        robots: int,
+        episodes: int,
+        period_s: float,
+        directory: Path | None = None,
+        spools: Path | None = None,
+        clocks: Mapping[str, Clock] | None = None,
+    ) -> None:
         """
         Args:
             robots: per writer.
             episodes: per robot.
             period_s: between two episodes of a writer.
+            directory: the store, instead of an S3 server.
+            spools: where the writers keep spools and metrics, instead of in `run`.
+            clocks: wrong clocks of processes, by their name.
         """
         self.run = run
-        self._store_server = SeaweedServer(run / "seaweedfs")
+        self.spools = (spools or run) / "spool"
+        self._directory = directory
+        self._store_server = None if directory is not None else SeaweedServer(run / "seaweedfs")
         self._bus_server = NatsServer(run / "nats", log=run / "logs" / "bus.log")
-        places = {"run": str(run), "store_url": f"s3://{BUCKET}/{_PREFIX}", "nats_url": self._bus_server.url}
+        self._clocks = clocks or {}
+        url = f"s3://{BUCKET}/{_PREFIX}" if directory is None else str(directory)
+        places = {"store_url": url, "nats_url": self._bus_server.url}
         self.writers = [f"writer-{number}" for number in range(writers)]
-        self.members = [
-            Member(name="store", kind="store", start=self._start_store),
-            Member(name="bus", kind="bus", start=self._start_bus),
-            self._ours("coordinator", "coordinator", command("coordinator", **places)),
-        ]
+        self.members = [Member(name="bus", kind="bus", start=self._start_bus)]
+        if self._store_server is not None:
+            self.members.append(Member(name="store", kind="store", start=self._start_store))
+        self._add("coordinator", "coordinator", {"run": str(run), **places})
         for name in self.writers:
-            config = WriterConfig(**places, name=name, robots=robots, episodes=episodes, period_s=period_s)
-            self.members.append(self._ours(name, "writer", command("writer", **asdict(config))))
+            config = WriterConfig(
+                **places,
+                run=str(spools or run),
+                journal=str(journal_path(run, name)),
+                name=name,
+                robots=robots,
+                episodes=episodes,
+                period_s=period_s,
+            )
+            self._add(name, "writer", asdict(config))
 
     def __enter__(self) -> "DataPlane":
         try:
-            for member in self.members[:2]:
-                member.tend()
-            self._store_server.wait_until_ready()
+            for member in self.members:
+                if member.kind in ("bus", "store"):
+                    member.tend()
+            if self._store_server is not None:
+                self._store_server.wait_until_ready()
         except BaseException:
             self.close()
             raise
@@ -115,11 +144,18 @@ class DataPlane:
         for kind in ("writer", "coordinator", "bus"):
             stop_all([item.process for item in self.members if item.kind == kind and item.process is not None])
         # Stopping in order takes the store 15 s, and nobody needs its data any more.
-        if self._store_server.process is not None:
+        if self._store_server is not None and self._store_server.process is not None:
             self._store_server.kill()
+
+    def member(self, name: str) -> Member:
+        """Return a process by its name."""
+        return next(member for member in self.members if member.name == name)
 
     def object_store(self) -> ObjectStore:
         """Open the fleet's store."""
+        if self._store_server is None:
+            assert self._directory is not None
+            return open_store(self._directory)
         return open_store(self._store_server.store_config(_PREFIX))
 
     def tend(self) -> None:
@@ -135,7 +171,9 @@ class DataPlane:
     def killable(self, kind: Kind) -> list[Member]:
         """Return what of a kind runs, the store only if it serves."""
         found = [member for member in self.members if member.kind == kind and member.running]
-        return found if kind != "store" or self._store_server.serving else []
+        if kind == "store" and not (self._store_server is not None and self._store_server.serving):
+            return []
+        return found
 
     def journal(self) -> dict[str, dict[str, str]]:
         """Return the journals by writer: SHA-256 by key."""
@@ -159,10 +197,16 @@ class DataPlane:
 
     def logs(self) -> str:
         """Return the end of every log."""
-        files = sorted([*(self.run / "logs").glob("*.log"), self.run / "seaweedfs" / "weed.log"])
+        files = sorted([*(self.run / "logs").glob("*.log"), *self.run.glob("seaweedfs/weed.log")])
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
 
+    def log_of(self, name: str) -> str:
+        """Return what a process of ours has logged."""
+        path = self.run / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def _start_store(self) -> subprocess.Popen[bytes]:
+        assert self._store_server is not None
         self._store_server.start(wait=False)
         assert self._store_server.process is not None
         return self._store_server.process
@@ -172,7 +216,13 @@ class DataPlane:
         assert self._bus_server.process is not None
         return self._bus_server.process
 
-    def _ours(self, name: str, kind: Kind, arguments: Sequence[str]) -> Member:
+    def _add(self, name: str, kind: Kind, settings: dict[str, object]) -> None:
+        if name in self._clocks:
+            settings["clock"] = self._clocks[name]
+        variables = environment(**(self._store_server.environment if self._store_server is not None else {}))
         log = self.run / "logs" / f"{name}.log"
-        variables = environment(**self._store_server.environment)
-        return Member(name=name, kind=kind, start=lambda: spawn(arguments, log=log, environment=variables))
+
+        def start() -> subprocess.Popen[bytes]:
+            return spawn(command(kind, **settings), log=log, environment=variables)
+
+        self.members.append(Member(name=name, kind=kind, start=start))

@@ -37,7 +37,7 @@ def run_kills(
                 assert time.monotonic() - started_s < PATIENCE_S, f"seed {seed}: not everything is committed"
                 time.sleep(0.05)
             took_s = time.monotonic() - started_s
-            committed = assert_exactly_once(plane.object_store(), plane.journal(), run / "spool", episodes=total)
+            committed = assert_exactly_once(plane.object_store(), plane.journal(), plane.spools, episodes=total)
         except BaseException:
             print(f"seed {seed}, killed: {killer.kills}\n{plane.logs()}")
             raise

@@ -5,15 +5,17 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from lwd.fleet.process import spawn, stop
 
+from .journal import journal_path, read_journal
 from .namespaces import TwoHosts
 from .servers import command, environment
-from .writers import journal_path, read_journal
+from .writers import WriterConfig
 
 WRITER, ROBOTS, PERIOD_S = "writer", 4, 0.1
 PATIENCE_S = 300.0
@@ -38,8 +40,8 @@ def run_partition(hosts: TwoHosts, run: Path, *, cut_s: float) -> None:
     def wait_until(condition: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + PATIENCE_S
         while not condition():
-            ended = [process.args for process in processes[:1] if process.poll() is not None]
-            assert time.monotonic() < deadline_s and not ended, _logs(run)
+            assert processes[0].poll() is None, _logs(run)
+            assert time.monotonic() < deadline_s, _logs(run)
             time.sleep(0.05)
 
     settings = {"run": str(run), "writer": WRITER, "episodes": episodes * ROBOTS, "address": hosts.server_address}
@@ -48,9 +50,16 @@ def run_partition(hosts: TwoHosts, run: Path, *, cut_s: float) -> None:
         wait_until((run / "places.json").exists)
         places = json.loads((run / "places.json").read_text())
         variables = places.pop("environment")
-        writer = command(
-            "writer", run=str(run), name=WRITER, robots=ROBOTS, episodes=episodes, period_s=PERIOD_S, **places
+        config = WriterConfig(
+            run=str(run),
+            journal=str(journal),
+            name=WRITER,
+            robots=ROBOTS,
+            episodes=episodes,
+            period_s=PERIOD_S,
+            **places,
         )
+        writer = command("writer", **asdict(config))
         processes.append(start("writer", hosts.robot, writer, **variables))
         wait_until(lambda: len(read_journal(journal)) > 20)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import statistics
 import time
 from collections.abc import Iterator
 from urllib.parse import urlparse
@@ -107,8 +108,6 @@ def test_a_subscriber_that_does_not_read_harms_nobody(server, tmp_path):
 
     asyncio.run(check())
     assert fetched == announced
-    latencies_s.sort()
-    print(
-        f"\n{len(heard)} heartbeats; announcing took {latencies_s[len(latencies_s) // 2]:.3f} s, at most {latencies_s[-1]:.3f} s"
-    )
-    assert latencies_s[-1] < 5.0
+    median_s = statistics.median(latencies_s)
+    print(f"\n{len(heard)} heartbeats; announcing took {median_s:.3f} s, at most {max(latencies_s):.3f} s")
+    assert max(latencies_s) < 5.0

@@ -5,7 +5,6 @@ made: a writer that was killed goes on with the first episode that its journal d
 exactly the expected ids exist.
 """
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from lwd.fleet.host_network import HostNetwork, HostStatus
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower
 from lwd.fleet.shipper import Shipper
-from lwd.fleet.spool import Spool, SpooledEpisode
 from lwd.types import Episode
 
 from ..unit.data.episodes import episode
+from .journal import JournalingSpool, read_journal
 
 _DRAIN_S = 600.0
 
@@ -30,7 +29,9 @@ class WriterConfig:
     """One writer process."""
 
     run: str
-    """Spool, journal and metrics go there."""
+    """Spool and metrics go there."""
+    journal: str
+    """A file; on another disk than the spool where that gets full."""
     name: str
     store_url: str
     nats_url: str
@@ -41,38 +42,9 @@ class WriterConfig:
     """Between two episodes of the process."""
 
 
-class JournalingSpool(Spool):
-    """The real spool, with a journal of what it said is safe: a line `<key> <sha256>` per episode."""
-
-    def __init__(self, root: Path, journal: Path) -> None:
-        super().__init__(root)
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-    def add(self, robot_id: str, episode_id: str, data: bytes) -> SpooledEpisode:
-        spooled = super().add(robot_id, episode_id, data)
-        os.write(self._journal, f"{spooled.key} {spooled.read()[1]}\n".encode())
-        os.fsync(self._journal)
-        return spooled
-
-
 def robot_ids(name: str, robots: int) -> list[str]:
     """Return the ids of a writer's robots."""
     return [f"{name}.robot-{number}" for number in range(robots)]
-
-
-def journal_path(run: Path, name: str) -> Path:
-    """Return the journal of a writer."""
-    return run / "journal" / f"{name}.txt"
-
-
-def read_journal(path: Path) -> dict[str, str]:
-    """Return the SHA-256 of every journalled episode by its key, in the order in which they were spooled."""
-    if not path.exists():
-        return {}
-    # What follows the last newline is being written.
-    lines = path.read_text().split("\n")[:-1]
-    return dict(line.split(" ") for line in lines)
 
 
 def tiny_episode(robot_id: str, number: int) -> Episode:
@@ -86,7 +58,7 @@ def run_writer(config: WriterConfig) -> None:
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     run = Path(config.run)
-    journal = journal_path(run, config.name)
+    journal = Path(config.journal)
     robots = robot_ids(config.name, config.robots)
     written = set(read_journal(journal))
     spool = JournalingSpool(run / "spool", journal)
