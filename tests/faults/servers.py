@@ -88,6 +88,7 @@ class DataPlane:
         period_s: float,
         directory: Path | None = None,
         spools: Path | None = None,
+        coordinators: int = 1,
         clocks: Mapping[str, Clock] | None = None,
     ) -> None:
         """
@@ -97,6 +98,7 @@ class DataPlane:
             period_s: between two episodes of a writer.
             directory: the store, instead of an S3 server.
             spools: where the writers keep spools and metrics, instead of in `run`.
+            coordinators: more than one is a mistake of an operator, and must do no harm.
             clocks: wrong clocks of processes, by their name.
         """
         self.run = run
@@ -111,7 +113,9 @@ class DataPlane:
         self.members = [Member(name="bus", kind="bus", start=self._start_bus)]
         if self._store_server is not None:
             self.members.append(Member(name="store", kind="store", start=self._start_store))
-        self._add("coordinator", "coordinator", {"run": str(run), **places})
+        for number in range(coordinators):
+            name = f"coordinator-{number}" if number else "coordinator"
+            self._add(name, "coordinator", {"run": str(run), **places})
         for name in self.writers:
             config = WriterConfig(
                 **places,
