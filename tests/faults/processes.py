@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lwd.data.store import StoreConfig
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
 
 from .clock import set_clock
@@ -20,8 +21,8 @@ if __name__ == "__main__":
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     set_clock(settings.pop("clock", ()))
     if role == "coordinator":
-        store = StoreConfig(url=settings["store_url"])
-        run_coordinator(CoordinatorConfig(run=Path(settings["run"]), store=store, nats_url=settings["nats_url"]))
+        store, bus = StoreConfig(url=settings["store_url"]), BusConfig(urls=(settings["nats_url"],))
+        run_coordinator(CoordinatorConfig(run=Path(settings["run"]), store=store, bus=bus))
     elif role == "servers":
         run_server_host(settings)
     else:

@@ -15,7 +15,7 @@ import nats
 from nats.errors import Error as NatsError
 
 from lwd.data.store import ObjectStore, open_store
-from lwd.fleet.bus import STREAM
+from lwd.fleet.jetstream import STREAM
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.process import spawn, stop_all
 

@@ -18,6 +18,7 @@ from lwd.data.reader import ReplayReader
 from lwd.data.sampling import BatchSampler, Stratum
 from lwd.data.store import DirectoryStore, ObjectStore
 from lwd.data.validation import EpisodeLimits
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator import Candidate, Coordinator
 from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.learner_link import LearnerLink
@@ -136,7 +137,8 @@ def test_a_late_reader_starts_at_the_index(fleet):
 def test_a_late_robot_gets_the_newest_policy_and_is_heard(fleet, tmp_path):
     publisher = PolicyPublisher(fleet.store)
     with NatsServer(tmp_path / "nats") as server:
-        link = LearnerLink(lambda: server.url)
+        bus = BusConfig(urls=(server.url,))
+        link = LearnerLink(bus)
         for update in range(11):
             assert link.announce_policy(publisher.publish(b"policy %d" % update, update=update, snapshot=update))
         spool = Spool(tmp_path / "spool")
@@ -144,7 +146,7 @@ def test_a_late_robot_gets_the_newest_policy_and_is_heard(fleet, tmp_path):
         policies = PolicyFollower(fleet.store, lambda data: data, max_loaded=2)
         network = HostNetwork(
             host_id="late-host",
-            nats_url=lambda: server.url,
+            bus=lambda: bus,
             store=fleet.store,
             shipper=Shipper(fleet.store, spool, {"late"}),
             policies=policies,

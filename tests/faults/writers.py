@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lwd.data.store import open_store
+from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.host_network import HostNetwork, HostStatus
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower
@@ -67,7 +68,7 @@ def run_writer(config: WriterConfig) -> None:
     store = open_store(config.store_url)
     network = HostNetwork(
         host_id=config.name,
-        nats_url=lambda: config.nats_url,
+        bus=lambda: BusConfig(urls=(config.nats_url,)),
         store=store,
         shipper=Shipper(store, spool, set(robots)),
         policies=PolicyFollower(store, lambda data: data, max_loaded=1),
