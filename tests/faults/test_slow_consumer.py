@@ -92,6 +92,9 @@ def test_a_subscriber_that_does_not_read_harms_nobody(server, tmp_path):
     async def check() -> None:
         buses = [await Bus.connect(server.url, name=name) for name in ("robots", "coordinator", "dashboard")]
         await buses[2].subscribe(host_subject("host"), HostHeartbeat, hear)
+        # The coordinator makes the stream. (Without a stream, a foreign subscriber of lwd.> takes the place of the
+        # server's answer that there is none, and announcing waits for its timeout.)
+        assert await buses[1].fetch_announcements(1, 0.1) == []
         lazy = subscribe_without_reading(server.url)
         follower = asyncio.create_task(coordinator(buses[1]))
         published = await robots(buses[0])
