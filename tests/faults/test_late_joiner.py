@@ -93,6 +93,8 @@ def commit(store: ObjectStore, coordinator: Coordinator, number: int) -> None:
     key = episode_key(episode.info.robot_id, episode.info.episode_id)
     store.create(key, write_episode(episode))
     assert len(coordinator.process([Candidate(key=key, uploaded_at_s=time.time())]).committed) == 1
+    if (index := coordinator.due_index()) is not None:
+        index.write()
 
 
 def tensors(value: object) -> Iterator[torch.Tensor]:
