@@ -1,33 +1,19 @@
 """Run the real processes of a fleet with the point mass as their robot.
 
-    python fleet_process.py {coordinator | host | supervise} RUN [NAME] [EPISODES]
-
-The spool also writes a journal line per spooled episode, after it is durable: the test compares with it.
+python -m tests.faults.fleet_process {coordinator | host | supervise} RUN [NAME] [EPISODES]
 """
 
 import logging
-import os
 import sys
 import time
 from pathlib import Path
 
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
-from lwd.fleet.spool import Spool, SpooledEpisode
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 
+from .journal import JournalingSpool
+
 HOSTS = ("host-a", "host-b")
-
-
-class JournalingSpool(Spool):
-    """The real spool, with a journal of what it said is safe."""
-
-    def add(self, robot_id: str, episode_id: str, data: bytes) -> SpooledEpisode:
-        episode = super().add(robot_id, episode_id, data)
-        line = f"{episode.key} {episode.read()[1]}\n".encode()
-        journal = os.open(episode.path.parents[2] / "journal.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(journal, line)
-        os.close(journal)
-        return episode
 
 
 def coordinator(run: Path) -> None:
@@ -36,10 +22,10 @@ def coordinator(run: Path) -> None:
 
 def host(run: Path, name: str, episodes: int | None) -> None:
     # Here, not above: torch takes seconds, and only robots need it.
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import point_mass
     from lwd.fleet import host_process
     from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
+
+    from .. import point_mass
 
     class SlowPointMass(point_mass.PointMassRobot):
         """Leaves time to be killed between two steps."""
@@ -48,7 +34,7 @@ def host(run: Path, name: str, episodes: int | None) -> None:
             time.sleep(0.001)
             return super().step(action)
 
-    host_process.Spool = JournalingSpool
+    host_process.Spool = lambda root: JournalingSpool(root, run / "journal.txt")
     robots = tuple(RobotSpec(robot_id=f"{name}.robot-{number}") for number in range(3))
     run_robot_host(
         RobotHostConfig(run=run, host_id=name, robots=robots, heartbeat_s=0.2, max_episodes=episodes),
@@ -61,7 +47,7 @@ def host(run: Path, name: str, episodes: int | None) -> None:
 def supervise(run: Path, episodes: str) -> None:
     def spec(*arguments: str) -> ProcessSpec:
         name = arguments[1] if len(arguments) > 1 else arguments[0]
-        command = (sys.executable, __file__, arguments[0], str(run), *arguments[1:], episodes)
+        command = (sys.executable, "-m", "tests.faults.fleet_process", arguments[0], str(run), *arguments[1:], episodes)
         return ProcessSpec(name=name, command=command)
 
     groups = ((spec("coordinator"),), tuple(spec("host", name) for name in HOSTS))

@@ -20,8 +20,9 @@ from lwd.data.store import DirectoryStore
 
 from .. import point_mass
 from .fleet_process import HOSTS
+from .journal import read_journal
+from .servers import environment
 
-SCRIPT = Path(__file__).with_name("fleet_process.py")
 PATIENCE_S = 300.0
 """For machines that are busy with something else; a quiet one needs seconds."""
 
@@ -38,7 +39,10 @@ class Fleet:
     def start(self, episodes: str = "-") -> None:
         with (self.run / "supervisor.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), "supervise", str(self.run), episodes], stdout=log, stderr=log
+                [sys.executable, "-m", "tests.faults.fleet_process", "supervise", str(self.run), episodes],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment()},
             )
 
     def stop(self) -> None:
@@ -57,8 +61,7 @@ class Fleet:
             return {}
 
     def journal(self) -> dict[str, str]:
-        lines = (self.run / "journal.txt").read_text().split("\n")[:-1]
-        return dict(line.split(" ") for line in lines)
+        return read_journal(self.run / "journal.txt")
 
     def snapshot(self):
         reader = LogReader(self.store)
@@ -179,7 +182,7 @@ def test_nothing_outlives_a_killed_supervisor(fleet):
 
 def test_stopping_in_order_leaves_everything_committed(fleet):
     fleet.start()
-    wait_until(lambda: fleet.run.joinpath("journal.txt").exists() and len(fleet.journal()) > 5, PATIENCE_S, fleet)
+    wait_until(lambda: len(fleet.journal()) > 5, PATIENCE_S, fleet)
     fleet.stop()
     outcomes = {item.entry.outcome.value for item in fleet.snapshot().episodes.values()}
     # Running episodes were cut by the stop: recorded, with their outcome unknown.

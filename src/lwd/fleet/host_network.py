@@ -89,6 +89,7 @@ class HostNetwork:
         self._lock = threading.Lock()
         self._unspooled: list[Episode] = []
         self._thread = LoopThread(f"network of {host_id}")
+        self._wake_spool = asyncio.Event()
         self._wake_ship = asyncio.Event()
         self._wake_log = asyncio.Event()
         self._wake_policy = asyncio.Event()
@@ -100,7 +101,7 @@ class HostNetwork:
         """Hand over a finished episode."""
         with self._lock:
             self._unspooled.append(episode)
-        self._thread.loop.call_soon_threadsafe(self._wake_ship.set)
+        self._thread.loop.call_soon_threadsafe(self._wake_spool.set)
 
     def check(self) -> None:
         """Raise what ended the network thread, if anything did."""
@@ -152,6 +153,7 @@ class HostNetwork:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_connected())
+                tasks.create_task(self._keep_spooling())
                 tasks.create_task(self._keep_shipping())
                 tasks.create_task(self._keep_following_log())
                 tasks.create_task(self._keep_policy_new())
@@ -189,16 +191,22 @@ class HostNetwork:
     async def _on_learner(self, heartbeat: LearnerHeartbeat) -> None:
         self._learner = heartbeat
 
-    async def _keep_shipping(self) -> None:
-        next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
+    async def _keep_spooling(self) -> None:
+        """Apart from shipping: an upload may hang for long, and no episode is safe before it is in the spool."""
         while True:
             try:
                 while self._unspooled:
                     await self._shipper.spool(self._unspooled[0])
                     with self._lock:
                         self._unspooled.pop(0)
+                    self._wake_ship.set()
             except StoreError as error:
                 _logger.error("%s; %d episodes wait in memory", error, len(self._unspooled))
+            await _wait(self._wake_spool, _RETRY_S)
+
+    async def _keep_shipping(self) -> None:
+        next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
+        while True:
             await self._shipper.ship(self._bus)
             if time.monotonic() > next_adoption_s:
                 await self._shipper.adopt()

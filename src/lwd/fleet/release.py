@@ -8,17 +8,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lwd.data.policies import PolicyManifest, fetch_policy, newest_policy
 from lwd.data.store import ObjectStore
 from lwd.errors import CheckpointError, ServiceError, StoreError
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import PolicyPointer
-from lwd.models.protocol import FlowPolicy
 from lwd.types import PolicyVersion
 
-PolicyLoader = Callable[[bytes], FlowPolicy[Any]]
+if TYPE_CHECKING:
+    # Only for types: the network side of a host carries bytes and needs no torch, which takes a second to import.
+    from lwd.models.protocol import FlowPolicy
+
+PolicyLoader: TypeAlias = "Callable[[bytes], FlowPolicy[Any]]"
 """Makes a policy that can act from its safetensors bytes, such as `lwd.models.checkpoint.load_policy`."""
 
 _logger = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ class LoadedPolicy:
     """A policy in memory."""
 
     version: int
-    policy: FlowPolicy[Any]
+    policy: "FlowPolicy[Any]"
 
 
 def pointer_of(manifest: PolicyManifest) -> PolicyPointer:
