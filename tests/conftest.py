@@ -1,5 +1,7 @@
 """Small real networks and batches that several test modules share."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,18 @@ from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, TokenSpec
 
+from .seaweedfs import SeaweedServer
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory) -> Iterator[SeaweedServer]:
+    """A real S3 server (3.5 s to start): give each test a prefix of its own, and do not kill it."""
+    server = SeaweedServer(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    yield server
+    server.close()
 
 
 @pytest.fixture

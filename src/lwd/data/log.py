@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.episode_file import NAME_PATTERN
-from lwd.data.log_index import INDEX_PREFIX, read_index, write_index
+from lwd.data.log_index import INDEX_PREFIX, encode_index, index_key, read_index
 from lwd.data.store import Created, ObjectStore, get_or_none
 from lwd.errors import ObjectExists, StoreError
 from lwd.types import Outcome, Source
@@ -67,6 +67,8 @@ class LogEntry(BaseModel):
     added: tuple[EpisodeEntry, ...] = ()
     revoked: tuple[str, ...] = ()
     """Episode ids that later snapshots do not contain; they can never be added again."""
+    reason: str | None = Field(default=None, max_length=2000)
+    """Why episodes were revoked, in the operator's words."""
 
 
 class CommittedEpisode(BaseModel):
@@ -215,7 +217,9 @@ class LogWriter:
         if entry.version != self._reader.version + 1:
             raise StoreError(f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first")
         try:
-            created = self._store.create(log_key(entry.version), entry.model_dump_json().encode())
+            # Without fields that are None: a program from before `reason` existed reads all other entries.
+            data = entry.model_dump_json(exclude_none=True).encode()
+            created = self._store.create(log_key(entry.version), data)
         except ObjectExists:
             return False
         if created is Created.IDENTICAL:
@@ -227,18 +231,19 @@ class LogWriter:
         """Write the index of the reader's snapshot every INDEX_EVERY versions."""
         if self._reader.version == 0 or self._reader.version % INDEX_EVERY:
             return False
-        snapshot = self._reader.snapshot
-        rows = [
-            {
-                **item.entry.model_dump(mode="json"),
-                "version": item.version,
-                "committed_at_s": item.committed_at_s,
-            }
-            for item in snapshot.episodes.values()
-        ]
         try:
-            write_index(self._store, snapshot.version, snapshot.epoch, rows, sorted(snapshot.revoked))
+            snapshot = self._reader.snapshot
+            self._store.create(index_key(snapshot.version), index_of(snapshot))
         except ObjectExists:
             # Another coordinator wrote it, with another library version perhaps; both say the same.
             return False
         return True
+
+
+def index_of(snapshot: Snapshot) -> bytes:
+    """Return a snapshot's index, a Parquet file."""
+    rows = [
+        {**item.entry.model_dump(mode="json"), "version": item.version, "committed_at_s": item.committed_at_s}
+        for item in snapshot.episodes.values()
+    ]
+    return encode_index(snapshot.version, snapshot.epoch, rows, sorted(snapshot.revoked))

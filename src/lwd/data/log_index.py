@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lwd.data.store import ObjectStore
 from lwd.errors import StoreError
 
 INDEX_PREFIX = "index"
@@ -60,20 +59,13 @@ def index_key(version: int) -> str:
     return f"{INDEX_PREFIX}/{version:012d}.parquet"
 
 
-def write_index(
-    store: ObjectStore, version: int, epoch: int, rows: Sequence[Mapping[str, Any]], revoked: Sequence[str]
-) -> None:
-    """Store the index of a snapshot.
-
-    Raises:
-        ObjectExists: if an index with other bytes is there.
-        StoreError: if the store cannot be written.
-    """
+def encode_index(version: int, epoch: int, rows: Sequence[Mapping[str, Any]], revoked: Sequence[str]) -> bytes:
+    """Return the index of a snapshot as a Parquet file: one row per episode, in the order of the log."""
     header = json.dumps({"version": version, "epoch": epoch, "revoked": list(revoked)})
     table = pa.Table.from_pylist(list(rows), schema=_SCHEMA).replace_schema_metadata({_KEY: header.encode()})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
-    store.create(index_key(version), sink.getvalue())
+    return sink.getvalue()
 
 
 def read_index(data: bytes) -> LogIndex:

@@ -25,7 +25,11 @@ class ReplayReader:
         self.arena = arena
         self.log = LogReader(store)
         self.env_steps = 0
-        """Control steps of the fleet's episodes in the arena: what the update-to-data ratio counts."""
+        """Control steps that the fleet has committed up to this version: what the update-to-data ratio counts.
+
+        Revoked ones stay counted: the number says nothing but how long the log is, and never falls, whether the
+        reader was there when they were revoked or began later.
+        """
         self.fleet_episodes = 0
         self._pending: list[LogEntry] = []
         self._store = store
@@ -52,7 +56,7 @@ class ReplayReader:
         self.arena.add(self._pool.map(self._fetch, added))
         self._revoke(entries)
         self._pending = []
-        for item in added:
+        for item in (item for entry in entries for item in entry.added):
             if item.source is Source.FLEET:
                 self.env_steps += item.steps
                 self.fleet_episodes += 1

@@ -18,6 +18,7 @@ import numpy as np
 from lwd.data.episode_file import NAME_PATTERN, episode_key
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
 from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys
+from lwd.data.revocation import commit_revocation
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits, validate_episode
 from lwd.errors import EpisodeRejected, ObjectMissing
@@ -114,13 +115,12 @@ class Coordinator:
         Raises:
             StoreError: if the store fails.
         """
-        while True:
-            self.reader.poll()
-            present = tuple(name for name in episode_ids if self.reader.find(name) is not None)
-            if not present:
-                return self.reader.version
-            if self._writer.commit(self._entry(revoked=present)):
-                return self.reader.version
+        return commit_revocation(
+            self.reader,
+            self._writer,
+            lambda reader: [name for name in dict.fromkeys(episode_ids) if reader.find(name) is not None],
+            epoch=self.epoch,
+        ).version
 
     def unprocessed(self) -> list[Candidate]:
         """List the store for episodes that are neither committed nor quarantined.
@@ -162,7 +162,7 @@ class Coordinator:
         added: list[EpisodeEntry] = []
         while entries:
             batch = tuple(entries.values())
-            if self._writer.commit(self._entry(added=batch)):
+            if self._writer.commit(self._entry(batch)):
                 added.extend(batch)
                 self._writer.write_index_if_due()
                 break
@@ -175,14 +175,13 @@ class Coordinator:
             entries = {name: entry for name, entry in entries.items() if not self.reader.knows(name)}
         return added
 
-    def _entry(self, added: tuple[EpisodeEntry, ...] = (), revoked: tuple[str, ...] = ()) -> LogEntry:
+    def _entry(self, added: tuple[EpisodeEntry, ...]) -> LogEntry:
         return LogEntry(
             version=self.reader.version + 1,
             epoch=self.epoch,
             batch_id=uuid.uuid4().hex,
             committed_at_s=time.time(),
             added=added,
-            revoked=revoked,
         )
 
     def _quarantine(self, key: str, reason: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from lwd.data.leases import SnapshotLease
 from lwd.data.policies import PolicyPublisher
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import nats_url_of
@@ -61,7 +62,7 @@ def run_learner(
         NonFiniteLoss: if training diverged; the last checkpoint stays.
     """
     torch.set_num_threads(config.threads)
-    with run.locked("online"):
+    with run.locked("online"), SnapshotLease(run.store(), _resumed_snapshot(run)) as lease:
         stage, link = _open(run, recipe, config)
         log = MetricsLog(run.path, "learner", "online")
         last_beat = 0.0
@@ -73,6 +74,7 @@ def run_learner(
                 if time.monotonic() - last_beat < _BEAT_S:
                     continue
                 last_beat = time.monotonic()
+                lease.move(stage.reader.version)
                 if link is not None:
                     link.beat(
                         stage="online",
@@ -131,6 +133,12 @@ def _open(run: RunDirectory, recipe: Recipe, config: LearnerConfig) -> tuple[Onl
         limits=OnlineLimits(max_env_steps=recipe.fleet.env_steps, max_seconds=config.max_seconds),
     )
     return stage, link
+
+
+def _resumed_snapshot(run: RunDirectory) -> int | None:
+    """The snapshot that the stage continues from; None where it begins, on the newest one."""
+    found = run.checkpoints("online").latest()
+    return None if found is None else found.progress.snapshot
 
 
 def _step_budget(stage: OnlineStage, recipe: Recipe) -> int:
