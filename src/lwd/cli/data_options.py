@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lwd.cli.options import console, run_at
 from lwd.data.log import EpisodeEntry, log_key
@@ -91,8 +93,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, num
         # Folded, never cut: an id that lost its end cannot be used in the next command.
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console.print(table, markup=False)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    # Piped into grep or a file, a row stays one line.
+    (console if console.is_terminal else Console(width=10_000)).print(table)
 
 
 def per_task(entries: Sequence[EpisodeEntry]) -> list[tuple[str, int, int]]:
