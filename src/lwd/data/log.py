@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.episode_file import NAME_PATTERN
-from lwd.data.log_index import INDEX_PREFIX, IndexDamaged, IndexTable, IndexUpdate, LogIndex, index_key, read_index
+from lwd.data.log_index import (
+    INDEX_PREFIX,
+    IndexDamaged,
+    IndexTable,
+    IndexUpdate,
+    LogIndex,
+    encode_index,
+    index_key,
+    read_index,
+)
 from lwd.data.store import Created, ObjectStore, get_or_none
 from lwd.errors import ObjectExists, ObjectMissing, StoreError
 from lwd.types import Outcome, Source
@@ -67,6 +76,8 @@ class LogEntry(BaseModel):
     added: tuple[EpisodeEntry, ...] = ()
     revoked: tuple[str, ...] = ()
     """Episode ids that later snapshots do not contain; they can never be added again."""
+    reason: str | None = Field(default=None, max_length=2000)
+    """Why episodes were revoked, in the operator's words."""
 
 
 class CommittedEpisode(BaseModel):
@@ -257,7 +268,8 @@ class LogWriter:
         """
         if entry.version != self._reader.version + 1:
             raise StoreError(f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first")
-        data = entry.model_dump_json().encode()
+        # Without fields that are None: a program from before `reason` existed reads all other entries.
+        data = entry.model_dump_json(exclude_none=True).encode()
         try:
             created = self._store.create(log_key(entry.version), data)
         except ObjectExists:
@@ -292,3 +304,12 @@ class LogWriter:
         """Write the index here and now if it is due. Returns whether it was written."""
         update = self.due_index()
         return update is not None and update.write()
+
+
+def index_of(snapshot: Snapshot) -> bytes:
+    """Return a snapshot's index, a Parquet file."""
+    rows = [(item.entry, item.version, item.committed_at_s) for item in snapshot.episodes.values()]
+    revoked = sorted(snapshot.revoked)
+    return encode_index(
+        snapshot.version, snapshot.epoch, IndexTable().advance(snapshot.version, rows, revoked), revoked
+    )

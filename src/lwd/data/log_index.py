@@ -6,7 +6,7 @@ It is derived from the log and could be made again at any time.
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,10 @@ class IndexDamaged(StoreError):
     """An index cannot be read; the log has everything that is in it."""
 
 
+CommittedRow = tuple[BaseModel, int, float]
+"""Log entry of an episode, version and time of its commit."""
+
+
 class IndexTable:
     """The rows of the last index, kept so that the next one costs what is new and not what there is."""
 
@@ -77,9 +81,13 @@ class IndexTable:
         """Whether an update is under way; only one may be."""
         self._rows: pa.Table = _SCHEMA.empty_table()
 
-    def advance(self, version: int, rows: Sequence[Mapping[str, Any]], revoked: Sequence[str]) -> pa.Table:
+    def advance(self, version: int, added: Sequence[CommittedRow], revoked: Sequence[str]) -> pa.Table:
         """Add and remove what leads to `version`, and return all rows."""
-        table = pa.concat_tables([self._rows, pa.Table.from_pylist(list(rows), schema=_SCHEMA)]).combine_chunks()
+        rows = [
+            {**entry.model_dump(mode="json"), "version": added_at, "committed_at_s": committed_at_s}
+            for entry, added_at, committed_at_s in added
+        ]
+        table = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=_SCHEMA)]).combine_chunks()
         gone = pc.is_in(table.column("episode_id"), value_set=pa.array(revoked, pa.string()))
         self._rows, self.version = table.filter(pc.invert(gone)), version
         return self._rows
@@ -93,8 +101,8 @@ class IndexUpdate:
     table: IndexTable
     version: int
     epoch: int
-    added: Sequence[tuple[BaseModel, int, float]]
-    """Entry, version and time of commit of every live episode that is newer than the table."""
+    added: Sequence[CommittedRow]
+    """Every live episode that is newer than the table."""
     revoked: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -103,13 +111,8 @@ class IndexUpdate:
     def write(self) -> bool:
         """Store the index. Returns whether it is new; a failure is logged, the next index makes up for it."""
         try:
-            rows = [
-                {**entry.model_dump(mode="json"), "version": version, "committed_at_s": committed_at_s}
-                for entry, version, committed_at_s in self.added
-            ]
-            write_index(
-                self.store, self.version, self.epoch, self.table.advance(self.version, rows, self.revoked), self.revoked
-            )
+            table = self.table.advance(self.version, self.added, self.revoked)
+            self.store.create(index_key(self.version), encode_index(self.version, self.epoch, table, self.revoked))
         except ObjectExists:
             # Another coordinator wrote it, with another library version perhaps; both say the same.
             return False
@@ -121,19 +124,12 @@ class IndexUpdate:
         return True
 
 
-def write_index(store: ObjectStore, version: int, epoch: int, table: pa.Table, revoked: Sequence[str]) -> None:
-    """Store the index of a snapshot.
-
-    Args:
-        table: one row per episode.
-    Raises:
-        ObjectExists: if an index with other bytes is there.
-        StoreError: if the store cannot be written.
-    """
+def encode_index(version: int, epoch: int, table: pa.Table, revoked: Sequence[str]) -> bytes:
+    """Return the index of a snapshot as a Parquet file: one row per episode, in the order of the log."""
     header = json.dumps({"version": version, "epoch": epoch, "revoked": list(revoked)})
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({_KEY: header.encode()}), sink, compression="zstd")
-    store.create(index_key(version), sink.getvalue())
+    return sink.getvalue()
 
 
 def read_index(data: bytes) -> LogIndex:

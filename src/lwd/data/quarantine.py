@@ -57,3 +57,13 @@ def find_quarantined(store: ObjectStore, key: str) -> QuarantineRecord | None:
 def quarantined_keys(store: ObjectStore) -> set[str]:
     """Return the keys of all records (not of the objects)."""
     return {item.key for item in store.list(QUARANTINE_PREFIX)}
+
+
+def read_quarantine(store: ObjectStore) -> list[QuarantineRecord]:
+    """Return all records.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    found = (get_or_none(store, key) for key in quarantined_keys(store))
+    return [QuarantineRecord.model_validate_json(data) for data in found if data is not None]

@@ -19,6 +19,7 @@ from lwd.data.episode_file import MAX_FILE_BYTES, NAME_PATTERN, episode_key
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
 from lwd.data.log_index import IndexUpdate
 from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys, readable
+from lwd.data.revocation import commit_revocation
 from lwd.data.store import ObjectStore, get_or_none
 from lwd.data.validation import EpisodeLimits, validate_episode
 from lwd.errors import EpisodeRejected, ObjectMissing, ObjectTooLarge, StoreError
@@ -130,13 +131,12 @@ class Coordinator:
         Raises:
             StoreError: if the store fails.
         """
-        while True:
-            self.reader.poll()
-            present = tuple(name for name in episode_ids if self.reader.find(name) is not None)
-            if not present:
-                return self.reader.version
-            if self._writer.commit(self._entry(revoked=present)):
-                return self.reader.version
+        return commit_revocation(
+            self.reader,
+            self._writer,
+            lambda reader: [name for name in dict.fromkeys(episode_ids) if reader.find(name) is not None],
+            epoch=self.epoch,
+        ).version
 
     def unprocessed(self) -> list[Candidate]:
         """List the store for episodes that are neither committed nor quarantined.
@@ -203,21 +203,20 @@ class Coordinator:
         """Commit those that the log does not know; return them."""
         while True:
             batch = tuple(entry for name, entry in entries.items() if not self.reader.knows(name))
-            if not batch or self._writer.commit(self._entry(added=batch)):
+            if not batch or self._writer.commit(self._entry(batch)):
                 return list(batch)
             self.reader.poll()
             _logger.warning(
                 "lost version %d to epoch %d: is another coordinator running?", self.reader.version, self.reader.epoch
             )
 
-    def _entry(self, added: tuple[EpisodeEntry, ...] = (), revoked: tuple[str, ...] = ()) -> LogEntry:
+    def _entry(self, added: tuple[EpisodeEntry, ...]) -> LogEntry:
         return LogEntry(
             version=self.reader.version + 1,
             epoch=self.epoch,
             batch_id=uuid.uuid4().hex,
             committed_at_s=time.time(),
             added=added,
-            revoked=revoked,
         )
 
     def _quarantine(self, key: str, reason: str, result: BatchResult) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from lwd.data.leases import SnapshotLease
 from lwd.data.policies import PolicyPublisher, StateReference
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
@@ -78,7 +79,8 @@ def run_learner(
         NonFiniteLoss: if training diverged; the last checkpoint stays.
     """
     torch.set_num_threads(config.threads)
-    with run.locked("online") if group.leads else nullcontext():
+    lock = run.locked("online") if group.leads else nullcontext()
+    with lock, SnapshotLease(run.store(), _resumed_snapshot(run)) as lease:
         stage, link = _open(run, recipe, config, group)
         log = MetricsLog(run.path, "learner", "online") if group.leads else None
         last_beat = 0.0
@@ -90,6 +92,7 @@ def run_learner(
                 if time.monotonic() - last_beat < _BEAT_S:
                     continue
                 last_beat = time.monotonic()
+                lease.move(stage.reader.version)
                 if link is not None:
                     link.beat(
                         stage="online",
@@ -169,6 +172,12 @@ def _open(
         group=group,
     )
     return stage, link
+
+
+def _resumed_snapshot(run: RunDirectory) -> int | None:
+    """The snapshot that the stage continues from; None where it begins, on the newest one."""
+    found = run.checkpoints("online").latest()
+    return None if found is None else found.progress.snapshot
 
 
 def _step_budget(stage: OnlineStage, recipe: Recipe) -> int:

@@ -15,6 +15,7 @@ from lwd.algos.lwd import LWD
 from lwd.algos.optimization import SumOverProcesses
 from lwd.algos.sft import SFT
 from lwd.data.arena import ReplayArena, imitable_steps
+from lwd.data.leases import SnapshotLease
 from lwd.data.reader import ReplayReader
 from lwd.data.sampling import BatchSampler, EpisodeFilter, Prefetcher, StepFilter, Stratum, from_sources, human_steps
 from lwd.errors import CheckpointError
@@ -68,6 +69,23 @@ def open_arena(
     return ReplayReader(run.store(), arena)
 
 
+def open_arena_at(
+    run: RunDirectory, snapshot: int | None, *, horizon: int, instructions: InstructionEncoder
+) -> ReplayReader:
+    """Open the run's replay at a snapshot, or at the newest one. Nothing more is fetched later.
+
+    Raises:
+        StoreError: if the snapshot cannot be read in full.
+    """
+    # Taken first: from here on retention leaves what the snapshot needs.
+    with (
+        SnapshotLease(run.store(), snapshot),
+        closing(open_arena(run, horizon=horizon, instructions=instructions)) as reader,
+    ):
+        reader.advance(snapshot)
+    return reader
+
+
 def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control | None = None) -> Checkpoint:
     """Fit the reference policy to the demonstrations; continue where it was interrupted.
 
@@ -87,8 +105,8 @@ def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> C
         require_same_settings(found, config)
         return found
     instructions = InstructionEncoder()
-    reader = open_arena(run, horizon=recipe.policy.horizon, instructions=instructions)
-    reader.advance(None if found is None else found.progress.snapshot)
+    snapshot = None if found is None else found.progress.snapshot
+    reader = open_arena_at(run, snapshot, horizon=recipe.policy.horizon, instructions=instructions)
     view = reader.arena.view
     if not any(info.source is Source.DEMONSTRATION for info in view.infos):
         raise CheckpointError(
@@ -138,8 +156,8 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         return found
     sft = run.finished("sft", "sft")
     policy = load_policy(sft.policy_path)
-    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
-    reader.advance(None if found is None else found.progress.snapshot)
+    snapshot = None if found is None else found.progress.snapshot
+    reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     torch.manual_seed(seed)
     critic = ValueCritic(policy.embodiment, recipe.critic, policy.normalizer.statistics, policy.horizon)
     algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
@@ -250,8 +268,8 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
         return found
     online = run.finished("online", "up")
     policy = load_policy(run.finished("sft", "sft").policy_path)
-    reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions)
-    reader.advance(online.progress.snapshot)
+    snapshot = online.progress.snapshot
+    reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     algorithm = SFT(policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed))
     stage = Stage(
         "filtered_bc",
