@@ -39,7 +39,9 @@ def start_group(scenario: str, directory: Path, *, size: int = 2, **environment:
     ]
 
 
-def run_group(scenario: str, directory: Path, *, timeout_s: float = 180.0, **environment: str) -> list[dict[str, Any]]:
+def run_group(
+    scenario: str, directory: Path, *, statuses: tuple[int, int] = (0, 0), timeout_s: float = 180.0, **environment: str
+) -> list[dict[str, Any]]:
     """Run a scenario to its end; return what each process found."""
     processes = start_group(scenario, directory, **environment)
     try:
@@ -48,5 +50,5 @@ def run_group(scenario: str, directory: Path, *, timeout_s: float = 180.0, **env
         for process in processes:
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    assert tuple(process.returncode for process in processes) == statuses, outputs
     return [json.loads((directory / f"rank-{rank}.json").read_text()) for rank in range(len(processes))]

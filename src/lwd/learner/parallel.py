@@ -5,7 +5,9 @@ Started by `torchrun`, which sets RANK, WORLD_SIZE and where to meet. Everything
 Only tensors of numbers travel: no pickle, so a strange peer cannot run code here.
 """
 
+import atexit
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -35,6 +37,8 @@ class Group:
         self.size = size
         self._device_group = device_group
         """NCCL, for tensors on GPUs; everything else goes through the default group (gloo)."""
+        self.broken = False
+        """Whether a collective failed: another process ended or hangs."""
 
     @property
     def leads(self) -> bool:
@@ -125,6 +129,7 @@ class Group:
         try:
             yield
         except RuntimeError as error:  # also torch.distributed's own errors
+            self.broken = True
             reason = str(error).strip().splitlines()[0]
             raise ServiceError(
                 f"learner process {self.rank} of {self.size} could not {what}: another one ended or does not answer "
@@ -163,6 +168,7 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
             f"learner process {rank} of {size} cannot meet the others at {os.environ.get('MASTER_ADDR')}:"
             f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}): start all of them with torchrun"
         ) from error
+    group = None
     try:
         device_group = None
         if device == "cuda":
@@ -170,9 +176,20 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
             _set_gpu(local_rank)
         if device.startswith("cuda"):
             device_group = dist.new_group(backend="nccl", timeout=limit)
-        yield Group(rank=rank, size=size, device_group=device_group), device
+        group = Group(rank=rank, size=size, device_group=device_group)
+        yield group, device
     finally:
-        dist.destroy_process_group()
+        if group is not None and group.broken:
+            atexit.register(_end_at_once)
+        else:
+            dist.destroy_process_group()
+
+
+def _end_at_once() -> None:
+    """End a process whose group is broken: gloo's threads still wait for a peer, and taking them down may abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _set_gpu(index: int) -> None:
