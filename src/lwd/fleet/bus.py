@@ -33,6 +33,8 @@ from lwd.fleet.messages import (
 _POINTER_KEY = "policy"
 _CALL_TIMEOUT_S = 5.0
 _LOG_EVERY_S = 10.0
+_RETRY_S = 0.2
+_CLOSE_WITHIN_S = 2.0
 
 _logger = logging.getLogger(__name__)
 MessageT = TypeVar("MessageT", bound=Message)
@@ -68,7 +70,21 @@ class Bus:
             ServiceError: if there is no connection within `timeout_s`.
         """
         config = bus if isinstance(bus, BusConfig) else BusConfig(urls=(bus,))
-        watch = _Watch(config)
+        watch = _Watch(config, timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await cls._connect_once(config, name, watch, deadline_s)
+            except _HungUp as error:
+                # Before we had said who we are: why, the next try will tell.
+                if time.monotonic() > deadline_s:
+                    raise ServiceError(
+                        f"the NATS server at {config.hosts} hangs up on us: look into its log"
+                    ) from error
+                await asyncio.sleep(_RETRY_S)
+
+    @classmethod
+    async def _connect_once(cls, config: BusConfig, name: str, watch: "_Watch", deadline_s: float) -> "Bus":
         client = Client()
         connecting = asyncio.ensure_future(
             client.connect(
@@ -84,24 +100,27 @@ class Bus:
                 **config.client_options(),
             )
         )
-        refused = asyncio.ensure_future(watch.refused.wait())
+        watch.over.clear()
+        over = asyncio.ensure_future(watch.over.wait())
         try:
-            await asyncio.wait({connecting, refused}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            timeout_s = max(0.0, deadline_s - time.monotonic())
+            await asyncio.wait({connecting, over}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if not connecting.done():
-                raise watch.explanation(timeout_s)
+                raise watch.explanation()
             connecting.result()
             _require_tls(client, config)
         except BaseException as error:
             connecting.cancel()
             with contextlib.suppress(asyncio.CancelledError, NatsError, OSError):
                 await connecting
-            with contextlib.suppress(NatsError, OSError):
-                await client.close()
+            with contextlib.suppress(NatsError, OSError, TimeoutError):
+                await asyncio.wait_for(client.close(), _CLOSE_WITHIN_S)
+            _abort_sockets(client)
             if isinstance(error, (NatsError, OSError)):
-                raise watch.explanation(timeout_s, error) from error
+                raise watch.explanation(error) from error
             raise
         finally:
-            refused.cancel()
+            over.cancel()
         return cls(client, config)
 
     async def close(self) -> None:
@@ -133,7 +152,8 @@ class Bus:
         try:
             try:
                 await self._publish_announcement(announcement)
-            except NoStreamResponseError:
+            except (NoStreamResponseError, TimeoutError):
+                # A time-out, too: where somebody else listens to `lwd.>`, no server says that nobody stored it.
                 await ensure_stream(self._jetstream, self._replicas)
                 await self._publish_announcement(announcement)
         except (NatsError, OSError, TimeoutError) as error:
@@ -267,16 +287,24 @@ def _parse(kind: type[MessageT], message: Msg) -> MessageT | None:
         return None
 
 
+_HANG_UPS = (BrokenPipeError, ConnectionResetError)
+
+
+class _HungUp(Exception):
+    """The server ended the connection in the middle of the handshake."""
+
+
 class _Watch:
     """Hears of a connection's errors, logs some, and knows whether the servers refuse us."""
 
-    def __init__(self, config: BusConfig) -> None:
+    def __init__(self, config: BusConfig, timeout_s: float) -> None:
         self._config = config
+        self._timeout_s = timeout_s
         self._logged_s = -_LOG_EVERY_S
         self._refusals = 0
         self._last: Exception | None = None
-        self.refused = asyncio.Event()
-        """Set once every server had the chance to refuse us."""
+        self.over = asyncio.Event()
+        """Set once a try is lost: every server had the chance to refuse us, or one hung up in the handshake."""
 
     async def note(self, error: Exception) -> None:
         """Called by nats-py for each failed try, several times a second."""
@@ -285,7 +313,10 @@ class _Watch:
         if refused is not None:
             self._refusals += 1
             if self._refusals >= len(self._config.urls):
-                self.refused.set()
+                self.over.set()
+        elif isinstance(error, _HANG_UPS):
+            # nats-py would now wait half a minute for the end of the TLS connection that is broken already.
+            self.over.set()
         if time.monotonic() - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = time.monotonic()
             _logger.warning("bus: %s", refused or _words(error))
@@ -302,13 +333,23 @@ class _Watch:
 
         return check
 
-    def explanation(self, timeout_s: float, error: Exception | None = None) -> ServiceError:
+    def explanation(self, error: Exception | None = None) -> Exception:
         if error is not None:
             self._last = refusal(error, self._config) or error
         if isinstance(self._last, BusRefused):
             return self._last
+        if isinstance(self._last, _HANG_UPS):
+            return _HungUp()
         reason = type(self._last).__name__ if self._last is not None else "no answer"
-        return ServiceError(f"no NATS server at {self._config.hosts} within {timeout_s:g} s ({reason}): start it")
+        return ServiceError(f"no NATS server at {self._config.hosts} within {self._timeout_s:g} s ({reason}): start it")
+
+
+def _abort_sockets(client: Client) -> None:
+    """nats-py leaves a socket open whose TLS connection broke while it was made, or does not end in order."""
+    for name in ("_io_writer", "_bare_io_writer"):
+        writer = getattr(client._transport, name, None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 def _require_tls(client: Client, config: BusConfig) -> None:
