@@ -6,7 +6,7 @@ RUN ?= runs/demo
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
 
-.PHONY: demo test lint learn learn-test faults bench lock clean
+.PHONY: demo test lint learn learn-test faults bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
@@ -28,8 +28,11 @@ learn-test: $(READY)  ## tests that train until something is learned
 faults: $(READY)  ## tests that kill, corrupt and partition, in full
 	$(BIN)/pytest -m faults
 
-bench: $(READY)  ## all benchmarks; writes docs/results/bench.json
-	$(BIN)/python benchmarks/run_all.py
+bench: $(READY)  ## all benchmarks; writes docs/results/bench.json and docs/results/data_plane.md
+	$(BIN)/python -m benchmarks.run_all
+
+bench-data: $(READY)  ## the data plane's benchmarks alone (about 12 minutes)
+	$(BIN)/python -m benchmarks.data_plane
 
 # --require-hashes is left out: the lock must serve the CPU and the CUDA build of one torch version alike.
 $(READY): requirements-dev.lock pyproject.toml
