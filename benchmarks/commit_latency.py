@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from benchmarks.fleet_child import Recordings
 from benchmarks.fleet_latency import LEVELS
-from benchmarks.fleet_run import FloatVector
+from benchmarks.fleet_run import FloatVector, quantile
 
 from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
@@ -81,9 +81,9 @@ def fill(store: ObjectStore, versions: int) -> None:
 def commit_entries(store: str, results: Sequence[CommitLatency]) -> dict[str, BenchEntry]:
     """Return what goes into the results file; each ratio is against the smallest log."""
     entries = {}
-    for level, quantile in LEVELS.items():
+    for level, share in LEVELS.items():
         for what in ("append", "process"):
-            values_ms = [float(np.quantile(getattr(result, f"{what}_s"), quantile)) * 1e3 for result in results]
+            values_ms = [quantile(getattr(result, f"{what}_s"), share) * 1e3 for result in results]
             for result, value_ms in zip(results, values_ms, strict=True):
                 entries[f"data/commit/{store}/{result.versions}/{what}-{level}"] = BenchEntry(
                     value=value_ms,

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from benchmarks.commit_latency import CommitLatency
 from benchmarks.fleet_latency import BURST, PAPER_EPISODE_S, PAPER_POLICY_S, PERIOD_S, FleetLatency
 from benchmarks.fleet_plan import EPISODE_STEPS
-from benchmarks.fleet_run import FloatVector
+from benchmarks.fleet_run import FloatVector, quantile
 from benchmarks.knee import KEPT_UP, LATENCY_LIMIT_S, KneeStep
 from benchmarks.sampling import BATCH, HORIZON, IMAGE_TARGET, PIXELS, STATE_TARGET, SamplingResult
 
@@ -102,13 +101,11 @@ def _fleet_text(measured: "Measured") -> str:
 
 def _fleet_rows(fleet: FleetLatency) -> Iterable[Sequence[str]]:
     for name, phase in fleet.phases.items():
-        count = f"{phase.produced}" + (f" ({phase.lost} LOST)" if phase.lost else "")
-        count += f" ({phase.duplicates} TWICE)" if phase.duplicates else ""
         yield (
             f"{fleet.robots:,}",
             str(fleet.hosts),
             f"{name}, {fleet.robots / phase.phase.period_s:.2g}/s",
-            count,
+            str(phase.produced),
             *_three(phase.episode_s),
             f"{phase.policies} x {fleet.robots:,}",
             *_three(phase.policy_s),
@@ -122,8 +119,8 @@ def _fleet_rows(fleet: FleetLatency) -> Iterable[Sequence[str]]:
 def _verdict(fleet: FleetLatency) -> str:
     met = all(
         len(latencies_s)
-        and np.quantile(latencies_s, 0.5) <= _TARGET_P50_S
-        and np.quantile(latencies_s, 0.99) <= _TARGET_P99_S
+        and quantile(latencies_s, 0.5) <= _TARGET_P50_S
+        and quantile(latencies_s, 0.99) <= _TARGET_P99_S
         for phase in fleet.phases.values()
         for latencies_s in (phase.episode_s, phase.policy_s)
     )
@@ -206,15 +203,15 @@ def _three(latencies_s: FloatVector) -> list[str]:
     return [_ms(latencies_s, q) for q in (0.5, 0.99, 1)]
 
 
-def _ms(latencies_s: FloatVector, quantile: float) -> str:
+def _ms(latencies_s: FloatVector, level: float) -> str:
     if not len(latencies_s):
         return "none"
-    value_s = float(np.quantile(latencies_s, quantile))
+    value_s = quantile(latencies_s, level)
     return f"{value_s:.2f} s" if value_s >= 1 else f"{value_s * 1e3:.3g} ms"
 
 
-def _ratio(values: FloatVector, first: FloatVector, quantile: float) -> str:
-    return f"{np.quantile(values, quantile) / np.quantile(first, quantile):.2f}"
+def _ratio(values: FloatVector, first: FloatVector, level: float) -> str:
+    return f"{quantile(values, level) / quantile(first, level):.2f}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 from benchmarks.fleet_latency import PERIOD_S
-from benchmarks.fleet_run import PhaseResult, fleet
+from benchmarks.fleet_run import PhaseResult, fleet, quantile
 
 from lwd.data.store import StoreConfig
 from lwd.recipes.bench_result import BenchEntry
@@ -25,7 +24,7 @@ class KneeStep:
 
     @property
     def p99_s(self) -> float:
-        return float(np.quantile(self.result.episode_s, 0.99))
+        return quantile(self.result.episode_s, 0.99)
 
     @property
     def carried(self) -> bool:
