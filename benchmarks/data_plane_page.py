@@ -60,8 +60,8 @@ def page(measured: "Measured") -> str:
         ]
     parts += ["## The load that one coordinator carries", _knee_text(measured)]
     for store, steps in measured.knees.items():
-        header = ("offered", "episodes", "sampleable per second", "P50", "P99", "episodes per version", "carried")
-        parts += [f"**{_STORES[store]}**", _table(header, map(_knee_row, steps))]
+        knee_header = ("offered", "episodes", "sampleable per second", "P50", "P99", "episodes per version", "carried")
+        parts += [f"**{_STORES[store]}**", _table(knee_header, map(_knee_row, steps))]
     parts += ["## Sampling", _sampling_text(measured.sampling)]
     parts.append(_table(("what", "transitions/s", "of ours"), _sampling_rows(measured.sampling)))
     parts += [f"{name} was left out: {reason}" for name, reason in measured.sampling.missing.items()]
