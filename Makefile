@@ -7,7 +7,7 @@ SEEDS ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
 
-.PHONY: demo test lint learn learn-test faults simulate bench lock clean
+.PHONY: demo test lint learn learn-test faults simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
@@ -32,8 +32,11 @@ faults: $(READY)  ## tests that kill, corrupt and partition, in full
 simulate: $(READY)  ## the commit protocol under seeded chaos (SEEDS=10000); a failing seed becomes a regression test
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
 
-bench: $(READY)  ## all benchmarks; writes docs/results/bench.json
-	$(BIN)/python benchmarks/run_all.py
+bench: $(READY)  ## all benchmarks; writes docs/results/bench.json and docs/results/data_plane.md
+	$(BIN)/python -m benchmarks.run_all
+
+bench-data: $(READY)  ## the data plane's benchmarks alone (about 12 minutes)
+	$(BIN)/python -m benchmarks.data_plane
 
 # --require-hashes is left out: the lock must serve the CPU and the CUDA build of one torch version alike.
 $(READY): requirements-dev.lock pyproject.toml

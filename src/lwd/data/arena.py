@@ -22,6 +22,7 @@ from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, F
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+_HUMAN = int(Controller.HUMAN)  # numpy compares with an enum's member slowly
 NStep = int | Mapping[str, int]
 """Chunks in an n-step window: one number, or one for each task name."""
 
@@ -110,6 +111,7 @@ class ReplayArena:
         self.embodiment = embodiment
         self.horizon = horizon
         self.gamma = gamma
+        self._offset_H = np.arange(horizon)
         self._embed = embed
         self._lock = threading.Lock()
         self._infos: list[EpisodeInfo] = []
@@ -244,9 +246,9 @@ class ReplayArena:
         if start_B.size and left_B.min() < 1:
             raise ShapeError("a start row is an episode's last observation; no action was executed there")
 
-        chunk_BH = start_B[:, None] + np.arange(self.horizon)
+        chunk_BH = start_B[:, None] + self._offset_H
         mask_BH = chunk_BH < end_row_B[:, None]
-        chunk_BH = np.minimum(chunk_BH, end_row_B[:, None] - 1)
+        np.minimum(chunk_BH, end_row_B[:, None] - 1, out=chunk_BH)
 
         window_B = self.horizon * _window_chunks(n_step, view.tasks, task_B)
         steps_B = np.minimum(window_B, left_B)
@@ -261,7 +263,7 @@ class ReplayArena:
             observation=_observation(view, start_B, instruction_BE),
             action_chunk_BHA=torch.from_numpy(view.actions_RA.take(chunk_BH, axis=0)),
             action_mask_BH=torch.from_numpy(mask_BH),
-            human_BH=torch.from_numpy((view.controllers_R.take(chunk_BH) == Controller.HUMAN) & mask_BH),
+            human_BH=torch.from_numpy((view.controllers_R.take(chunk_BH) == _HUMAN) & mask_BH),
             return_B=torch.from_numpy(return_B.astype(np.float32)),
             bootstrap_observation=_observation(view, start_B + steps_B, instruction_BE),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),

@@ -185,9 +185,11 @@ class _StratumIndex:
 
     def draw(self, count: int, rng: np.random.Generator) -> IntArray:
         """Draw start rows with replacement: first the task, then one of its steps."""
-        task = np.searchsorted(self._task_cdf, rng.random(count), side="right").clip(max=len(self._task_cdf) - 1)
+        # Methods rather than numpy's functions: half the cost, and this is the learner's inner loop.
+        task = self._task_cdf.searchsorted(rng.random(count), side="right")
+        np.minimum(task, len(self._task_cdf) - 1, out=task)
         position = self._task_begin[task] + rng.integers(0, self._task_size[task])
-        episode = np.searchsorted(self._end_E, position, side="right")
+        episode = self._end_E.searchsorted(position, side="right")
         offset = position - self._begin_E[episode]
         rows: IntArray = self._first_row_E[episode] + offset
         if self._any_listed:

@@ -20,13 +20,24 @@ class BenchEntry:
 
 
 def write_entries(path: Path, entries: Mapping[str, BenchEntry]) -> None:
-    """Replace the results file; numbers to four significant digits."""
+    """Write results; numbers to four significant digits.
+
+    A name's first part is its group. The groups of `entries` are replaced as a whole; what other benchmarks have
+    written about other groups stays.
+    """
+    groups = {_group(name) for name in entries}
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = {name: entry for name, entry in kept.items() if _group(name) not in groups}
     rounded = {
         name: asdict(entry) | {"value": float(f"{entry.value:.4g}"), "ratio": float(f"{entry.ratio:.4g}")}
         for name, entry in entries.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.replace(path, (json.dumps(rounded, indent=1) + "\n").encode())
+    durable.replace(path, (json.dumps(kept | rounded, indent=1) + "\n").encode())
+
+
+def _group(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def print_entries(entries: Mapping[str, BenchEntry]) -> None:
