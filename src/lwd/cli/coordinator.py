@@ -9,9 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from lwd.cli.options import NatsUrlOption, RunOption, run_at
+from lwd.cli.options import NatsUrlOption, RunOption, run_path
 from lwd.data.validation import EpisodeLimits
-from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
+from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator, store_of
+from lwd.fleet.embodiment import fleet_embodiment
 
 
 def run(
@@ -20,8 +21,15 @@ def run(
     reconcile_s: Annotated[
         float, tyro.conf.arg(help="seconds between two listings of the store, which find what was never announced")
     ] = 10.0,
+    embodiment: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME|FILE.json",
+            help="robots whose episodes are accepted; None: the built-in ones that the store's first episode is of",
+        ),
+    ] = None,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    directory = run_at(run)
-    limits = EpisodeLimits(embodiment=directory.embodiment())
-    run_coordinator(CoordinatorConfig(run=directory.path, nats_url=nats_url, limits=limits, reconcile_s=reconcile_s))
+    path = run_path(run)
+    limits = EpisodeLimits(embodiment=fleet_embodiment(embodiment, store_of(path, None)))
+    run_coordinator(CoordinatorConfig(run=path, nats_url=nats_url, limits=limits, reconcile_s=reconcile_s))

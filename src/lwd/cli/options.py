@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -20,9 +20,11 @@ from rich.progress import (
 from rich.text import Text
 
 from lwd.errors import ConfigError
-from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import Budget
+from lwd.recipes.budget import Budget
 from lwd.robots.sim import ObservationKind
+
+if TYPE_CHECKING:
+    from lwd.recipes.run_directory import RunDirectory
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
 BudgetOption = Annotated[Budget, tyro.conf.arg(help="full, or smoke: a few minutes to see that everything runs")]
@@ -113,15 +115,27 @@ def require_device(device: str) -> str:
     return device
 
 
-def run_at(path: Path) -> RunDirectory:
-    """Return the run directory at a path.
+def run_path(path: Path) -> Path:
+    """Return the path of a run's directory, which need not exist yet.
 
     Raises:
         ConfigError: if the path is something else than a directory.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run {path} is a file: give a directory with --run")
-    return RunDirectory(path)
+    return path
+
+
+def run_at(path: Path) -> "RunDirectory":
+    """Return the run directory at a path.
+
+    Raises:
+        ConfigError: if the path is something else than a directory.
+    """
+    # Here, not above: it loads torch, which coordinators do without.
+    from lwd.recipes.run_directory import RunDirectory
+
+    return RunDirectory(run_path(path))
 
 
 def next_step(text: str) -> None:

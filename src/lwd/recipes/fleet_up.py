@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 from lwd.errors import ConfigError
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
+from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import Budget
 from lwd.robots.sim import world_named
 
 # Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lwd.data import durable
-from lwd.data.log import LogReader
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import CheckpointError, ConfigError
+from lwd.fleet.embodiment import built_in, first_embodiment
 from lwd.learner.checkpoint import Checkpoint, CheckpointStore
-from lwd.robots.sim import make_robot
 from lwd.types import Embodiment
 
 
@@ -34,11 +33,10 @@ class RunDirectory:
         Raises:
             CheckpointError: if the run's store has no episodes yet.
         """
-        reader = LogReader(self.store())
-        for entry in reader.poll(up_to=1):
-            for episode in entry.added:
-                return make_robot(episode.embodiment).embodiment
-        raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+        name = first_embodiment(self.store())
+        if name is None:
+            raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+        return built_in(name)
 
     def checkpoints(self, stage: str) -> CheckpointStore:
         """The checkpoints of a stage."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwd.robots.sim.embodiments import CONTROL_HZ
 from lwd.robots.sim.worlds import World
 
 if sys.platform == "linux":
@@ -30,7 +31,6 @@ from ogbench.manipspace.envs.scene_env import SceneEnv
 
 Array = npt.NDArray[np.float64]
 
-CONTROL_HZ = 20.0
 SUBSTEPS = 25
 UNLOCKED_DAMPING, LOCKED_DAMPING = 2.0, 1e6
 BUTTON_PRESSED_M = -0.02
