@@ -16,7 +16,7 @@ from lwd.data.arena import ReplayArena
 from lwd.data.sampling import BatchSampler, Prefetcher, Stratum
 from lwd.models.instruction import EMBEDDING_SIZE
 from lwd.recipes.bench_result import BenchEntry
-from lwd.robots.sim.observation import STATE_EMBODIMENT
+from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 from lwd.types import Embodiment, Episode, EpisodeInfo, Outcome, Source
 
 BATCH = 256

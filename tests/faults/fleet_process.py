@@ -34,7 +34,7 @@ def host(run: Path, name: str, episodes: int | None) -> None:
             time.sleep(0.001)
             return super().step(action)
 
-    host_process.Spool = lambda root: JournalingSpool(root, run / "journal.txt")
+    host_process.Spool = lambda root, limits: JournalingSpool(root, run / "journal.txt")
     robots = tuple(RobotSpec(robot_id=f"{name}.robot-{number}") for number in range(3))
     run_robot_host(
         RobotHostConfig(run=run, host_id=name, robots=robots, heartbeat_s=0.2, max_episodes=episodes),

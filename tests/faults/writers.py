@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lwd.data.store import open_store
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.host_network import HostNetwork, HostStatus
+from lwd.fleet.host_network import MAX_UNSPOOLED, HostNetwork, HostStatus
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower
 from lwd.fleet.shipper import Shipper
@@ -80,7 +80,7 @@ def run_writer(config: WriterConfig) -> None:
         due_s = time.monotonic()
         for done, item in enumerate(_missing(robots, config.episodes, written)):
             due_s += config.period_s
-            while time.monotonic() < due_s or network.congested:
+            while time.monotonic() < due_s or network.unspooled >= MAX_UNSPOOLED:
                 network.check()
                 time.sleep(min(0.05, max(0.001, due_s - time.monotonic())))
             if stopped:

@@ -61,7 +61,10 @@ class Fleet:
             while True:
                 if self.to_record > 0:
                     self._record(shipper, robot_id)
-                drive(shipper.ship(self.world.bus))  # type: ignore[arg-type]
+                with contextlib.suppress(StoreError):
+                    drive(shipper.upload())
+                with contextlib.suppress(ServiceError):
+                    drive(shipper.announce(self.world.bus))  # type: ignore[arg-type]
                 if self.world.now_s > next_adoption_s:
                     drive(shipper.adopt())
                     next_adoption_s = self.world.now_s + _ADOPT_EVERY_S

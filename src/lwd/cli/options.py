@@ -1,5 +1,6 @@
 """Options that several verbs share, and what they print."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,8 @@ from rich.text import Text
 
 from lwd.cli.services import NOTED_STORE, ServiceOptions, StoreOptions
 from lwd.errors import ConfigError
+from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import Budget
 from lwd.robots.sim import ObservationKind
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
@@ -118,6 +119,21 @@ def run_at(path: Path, services: StoreOptions = NOTED_STORE) -> RunDirectory:
         raise ConfigError(f"run {path} is a file: give a directory with --run")
     bus = services.bus_config() if isinstance(services, ServiceOptions) else None
     return RunDirectory(path).at(store=services.store_config(), bus=bus)
+
+
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def size_bytes(text: str, option: str) -> int:
+    """Return the bytes that a size such as `20GiB` or `500 MB` means.
+
+    Raises:
+        ConfigError: if it is no size.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _SIZES:
+        raise ConfigError(f"{option} is {text!r}; give a size such as 20GiB or 500MB")
+    return int(float(match[1]) * _SIZES[match[2].upper()])
 
 
 def next_step(text: str) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at
+from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at, size_bytes
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
+from lwd.fleet.spool import SpoolLimits
 
 
 def run(
@@ -37,6 +38,17 @@ def run(
     max_episodes: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help="episodes after which none begins; None: no limit")
     ] = None,
+    spool_budget: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="SIZE",
+            help="disk space for episodes that are not committed yet; when it is used up, no episode begins until "
+            "some are (an uncommitted one is never deleted)",
+        ),
+    ] = "20GiB",
+    spool_min_free: Annotated[
+        str, tyro.conf.arg(metavar="SIZE", help="space to leave free on the spool's disk, whoever fills it")
+    ] = "1GiB",
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -53,6 +65,10 @@ def run(
             seed=seed,
             max_env_steps=max_env_steps,
             max_episodes=max_episodes,
+            spool_limits=SpoolLimits(
+                budget_bytes=size_bytes(spool_budget, "--spool-budget"),
+                min_free_bytes=size_bytes(spool_min_free, "--spool-min-free"),
+            ),
             store=directory.store_config,
             bus=directory.bus(),
         )

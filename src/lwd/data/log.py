@@ -6,7 +6,7 @@ writer was faster, and the loser reads the winner's entry before it tries v + 1.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -120,6 +120,8 @@ class LogReader:
         self.epoch = 0
         self.indexed_version = 0
         """Version of the index that was loaded; 0 if none was."""
+        self.fleet_steps = 0
+        """Control steps of the snapshot's fleet episodes; revoked ones do not count."""
         self._episodes: dict[str, CommittedEpisode] = {}
         self._revoked: set[str] = set()
         self._undelivered: list[LogEntry] = []
@@ -223,8 +225,10 @@ class LogReader:
                 )
             added[item.episode_id] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
         self._episodes.update(added)
+        self.fleet_steps += _fleet_steps(added.values())
         for episode_id in entry.revoked:
-            self._episodes.pop(episode_id, None)
+            if (gone := self._episodes.pop(episode_id, None)) is not None:
+                self.fleet_steps -= _fleet_steps([gone])
             self._revoked.add(episode_id)
         self.version = version
         self.epoch = max(self.epoch, entry.epoch)
@@ -243,8 +247,13 @@ class LogReader:
         except (ValidationError, KeyError) as error:
             raise IndexDamaged(f"an index has a row that is no episode ({error!r})") from error
         self._revoked = set(index.revoked)
+        self.fleet_steps = _fleet_steps(self._episodes.values())
         self.version, self.epoch = index.version, index.epoch
         self.indexed_version = index.version
+
+
+def _fleet_steps(episodes: Iterable[CommittedEpisode]) -> int:
+    return sum(item.entry.steps for item in episodes if item.entry.source is Source.FLEET)
 
 
 class LogWriter:

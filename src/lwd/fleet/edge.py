@@ -7,6 +7,7 @@ costs nothing, and the policy runs on full batches.
 
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ TRAINING_SEEDS = 2**30
 """Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 _IDLE_S = 0.02
 _STATUS_EVERY_S = 0.25
+_COMPLAIN_EVERY_S = 60.0
 _REST_S = 1.0
 """How long a robot rests after a fault; longer with every fault in a row."""
 _MAX_FAULTS = 5
@@ -93,6 +95,8 @@ class RobotHost:
         self._acting_s = 0.0
         self._started_s = time.monotonic()
         self._next_status_s = 0.0
+        self._shortage = ""
+        self._next_complaint_s = 0.0
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Run episodes. On return all running ones were truncated and handed over.
@@ -130,12 +134,26 @@ class RobotHost:
         for slot in self._slots:
             if slot.session is not None or self._may_not_begin():
                 continue
-            if self._network.learner_is_behind or self._network.congested:
+            if self._is_short():
+                return "spool full"
+            if self._network.learner_is_behind:
                 idle = all(other.session is None for other in self._slots)
                 return "waiting for the learner" if idle else "running"
             if time.monotonic() >= slot.rest_until_s:
                 self._begin(slot, policy)
         return "running"
+
+    def _is_short(self) -> bool:
+        """Whether another episode would not fit into the spool; says so now and then, and when it is over."""
+        running = sum(slot.session is not None for slot in self._slots)
+        before, self._shortage = self._shortage, self._network.shortage(running)
+        if self._shortage and time.monotonic() >= self._next_complaint_s:
+            _logger.error("no new episodes: %s", self._shortage)
+            self._next_complaint_s = time.monotonic() + _COMPLAIN_EVERY_S
+        if before and not self._shortage:
+            _logger.info("the spool has room again: episodes begin")
+            self._next_complaint_s = 0.0
+        return bool(self._shortage)
 
     def _begin(self, slot: _Slot, policy: LoadedPolicy) -> None:
         task = self._next_task(slot)
@@ -152,6 +170,9 @@ class RobotHost:
                 policy_version=policy.version,
                 world=slot.unit.world,
                 operator=slot.unit.operator,
+                # In the order in which the robot recorded them, also across its restarts; unique by the last part,
+                # for a robot that goes on with another machine's empty spool.
+                episode_id=f"{slot.unit.start:06d}-{slot.begun:06d}-{uuid.uuid4().hex[:16]}",
             )
             slot.policy = policy
         except RobotFault as error:
@@ -257,6 +278,7 @@ class RobotHost:
             env_steps=self._env_steps,
             episodes=self._finished,
             running_steps=sum(session.steps for _, session in sessions),
+            shortage=self._shortage,
             robots=tuple(_robot_status(slot, session) for slot, session in sessions),
             metrics={
                 "edge/env_steps_per_s": self._env_steps / elapsed_s,

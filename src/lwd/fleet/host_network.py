@@ -16,6 +16,7 @@ from typing import Literal
 
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError, ServiceError, StoreError
+from lwd.fleet.backoff import Backoff
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.loop_thread import LoopThread
@@ -35,12 +36,12 @@ from lwd.fleet.release import PolicyFollower
 from lwd.fleet.shipper import Shipper
 from lwd.types import Episode
 
-HostState = Literal["waiting for a policy", "running", "waiting for the learner", "stopping"]
+HostState = Literal["waiting for a policy", "running", "waiting for the learner", "spool full", "stopping"]
 _POLICY_LOOK_S = 5.0
 _LOG_LOOK_S = 2.0
 _ADOPT_EVERY_S = 30.0
 _RETRY_S = 1.0
-_MAX_UNSPOOLED = 64
+MAX_UNSPOOLED = 64
 
 _logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class HostStatus:
     """Steps of the episodes that are running now."""
     robots: tuple[RobotStatus, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    shortage: str = ""
+    """Why no episode begins, in state "spool full"."""
 
 
 class HostNetwork:
@@ -90,7 +93,11 @@ class HostNetwork:
         self._unspooled: list[Episode] = []
         self._thread = LoopThread(f"network of {host_id}")
         self._wake_spool = asyncio.Event()
-        self._wake_ship = asyncio.Event()
+        self._wake_upload = asyncio.Event()
+        self._wake_announce = asyncio.Event()
+        self._wake_upload_again = asyncio.Event()
+        self._wake_announce_again = asyncio.Event()
+        self._upload_error = ""
         self._wake_log = asyncio.Event()
         self._wake_policy = asyncio.Event()
         # Before anything else, so that `drain` knows what an earlier process left behind.
@@ -119,6 +126,11 @@ class HostNetwork:
         return len(self._unspooled) + self._shipper.waiting
 
     @property
+    def unspooled(self) -> int:
+        """Finished episodes that are not even in the spool yet."""
+        return len(self._unspooled)
+
+    @property
     def learner_is_behind(self) -> bool:
         """Whether the fleet has as many steps as the learner allows for now."""
         allowed = None if self._learner is None else self._learner.env_steps_allowed
@@ -129,10 +141,15 @@ class HostNetwork:
         own = self._shipper.waiting_steps + unspooled + self.status.running_steps
         return self._shipper.fleet_steps + own >= allowed
 
-    @property
-    def congested(self) -> bool:
-        """Whether the spool does not take episodes (its disk is full, most likely)."""
-        return len(self._unspooled) >= _MAX_UNSPOOLED
+    def shortage(self, running: int) -> str:
+        """Say why no episode may begin beside `running` others; empty if one may.
+
+        The spool's budget is used up, its disk is nearly full, or it does not take what is finished already.
+        """
+        unspooled = self.unspooled
+        if unspooled >= MAX_UNSPOOLED:
+            return f"{unspooled} finished episodes cannot be written to the spool: free space on its disk"
+        return self._shipper.shortage(running + unspooled)
 
     def drain(self, timeout_s: float, *, committed: bool) -> bool:
         """Wait until every episode is in the spool, or even committed. Returns whether it is so."""
@@ -154,7 +171,8 @@ class HostNetwork:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep_connected())
                 tasks.create_task(self._keep_spooling())
-                tasks.create_task(self._keep_shipping())
+                tasks.create_task(self._keep_uploading())
+                tasks.create_task(self._keep_announcing())
                 tasks.create_task(self._keep_following_log())
                 tasks.create_task(self._keep_policy_new())
                 tasks.create_task(self._keep_beating())
@@ -174,7 +192,9 @@ class HostNetwork:
                 await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
                 self._bus = bus
-                self._wake_ship.set()
+                # The network is back: store and bus are worth a try at once.
+                self._wake_upload_again.set()
+                self._wake_announce_again.set()
                 self._wake_policy.set()
             except (ServiceError, ConfigError) as error:
                 # ConfigError, too: a credentials file that is being replaced stops no robot.
@@ -199,19 +219,49 @@ class HostNetwork:
                     await self._shipper.spool(self._unspooled[0])
                     with self._lock:
                         self._unspooled.pop(0)
-                    self._wake_ship.set()
+                    self._wake_upload.set()
             except StoreError as error:
                 _logger.error("%s; %d episodes wait in memory", error, len(self._unspooled))
             await _wait(self._wake_spool, _RETRY_S)
 
-    async def _keep_shipping(self) -> None:
+    async def _keep_uploading(self) -> None:
+        backoff = Backoff()
         next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
         while True:
-            await self._shipper.ship(self._bus)
+            try:
+                await self._shipper.upload()
+                backoff.succeeded()
+                self._upload_error = ""
+            except StoreError as error:
+                # New episodes do not cut the rest short: they wait in the spool with the others.
+                await self._rest("upload", error, backoff.failed(), self._wake_upload_again)
+            self._wake_announce.set()
             if time.monotonic() > next_adoption_s:
                 await self._shipper.adopt()
                 next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
-            await _wait(self._wake_ship, _RETRY_S)
+            if not backoff.failures:
+                await _wait(self._wake_upload, _RETRY_S)
+
+    async def _keep_announcing(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                if self._bus is not None:
+                    await self._shipper.announce(self._bus)
+                backoff.succeeded()
+            except ServiceError as error:
+                # Nothing is lost meanwhile: the coordinator lists the store.
+                await self._rest("announcement", error, backoff.failed(), self._wake_announce_again)
+            if not backoff.failures:
+                await _wait(self._wake_announce, _RETRY_S)
+
+    async def _rest(self, what: str, error: Exception, rest_s: float, wake: asyncio.Event) -> None:
+        if what == "upload":
+            self._upload_error = str(error)[:500]
+        _logger.warning(
+            "%s; %d episodes wait in the spool, next %s in %.1f s", error, self._shipper.waiting, what, rest_s
+        )
+        await _wait(wake, rest_s)
 
     async def _keep_following_log(self) -> None:
         while True:
@@ -241,6 +291,8 @@ class HostNetwork:
                     "edge/env_steps": float(status.env_steps),
                     "edge/episodes": float(status.episodes),
                     "edge/spooled": float(self.waiting),
+                    "edge/spooled_bytes": float(self._shipper.waiting_bytes),
+                    "edge/oldest_waiting_s": self._shipper.oldest_s,
                     "edge/committed": float(self._shipper.committed),
                     "edge/connected": float(self._bus is not None and self._bus.connected),
                     **status.metrics,
@@ -256,6 +308,9 @@ class HostNetwork:
                     env_steps=status.env_steps,
                     episodes=status.episodes,
                     spooled=self.waiting,
+                    spooled_bytes=self._shipper.waiting_bytes,
+                    oldest_s=self._shipper.oldest_s,
+                    error=status.shortage[:500] or self._upload_error,
                     policy_version=self.policies.version,
                     robots=status.robots,
                 )

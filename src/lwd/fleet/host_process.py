@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +19,13 @@ from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
-from lwd.fleet.spool import Spool
+from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.models.checkpoint import load_policy, require_embodiment
 from lwd.models.protocol import FlowPolicy
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
 from lwd.robots.sim import TASKS, make_robot, task_named
-from lwd.robots.sim.oracle import SceneExpert
 from lwd.types import Task
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class RobotHostConfig:
     max_policies: int = 3
     """Policy versions in memory at a time."""
     heartbeat_s: float = 1.0
+    spool_limits: SpoolLimits = field(default_factory=SpoolLimits)
     drain_s: float = 30.0
     """How long to wait for commits after a limit was reached; what remains stays in the spool."""
     stop_drain_s: float = 5.0
@@ -88,6 +89,9 @@ RobotMaker = Callable[[RobotSpec], tuple[Robot, Operator | None]]
 
 def simulated_robots(config: RobotHostConfig) -> RobotMaker:
     """Return what makes the robots of a host that simulates."""
+
+    # Here, not above: real robots need no simulator.
+    from lwd.robots.sim.oracle import SceneExpert
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
         robot = make_robot(config.embodiment, spec.world)
@@ -131,7 +135,7 @@ def run_robot_host(
         config.bus.client_options()
     make = make or simulated_robots(config)
     tasks = tasks or tuple(task_named(name) for name in (config.tasks or tuple(TASKS)))
-    spool = Spool(config.run / "spool")
+    spool = Spool(config.run / "spool", config.spool_limits)
     starts = {spec.robot_id: spool.claim(spec.robot_id) for spec in config.robots}
     units = []
     try:
@@ -204,7 +208,10 @@ def _run(
     finally:
         if not network.drain(10.0, committed=False):
             _logger.error("not all episodes reached the spool: is its disk full?")
-        patience_s = config.stop_drain_s if stop.is_set else config.drain_s
-        if not network.drain(patience_s, committed=True):
-            _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
+        begun_s = time.monotonic()
+        # Asked again and again: a signal that comes meanwhile shortens the wait.
+        while not network.drain(0.2, committed=True):
+            if time.monotonic() - begun_s > (config.stop_drain_s if stop.is_set else config.drain_s):
+                _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
+                break
         network.close()

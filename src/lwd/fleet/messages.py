@@ -91,12 +91,17 @@ class HostHeartbeat(Message):
 
     host_id: str = Field(pattern=NAME_PATTERN)
     time_s: float
-    state: Literal["waiting for a policy", "running", "waiting for the learner", "stopping"]
+    state: Literal["waiting for a policy", "running", "waiting for the learner", "spool full", "stopping"]
     env_steps: int = Field(ge=0)
     """Steps since the host started."""
     episodes: int = Field(ge=0)
     spooled: int = Field(ge=0)
     """Episodes in the spool: not yet known to be committed."""
+    spooled_bytes: int = Field(ge=0)
+    oldest_s: float = Field(ge=0)
+    """For how long the oldest of them has waited."""
+    error: str = Field(max_length=500)
+    """Why nothing is shipped, or why no episode begins; empty while all is well."""
     policy_version: int = Field(ge=-1)
     """Newest version loaded."""
     robots: tuple[RobotStatus, ...]

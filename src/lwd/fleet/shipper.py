@@ -6,22 +6,26 @@ Every step may be repeated at any time, by this process or by its successor afte
 import asyncio
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 
 from lwd.data.episode_file import write_episode
 from lwd.data.log import LogReader
 from lwd.data.quarantine import find_quarantined
 from lwd.data.store import ObjectStore
-from lwd.errors import ObjectExists, ServiceError, StoreError
+from lwd.errors import ObjectExists
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import EpisodeAnnouncement
 from lwd.fleet.spool import Spool, SpooledEpisode
 from lwd.types import Episode, Source
 
 _ADOPT_AFTER_S = 60.0
-"""Age at which episodes of robots that nobody runs any more are shipped by any host of the machine."""
+"""Time after which episodes of robots that nobody runs any more are shipped by any host of the machine."""
 _SUSPECT_AFTER_S = 10.0
-"""Time without a commit after which the quarantine is looked at."""
+"""Time without a commit after which the quarantine is looked at; doubled with every look."""
+_MOST_SUSPECT_S = 320.0
+_LOOKS = 16
+"""The most looks at the quarantine per look at the log."""
 
 _logger = logging.getLogger(__name__)
 
@@ -30,12 +34,15 @@ _logger = logging.getLogger(__name__)
 class _Item:
     episode: SpooledEpisode
     steps: int
+    since_s: float
+    """Monotonic time since when it waits: the wall clock may jump."""
     sha256: str = ""
     size_bytes: int = 0
     uploaded_at_s: float | None = None
-    announced: bool = False
-    suspected_at_s: float = 0.0
-    """When it was uploaded, or last looked for in the quarantine; monotonic, the wall clock may jump back."""
+    """Unix time, as it is announced."""
+    look_at_s: float = 0.0
+    """Monotonic time of the next look into the quarantine."""
+    looks: int = 0
 
 
 class Shipper:
@@ -47,11 +54,14 @@ class Shipper:
         self._robot_ids = robot_ids
         self._reader = LogReader(store)
         self._items: dict[str, _Item] = {}
+        self._to_upload: deque[_Item] = deque()
+        self._to_announce: deque[_Item] = deque()
+        self._unclaimed_since_s: dict[str, float] = {}
         self._started = False
-        self.fleet_steps = 0
-        """Committed steps of all fleet episodes, of every host."""
         self.committed = 0
         """Episodes of this spool that this process has seen committed."""
+        self.waiting_bytes = 0
+        """Size of the episodes in the spool that are not known to be committed."""
 
     @property
     def waiting(self) -> int:
@@ -64,9 +74,24 @@ class Shipper:
         return sum(item.steps for item in tuple(self._items.values()))
 
     @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited."""
+        since_s = min((item.since_s for item in tuple(self._items.values())), default=None)
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def fleet_steps(self) -> int:
+        """Committed steps of all fleet episodes, of every host; revoked ones do not count."""
+        return self._reader.fleet_steps
+
+    @property
     def snapshot(self) -> int:
         """Newest snapshot version seen."""
         return self._reader.version
+
+    def shortage(self, coming: int) -> str:
+        """Say why no episode may begin, see `Spool.shortage`; may be called from any thread."""
+        return self._spool.shortage(coming)
 
     async def spool(self, episode: Episode) -> None:
         """Put an episode on the disk.
@@ -78,34 +103,44 @@ class Shipper:
         data = await asyncio.to_thread(write_episode, episode)
         spooled = await asyncio.to_thread(self._spool.add, info.robot_id, info.episode_id, data)
         steps = episode.steps if info.source is Source.FLEET else 0
-        self._items[info.episode_id] = _Item(episode=spooled, steps=steps)
+        self._hold(_Item(episode=spooled, steps=steps, since_s=time.monotonic()))
 
     async def adopt(self) -> None:
         """Take in what an earlier process left in the spool, also of robots that nobody runs any more."""
-        for episode in await asyncio.to_thread(self._spool.pending):
-            if episode.episode_id in self._items:
-                continue
-            age_s = time.time() - episode.spooled_at_s
-            if episode.robot_id in self._robot_ids or age_s > _ADOPT_AFTER_S:
-                self._items[episode.episode_id] = _Item(episode=episode, steps=0)
+        unclaimed = await asyncio.to_thread(self._spool.unclaimed)
+        pending = await asyncio.to_thread(self._spool.pending)
+        await asyncio.to_thread(self._spool.count)
+        # By a clock that cannot jump, not by the files' age.
+        now_s = time.monotonic()
+        self._unclaimed_since_s = {robot: self._unclaimed_since_s.get(robot, now_s) for robot in unclaimed}
+        abandoned = {robot for robot, since_s in self._unclaimed_since_s.items() if now_s - since_s >= _ADOPT_AFTER_S}
+        for episode in pending:
+            if episode.episode_id not in self._items and episode.robot_id in self._robot_ids | abandoned:
+                self._hold(_Item(episode=episode, steps=0, since_s=now_s))
 
-    async def ship(self, bus: Bus | None) -> None:
-        """Upload and announce everything that waits for it; what fails is tried again at the next call."""
-        try:
-            for item in tuple(self._items.values()):
-                if item.uploaded_at_s is None:
-                    await self._upload(item)
-        except StoreError as error:
-            _logger.warning("%s; %d episodes wait in the spool", error, len(self._items))
-        if bus is None or not bus.connected:
-            return
-        try:
-            for item in tuple(self._items.values()):
-                if item.uploaded_at_s is not None and not item.announced:
-                    await bus.announce(_announcement(item, item.uploaded_at_s))
-                    item.announced = True
-        except ServiceError as error:
-            _logger.warning("%s; the coordinator will find it in the store", error)
+    async def upload(self) -> None:
+        """Upload everything that waits for it, in order.
+
+        Raises:
+            StoreError: if the store fails; what is left is first in line at the next call.
+        """
+        while self._to_upload:
+            item = self._to_upload[0]
+            if item.episode.episode_id in self._items:
+                await self._upload(item)
+            self._to_upload.popleft()
+
+    async def announce(self, bus: Bus) -> None:
+        """Announce everything that was uploaded, in order; nothing while the bus is down.
+
+        Raises:
+            ServiceError: if an announcement is not acknowledged; it is first in line at the next call.
+        """
+        while self._to_announce and bus.connected:
+            item = self._to_announce[0]
+            if item.episode.episode_id in self._items and item.uploaded_at_s is not None:
+                await bus.announce(_announcement(item, item.uploaded_at_s))
+            self._to_announce.popleft()
 
     async def follow_log(self) -> None:
         """Read what was committed and clear the spool of it.
@@ -115,16 +150,20 @@ class Shipper:
         """
         if not self._started:
             await asyncio.to_thread(self._reader.load_index)
-            episodes = self._reader.snapshot.episodes.values()
-            self.fleet_steps = sum(item.entry.steps for item in episodes if item.entry.source is Source.FLEET)
             self._started = True
-        for entry in await asyncio.to_thread(self._reader.poll):
-            self.fleet_steps += sum(added.steps for added in entry.added if added.source is Source.FLEET)
+        await asyncio.to_thread(self._reader.poll)
+        looks = _LOOKS
         for item in tuple(self._items.values()):
             if self._reader.knows(item.episode.episode_id):
                 await self._settle(item)
-            elif item.uploaded_at_s is not None:
+            elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
+                looks -= 1
                 await self._look_in_quarantine(item)
+
+    def _hold(self, item: _Item) -> None:
+        self._items[item.episode.episode_id] = item
+        self.waiting_bytes += item.episode.size_bytes
+        self._to_upload.append(item)
 
     async def _upload(self, item: _Item) -> None:
         try:
@@ -138,7 +177,9 @@ class Shipper:
         except ObjectExists as error:
             await self._reject(item, str(error))
             return
-        item.uploaded_at_s, item.suspected_at_s = time.time(), time.monotonic()
+        item.uploaded_at_s = time.time()
+        item.look_at_s = time.monotonic() + _SUSPECT_AFTER_S
+        self._to_announce.append(item)
 
     async def _settle(self, item: _Item) -> None:
         found = self._reader.find(item.episode.episode_id)
@@ -156,22 +197,21 @@ class Shipper:
         self.committed += 1
 
     async def _look_in_quarantine(self, item: _Item) -> None:
-        now_s = time.monotonic()
-        if now_s - item.suspected_at_s < _SUSPECT_AFTER_S:
-            return
-        item.suspected_at_s = now_s
+        item.looks += 1
+        item.look_at_s = time.monotonic() + min(_SUSPECT_AFTER_S * 2**item.looks, _MOST_SUSPECT_S)
         record = await asyncio.to_thread(find_quarantined, self._store, item.episode.key)
         if record is not None:
             await self._reject(item, record.reason)
 
     async def _reject(self, item: _Item, reason: str) -> None:
         _logger.error("episode %s is kept aside: %s", item.episode.episode_id, reason)
-        # First: `ship` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
+        # First: `upload` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
         self._forget(item)
         await asyncio.to_thread(self._spool.reject, item.episode, reason)
 
     def _forget(self, item: _Item) -> None:
-        self._items.pop(item.episode.episode_id, None)
+        if self._items.pop(item.episode.episode_id, None) is not None:
+            self.waiting_bytes -= item.episode.size_bytes
 
 
 def _announcement(item: _Item, uploaded_at_s: float) -> EpisodeAnnouncement:

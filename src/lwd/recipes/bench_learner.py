@@ -20,7 +20,7 @@ from lwd.ops.categorical import categorical_cross_entropy, two_hot
 from lwd.recipes.bench_result import BenchEntry
 from lwd.recipes.matrix_products import Floor, best_time_s, matrix_products, time_in_place_s, total_flops
 from lwd.recipes.scene import GAMMA
-from lwd.robots.sim.observation import STATE_EMBODIMENT
+from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 from lwd.types import Controller, Episode, EpisodeInfo, Outcome, Source
 
 HORIZON = 5

@@ -10,8 +10,8 @@ from lwd.errors import ConfigError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
+from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import Budget
 from lwd.robots.sim import world_named
 
 # Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).

@@ -19,8 +19,9 @@ from lwd.errors import ServiceError
 from lwd.evaluation.results import EvaluationResult, load_result
 from lwd.evaluation.statistics import Interval, mean_over_tasks, paired_difference
 from lwd.models.checkpoint import load_policy, policy_bytes
+from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import Budget, recipe
+from lwd.recipes.scene import recipe
 
 METHODS = ("sft", "filtered_bc", "lwd_offline", "lwd_online")
 REFERENCES = {"lwd_offline": "offline", "lwd_online": "online"}

@@ -20,8 +20,9 @@ from rich.table import Table
 from lwd.errors import ConfigError, LWDError
 from lwd.operators.demonstrator import Behaviour, Demonstrator
 from lwd.robots.session import EpisodeSession
-from lwd.robots.sim import TASKS, SceneRobot, make_robot, task_named
+from lwd.robots.sim import TASKS, make_robot, task_named
 from lwd.robots.sim.oracle import SceneExpert
+from lwd.robots.sim.robot import SceneRobot
 from lwd.types import Episode, EpisodeInfo, Outcome, Source
 
 Kind = Literal["demonstration", "rollout_success", "rollout_failure", "play"]

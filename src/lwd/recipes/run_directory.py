@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lwd.data import durable
-from lwd.data.log import LogReader
 from lwd.data.store import ObjectStore, StoreConfig, directory_of, open_store
 from lwd.errors import CheckpointError, ConfigError
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.embodiment import built_in, first_embodiment
 from lwd.fleet.nats_server import url_file
-from lwd.learner.checkpoint import Checkpoint, CheckpointStore
 from lwd.recipes.run_record import NAME, RunRecord
-from lwd.robots.sim import make_robot
 from lwd.types import Embodiment
+
+if TYPE_CHECKING:
+    from lwd.learner.checkpoint import Checkpoint, CheckpointStore
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,19 @@ class RunDirectory:
         Raises:
             CheckpointError: if the run's store has no episodes yet.
         """
-        reader = LogReader(self.store())
-        for entry in reader.poll(up_to=1):
-            for episode in entry.added:
-                return make_robot(episode.embodiment).embodiment
-        raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+        name = first_embodiment(self.store())
+        if name is None:
+            raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+        return built_in(name)
 
-    def checkpoints(self, stage: str) -> CheckpointStore:
+    def checkpoints(self, stage: str) -> "CheckpointStore":
         """The checkpoints of a stage."""
+        # Here, not above: it loads torch, which a coordinator does without.
+        from lwd.learner.checkpoint import CheckpointStore
+
         return CheckpointStore(self.path / "checkpoints" / stage)
 
-    def finished(self, stage: str, verb: str) -> Checkpoint:
+    def finished(self, stage: str, verb: str) -> "Checkpoint":
         """Return a stage's last checkpoint.
 
         Raises:

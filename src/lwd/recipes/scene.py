@@ -5,7 +5,6 @@ reason stands beside it; docs/recipe.md has the measurements.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from lwd.algos.lwd import LWDConfig
 from lwd.algos.sft import SFTConfig
@@ -14,9 +13,8 @@ from lwd.learner.limiter import UpdateToDataLimiter
 from lwd.models.critic import CriticConfig
 from lwd.models.precision import Precision
 from lwd.models.vla import VLAConfig
+from lwd.recipes.budget import Budget
 from lwd.recipes.offline_data import OfflineDataConfig, smoke_config
-
-Budget = Literal["smoke", "full"]
 
 GAMMA = 0.995
 """Per control step. The paper's 0.9999 is for 30 Hz episodes of minutes; a scene episode has 20-400 steps. A robot that

@@ -26,7 +26,7 @@ from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.recipes.offline_data import OfflineDataConfig
 from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.sim import TASKS
-from lwd.robots.sim.observation import STATE_EMBODIMENT
+from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 from lwd.types import Embodiment
 
 from ...tiny_run import commit, make_data

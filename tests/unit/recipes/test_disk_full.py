@@ -21,7 +21,7 @@ from lwd.learner.checkpoint import Checkpoint, CheckpointStore, Progress
 from lwd.learner.metrics import MetricsLog
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.stages import Control, run_sft
-from lwd.robots.sim.observation import STATE_EMBODIMENT
+from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 
 from ...tiny_run import RECIPE, commit, copy_of, make_data
 

@@ -1,17 +1,24 @@
-"""Simulated robots, by the name of their embodiment."""
+"""Simulated robots, by the name of their embodiment.
+
+Names, tasks and embodiments are plain data; the simulator (the extra `sim`) loads when a robot is made.
+"""
+
+from typing import TYPE_CHECKING
 
 from lwd.errors import ConfigError
-from lwd.robots.sim.observation import PIXEL_EMBODIMENT, STATE_EMBODIMENT
-from lwd.robots.sim.robot import ObservationKind, SceneRobot
+from lwd.robots.sim.embodiments import PIXEL_EMBODIMENT, SIMULATED, STATE_EMBODIMENT, ObservationKind
 from lwd.robots.sim.tasks import TASKS, task_named
 from lwd.robots.sim.worlds import WORLDS, World, world_named
 
+if TYPE_CHECKING:
+    from lwd.robots.sim.robot import SceneRobot
+
 __all__ = [
     "EMBODIMENTS",
+    "SIMULATED",
     "TASKS",
     "WORLDS",
     "ObservationKind",
-    "SceneRobot",
     "World",
     "embodiment_seeing",
     "make_robot",
@@ -38,7 +45,7 @@ def embodiment_seeing(observation: ObservationKind) -> str:
     raise ConfigError(f"observation is {observation!r}; known are: {', '.join(EMBODIMENTS.values())}")
 
 
-def make_robot(embodiment: str = STATE_EMBODIMENT.name, world: str = "nominal") -> SceneRobot:
+def make_robot(embodiment: str = STATE_EMBODIMENT.name, world: str = "nominal") -> "SceneRobot":
     """Build a simulated robot.
 
     Raises:
@@ -46,4 +53,6 @@ def make_robot(embodiment: str = STATE_EMBODIMENT.name, world: str = "nominal") 
     """
     if embodiment not in EMBODIMENTS:
         raise ConfigError(f"embodiment {embodiment!r} is not simulated; known ones are: {', '.join(EMBODIMENTS)}")
+    from lwd.robots.sim.robot import SceneRobot
+
     return SceneRobot(world_named(world), EMBODIMENTS[embodiment])

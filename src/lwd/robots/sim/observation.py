@@ -11,38 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lwd.robots.sim.simulator import ACTION_SCALE, CONTROL_HZ, SceneSimulator, yaw_of_quat
-from lwd.types import Embodiment, FloatArray, TokenSpec
+from lwd.robots.sim.simulator import SceneSimulator, yaw_of_quat
+from lwd.types import FloatArray
 
 COARSE_M, FINE_M = 0.1, 0.02
-CAMERA_PIXELS = 64
-
-TOKENS = (
-    TokenSpec(name="proprio", size=19),
-    TokenSpec(name="cube", size=16),
-    TokenSpec(name="button_0", size=9),
-    TokenSpec(name="button_1", size=9),
-    TokenSpec(name="drawer", size=10),
-    TokenSpec(name="window", size=10),
-)
-_LOW = tuple(-1.0 for _ in ACTION_SCALE)
-_HIGH = tuple(1.0 for _ in ACTION_SCALE)
-
-STATE_EMBODIMENT = Embodiment(
-    name="ogbench-scene",
-    control_hz=CONTROL_HZ,
-    state_tokens=TOKENS,
-    action_low=_LOW,
-    action_high=_HIGH,
-)
-PIXEL_EMBODIMENT = Embodiment(
-    name="ogbench-scene-pixels",
-    control_hz=CONTROL_HZ,
-    state_tokens=TOKENS[:1],
-    action_low=_LOW,
-    action_high=_HIGH,
-    cameras={"front": (CAMERA_PIXELS, CAMERA_PIXELS)},
-)
 
 
 def _relative(effector: Sequence[float], target: Sequence[float]) -> list[float]:

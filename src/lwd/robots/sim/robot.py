@@ -2,26 +2,19 @@
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault
-from lwd.robots.sim.observation import (
-    CAMERA_PIXELS,
-    PIXEL_EMBODIMENT,
-    STATE_EMBODIMENT,
-    full_state,
-    proprioception,
-)
+from lwd.robots.sim.embodiments import CAMERA_PIXELS, PIXEL_EMBODIMENT, STATE_EMBODIMENT, ObservationKind
+from lwd.robots.sim.observation import full_state, proprioception
 from lwd.robots.sim.progress import REACHED_M, Progress, SceneState, sub_steps_of
 from lwd.robots.sim.rendering import SceneCamera
 from lwd.robots.sim.simulator import SceneSimulator, yaw_of_quat
 from lwd.robots.sim.tasks import GOALS, SceneGoal, task_named
 from lwd.robots.sim.worlds import World
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
-
-ObservationKind = Literal["state", "pixels"]
 
 
 class SceneRobot:

@@ -30,7 +30,6 @@ from ogbench.manipspace.envs.scene_env import SceneEnv
 
 Array = npt.NDArray[np.float64]
 
-CONTROL_HZ = 20.0
 SUBSTEPS = 25
 UNLOCKED_DAMPING, LOCKED_DAMPING = 2.0, 1e6
 BUTTON_PRESSED_M = -0.02

@@ -1,0 +1,99 @@
+"""What the episodes of a fleet are checked against: a built-in embodiment, or one described in a JSON file.
+
+Nothing here loads a simulator or torch: a coordinator needs neither.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwd.data.log import LogReader
+from lwd.data.store import ObjectStore
+from lwd.errors import ConfigError
+from lwd.robots.sim import SIMULATED
+from lwd.types import Embodiment, TokenSpec
+
+
+class _Token(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    size: int = Field(gt=0)
+
+
+class _EmbodimentFile(BaseModel):
+    """The fields of `lwd.types.Embodiment`, as a file of the operator's gives them."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(min_length=1)
+    control_hz: float = Field(gt=0)
+    state_tokens: tuple[_Token, ...] = Field(min_length=1)
+    action_low: tuple[float, ...] = Field(min_length=1)
+    action_high: tuple[float, ...]
+    cameras: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+
+def fleet_embodiment(given: str) -> Embodiment:
+    """Return the embodiment of a fleet.
+
+    Args:
+        given: the name of a built-in embodiment, or the path of a JSON file (it ends in .json) with the fields of
+            `lwd.types.Embodiment`.
+    Raises:
+        ConfigError: if it is not known, or the file is wrong.
+    """
+    return read_embodiment(Path(given)) if given.endswith(".json") else built_in(given)
+
+
+def first_embodiment(store: ObjectStore) -> str | None:
+    """Return the name of the embodiment of the store's first episode, None if there is none.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    for entry in LogReader(store).poll(up_to=1):
+        for episode in entry.added:
+            return episode.embodiment
+    return None
+
+
+def built_in(name: str) -> Embodiment:
+    """Return a built-in embodiment.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if name not in SIMULATED:
+        raise ConfigError(
+            f"embodiment {name!r} is not built in (those are: {', '.join(SIMULATED)}): describe it with "
+            "--embodiment FILE.json"
+        )
+    return SIMULATED[name]
+
+
+def read_embodiment(path: Path) -> Embodiment:
+    """Read an embodiment from a JSON file.
+
+    Raises:
+        ConfigError: if the file cannot be read or a field is wrong.
+    """
+    try:
+        found = _EmbodimentFile.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"embodiment {path} cannot be read ({error.strerror}): check the path") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"embodiment {path}: {field} is wrong ({first['msg']}): correct it") from error
+    low, high = found.action_low, found.action_high
+    if len(low) != len(high) or not all(a < b for a, b in zip(low, high, strict=True)):
+        raise ConfigError(f"embodiment {path}: action_low {low} must lie below action_high {high} in every column")
+    return Embodiment(
+        name=found.name,
+        control_hz=found.control_hz,
+        state_tokens=tuple(TokenSpec(name=token.name, size=token.size) for token in found.state_tokens),
+        action_low=low,
+        action_high=high,
+        cameras=found.cameras,
+    )
