@@ -97,10 +97,10 @@ class HostHeartbeat(Message):
     episodes: int = Field(ge=0)
     spooled: int = Field(ge=0)
     """Episodes in the spool: not yet known to be committed."""
-    spooled_bytes: int = Field(ge=0)
-    oldest_s: float = Field(ge=0)
+    spooled_bytes: int = Field(default=0, ge=0)
+    oldest_s: float = Field(default=0.0, ge=0)
     """For how long the oldest of them has waited."""
-    error: str = Field(max_length=500)
+    error: str = Field(default="", max_length=500)
     """Why nothing is shipped, or why no episode begins; empty while all is well."""
     policy_version: int = Field(ge=-1)
     """Newest version loaded."""
