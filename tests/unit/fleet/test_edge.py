@@ -14,9 +14,9 @@ import pytest
 from lwd.data.episode_file import read_episode
 from lwd.data.log import LogReader
 from lwd.data.policies import PolicyPublisher
-from lwd.data.store import DirectoryStore
+from lwd.data.store import Created, DirectoryStore
 from lwd.data.validation import EpisodeLimits
-from lwd.errors import ConfigError, RobotFault
+from lwd.errors import ConfigError, RobotFault, StoreError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator import Coordinator
@@ -28,7 +28,7 @@ from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.release import PolicyFollower
 from lwd.fleet.shipper import Shipper
-from lwd.fleet.spool import Spool
+from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.types import Command, Controller, Intent, Outcome
 
 from ... import point_mass
@@ -36,14 +36,27 @@ from ... import point_mass
 LIMITS = EpisodeLimits(embodiment=point_mass.EMBODIMENT)
 
 
+class SwitchedStore(DirectoryStore):
+    """A store whose network can be cut."""
+
+    reachable = True
+
+    def create(self, key: str, data: bytes) -> Created:
+        if not self.reachable:
+            raise StoreError("cannot reach the store")
+        return super().create(key, data)
+
+
 class Bench:
     """A host with a real network thread over a real store and bus; commits happen when a test asks for them."""
 
-    def __init__(self, run: Path, server: NatsServer, robots: int, load=point_mass.load_policy) -> None:
-        self.store = DirectoryStore(run / "store")
+    def __init__(
+        self, run: Path, server: NatsServer, robots: int, load=point_mass.load_policy, budget_bytes: int = 2**30
+    ) -> None:
+        self.store = SwitchedStore(run / "store")
         self.server = server
         self.publisher = PolicyPublisher(self.store)
-        self.spool = Spool(run / "spool")
+        self.spool = Spool(run / "spool", SpoolLimits(budget_bytes=budget_bytes, min_free_bytes=0))
         self.units = []
         for number in range(robots):
             start = self.spool.claim(f"robot-{number}")
@@ -128,6 +141,56 @@ def test_episodes_of_all_tasks_arrive_whole_and_the_spool_empties(bench):
     assert sum(entry.steps for entry in entries) == host.env_steps
     wait_until(lambda: bench.network.waiting == 0)
     assert bench.spool.pending() == []
+
+
+def test_a_full_spool_stops_new_episodes_until_commits_make_room(tmp_path, server, caplog):
+    with make_bench(tmp_path, server, robots=2, budget_bytes=60_000) as bench:
+        bench.publish(2.0)
+        stop = False
+        thread = threading.Thread(target=bench.host().run, args=(lambda: stop,))
+        thread.start()
+        try:
+            wait_until(lambda: bench.network.status.state == "spool full")
+            assert "raise the budget" in bench.network.status.shortage
+            assert "no new episodes: the spool" in caplog.text
+            wait_until(lambda: not bench.network.status.robots)
+            spooled = len(bench.spool.pending())
+            assert spooled > 1
+            assert bench.spool.used_bytes <= 60_000
+            time.sleep(0.5)
+            assert len(bench.spool.pending()) == spooled  # nothing is deleted, nothing begins
+            bench.commit()
+            wait_until(lambda: bench.network.status.state == "running")
+            wait_until(lambda: bench.network.status.episodes > spooled)
+        finally:
+            stop = True
+            thread.join()
+        assert len(bench.finish()) >= bench.network.status.episodes
+
+
+def test_after_an_outage_each_robots_episodes_come_in_order_also_from_a_predecessor(tmp_path, server):
+    with make_bench(tmp_path, server, robots=3) as bench:
+        bench.publish(2.0)
+        bench.store.reachable = False
+        bench.host(max_episodes=30).run(never)
+        assert bench.network.drain(10.0, committed=False)
+        assert len(bench.spool.pending()) == 30
+        assert list(bench.store.list("episodes")) == []
+    # The host died; its successor goes on with the same robots, and the network comes back later.
+    with make_bench(tmp_path, server, robots=3) as bench:
+        bench.store.reachable = False
+        bench.host(max_episodes=9).run(never)
+        assert bench.network.drain(10.0, committed=False)
+        bench.store.reachable = True
+        wait_until(lambda: len(list(bench.store.list("episodes"))) == 39)
+        times = {item.key: item.modified_s for item in bench.store.list("episodes")}
+        for robot in range(3):
+            keys = [key for key in times if key.startswith(f"episodes/robot-{robot}/")]
+            assert keys == sorted(keys, key=lambda key: times[key])
+            assert {key.split("/")[2].split("-")[0] for key in keys} == {"000000", "000001"}
+        bench.commit()
+        assert len(bench.entries()) == 39
+        wait_until(lambda: bench.spool.pending() == [])
 
 
 def test_inference_is_batched_over_the_robots_of_a_host(bench):
