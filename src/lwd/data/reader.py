@@ -16,7 +16,7 @@ from lwd.types import Episode, Source
 
 _ATTEMPTS = 5
 _FIRST_WAIT_S = 0.1
-_REVOKE = "remove it from all later snapshots with `lwd data revoke`"
+_REVOKE = "remove it from all later snapshots with `lwd data revoke --episode ID`"
 _AHEAD = 4
 """Downloads per thread that may wait to be decoded: bounds the memory of a reader that joins late."""
 

@@ -275,7 +275,9 @@ def test_an_episode_that_cannot_be_used_names_itself_and_stops_nothing_once_it_i
     commit(store, added=[good, bad.model_copy(update=changes)])
     reader = ReplayReader(store, arena)
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"episode bad: file is no whole Arrow IPC file.*`lwd data revoke`"):
+        with pytest.raises(
+            StoreError, match=r"episode bad: file is no whole Arrow IPC file.*`lwd data revoke --episode ID`"
+        ):
             reader.advance()
         assert arena.num_episodes == 0
     commit(store, revoked=["bad"])
@@ -289,7 +291,7 @@ def test_frames_that_cannot_be_decoded_are_such_an_episode(store, embodiment):
     arena = ReplayArena(with_camera, horizon=3, gamma=0.99, embed=lambda text: np.ones(4))
     commit(store, added=[upload(store, embodiment, "blind")])
     reader = ReplayReader(store, arena)
-    with pytest.raises(StoreError, match=r"episode blind: camera 'wrist' has 0 frames.*`lwd data revoke`"):
+    with pytest.raises(StoreError, match=r"episode blind: camera 'wrist' has 0 frames.*`lwd data revoke --episode ID`"):
         reader.advance()
     commit(store, revoked=["blind"])
     assert reader.advance() == ()
