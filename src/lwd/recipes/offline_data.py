@@ -8,6 +8,7 @@ interrupted, or that used another number of processes, makes the same data.
 import hashlib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -154,7 +155,12 @@ _worker: tuple[SceneRobot, SceneExpert] | None = None
 
 def _start_worker(embodiment: str, world: str) -> None:
     global _worker
-    _worker = (make_robot(embodiment, world), SceneExpert())
+    # Ctrl-C reaches every process of the group; the pool would print a traceback of a worker that is still starting.
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _worker = (make_robot(embodiment, world), SceneExpert())
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _work(batch: Sequence[PlannedEpisode]) -> list[Episode]:
