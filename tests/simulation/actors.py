@@ -132,7 +132,12 @@ class Fleet:
             spool = Spool(root)
             # The kernel releases the lock of a dead process, also of one that dies while it claims.
             process.at_death.insert(0, spool.close)
-            spool.claim(robot_id)
+            try:
+                spool.claim(robot_id)
+            except (ServiceError, StoreError):
+                # A real host ends here, and the lock with it.
+                spool.close()
+                raise
             return spool
 
         return self._until_it_works(claim)

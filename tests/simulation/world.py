@@ -66,9 +66,9 @@ class Settings:
         rates = {
             **dict.fromkeys(("request lost", "answer lost", "request delayed", "conflict"), 0.06),
             **dict.fromkeys(("message lost", "message doubled"), 0.2),
-            "disk full": 0.01,
+            "disk full": 0.03,
             "process dies": 0.004,
-            "power cut": 0.005,
+            "power cut": 0.01,
             **dict.fromkeys(("clock jumps", "stream deleted", "index damaged", "index lost"), 0.001),
         }
         chosen = {name: rate * draw.choice((0.0, 0.3, 1.0, 2.0)) for name, rate in rates.items()}
@@ -270,7 +270,13 @@ class World:
     def installed(self) -> Iterator["World"]:
         """Put the world around the product until the block ends."""
         replacements = {
-            "time": _Namespace(time, time=self.wall_s, monotonic=lambda: self.now_s, sleep=self.sleep),
+            "time": _Namespace(
+                time,
+                time=self.wall_s,
+                time_ns=lambda: int(self.wall_s() * 1e9),
+                monotonic=lambda: self.now_s,
+                sleep=self.sleep,
+            ),
             "uuid": _Namespace(uuid, uuid4=self._uuid4),
             "asyncio": _Namespace(asyncio, to_thread=self._to_thread),
             "threading": _Namespace(threading, Lock=lambda: _CooperativeLock(self)),
@@ -286,6 +292,8 @@ class World:
                         stack.enter_context(mock.patch.object(module, attribute, replacement))
             stack.enter_context(mock.patch.object(log, "INDEX_EVERY", _INDEX_EVERY))
             stack.enter_context(mock.patch.object(durable, "_lasting", _OfProcess(self)))
+            # Real directories have real times of change: only without this memory is a seed a run.
+            stack.enter_context(mock.patch.object(durable, "_settled", _Forgetful()))
             stack.enter_context(self._hooks.installed())
             loggers.setLevel(logging.CRITICAL)
             try:
@@ -338,6 +346,13 @@ class _Namespace:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
+
+
+class _Forgetful(dict[Any, Any]):
+    """A dictionary that keeps nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return
 
 
 class _OfProcess:

@@ -6,6 +6,7 @@ A reader sees the whole file or none. (Neither obstore's nor Lance's local store
 import contextlib
 import errno
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from lwd.errors import StoreError
 _TEMPORARY = ".tmp-"
 _lasting: set[Path] = set()
 """Directories whose own entry this process knows to be on the disk."""
+_settled: dict[Path, int] = {}
+"""Directories all of whose entries this process knows to be on the disk, with their time of change (ns)."""
+_SAME_TICK_NS = 50_000_000
+"""Longer than the kernel's clock tick: two changes within one may leave the same time."""
 
 
 def write_new(path: Path, data: bytes) -> bool:
@@ -75,6 +80,25 @@ def ensure_directory(path: Path) -> None:
     """
     with explained(path):
         _ensure_directory(path)
+
+
+def settle(directory: Path) -> None:
+    """Make everything last that can be seen in a directory; cheap while nothing in it changes.
+
+    A name can be seen before its writer's fsync, and stays when that fails. Whoever acts on what it read must not
+    be contradicted by a power cut.
+
+    Raises:
+        OSError: if the disk fails.
+    """
+    changed_ns = directory.stat().st_mtime_ns
+    if _settled.get(directory) == changed_ns:
+        return
+    _ensure_directory(directory)
+    with contextlib.suppress(PermissionError):  # we may read files here, but not list them: nor could we find any
+        _sync_directory(directory)
+    if abs(time.time_ns() - changed_ns) > _SAME_TICK_NS:
+        _settled[directory] = changed_ns
 
 
 def is_temporary(name: str) -> bool:

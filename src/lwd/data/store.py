@@ -232,14 +232,17 @@ class DirectoryStore:
         return _compare(key, data, self.get(key))
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        path = self._path(key)
         try:
-            return _read_regular(self._path(key), key, max_bytes)
+            data = _read_regular(path, key, max_bytes)
+            durable.settle(path.parent)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ObjectMissing(f"no object {key} in {self._root}") from error
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
                 raise ObjectMissing(f"no object {key} in {self._root}, but a link or a socket") from error
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}; check the disk") from error
+        return data
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         yield from _walk(self._path(prefix), prefix, start_after)

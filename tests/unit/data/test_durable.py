@@ -57,6 +57,31 @@ def test_a_directory_that_somebody_else_made_is_synced_once_before_it_is_relied_
     assert events.count(str(tmp_path)) == 1
 
 
+def test_what_was_read_lasts_and_a_quiet_directory_is_not_synced_again(tmp_path, monkeypatch):
+    durable.write_new(tmp_path / "here" / "one", b"x")
+    changed_s = (tmp_path / "here").stat().st_mtime
+    events = []
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    monkeypatch.setattr(durable.time, "time_ns", lambda: int((changed_s + 1) * 1e9))
+    durable.settle(tmp_path / "here")
+    durable.settle(tmp_path / "here")
+    assert events == [tmp_path / "here"]
+    (tmp_path / "here" / "two").write_bytes(b"x")
+    os.utime(tmp_path / "here", (changed_s + 2, changed_s + 2))
+    durable.settle(tmp_path / "here")
+    assert events == [tmp_path / "here"] * 2
+
+
+def test_a_directory_that_just_changed_is_synced_every_time(tmp_path, monkeypatch):
+    durable.write_new(tmp_path / "one", b"x")
+    events = []
+    monkeypatch.setattr(os, "fsync", events.append)
+    monkeypatch.setattr(durable.time, "time_ns", lambda: tmp_path.stat().st_mtime_ns)
+    for _ in range(3):
+        durable.settle(tmp_path)
+    assert len(events) == 3
+
+
 def test_every_write_is_synced_before_it_is_visible(tmp_path, monkeypatch):
     durable.ensure_directory(tmp_path)
     events = []
