@@ -75,7 +75,7 @@ class SnapshotLease:
             version: the snapshot that is going to be read. None: the newest one at whatever moment it is read
                 (and until `move`, nothing that is revoked from now on goes).
         Raises:
-            StoreError: if retention has removed an episode of snapshot `version`, or the store fails.
+            StoreError: if retention has removed an episode of snapshot `version` or a later one, or the store fails.
         """
         self._store = store
         self._version = version or 0
@@ -247,12 +247,13 @@ def _require_complete(store: ObjectStore, version: int) -> None:
         episode
         for record in read_removals(store)
         for episode in record.episodes
-        if episode.added <= version < episode.revoked
+        # Also one that was added later: a reader at `version` may go through the snapshots that held it.
+        if version < episode.revoked
     ]
     if gone:
         first = min(gone, key=lambda episode: episode.revoked)
         raise StoreError(
-            f"snapshot {version} can no longer be read in full: {first.episode_id} was revoked at version "
+            f"the snapshots from {version} on can no longer be read in full: {first.episode_id} was revoked at version "
             f"{first.revoked} and `lwd data retain` removed it ({len({item.episode_id for item in gone})} such "
             "episodes): begin the stage again on the newest snapshot, or restore the store from a copy"
         )

@@ -128,7 +128,7 @@ def test_what_retention_has_taken_is_not_missed(source):
     copy_store(source, Watched(target))
     assert contents(target) == contents(source)
     assert missing_from(target, 3) == []
-    with pytest.raises(StoreError, match="snapshot 2 can no longer be read in full"):
+    with pytest.raises(StoreError, match="snapshots from 2 on can no longer be read in full"):
         SnapshotLease(target, 2)
 
 

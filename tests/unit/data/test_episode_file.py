@@ -35,7 +35,7 @@ def assert_equal(one, other):
     cameras=st.booleans(),
     source=st.sampled_from(Source),
     outcome=st.sampled_from(Outcome),
-    instruction=st.text(min_size=1, max_size=50).filter(lambda text: text.isprintable()),
+    instruction=st.text(min_size=1, max_size=50).filter(lambda text: text.isprintable() and text.strip() != ""),
 )
 def test_an_episode_comes_back_exactly(number, steps, cameras, source, outcome, instruction):
     written = episode(number, steps=steps, cameras=cameras, source=source, outcome=outcome, instruction=instruction)
