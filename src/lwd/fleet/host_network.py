@@ -321,6 +321,8 @@ class HostNetwork:
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     """Wait for an event, at most `timeout_s`, and clear it."""
+    # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     event.clear()

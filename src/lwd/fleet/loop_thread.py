@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_CANCEL_AGAIN_S = 5.0
+"""Longer than the orderly end of a connection."""
 
 
 class LoopThread:
@@ -40,8 +42,13 @@ class LoopThread:
 
     @staticmethod
     async def _cancel_all() -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # Again, should one have lost its cancellation in a library (wait_for of Python 3.11 does that).
+            done, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # looked at, so that asyncio does not complain of it
         await asyncio.get_running_loop().shutdown_default_executor()
