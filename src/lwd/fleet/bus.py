@@ -162,7 +162,9 @@ class Bus:
     async def fetch_announcements(self, limit: int, timeout_s: float) -> list[ReceivedAnnouncement]:
         """Return the next announcements, an empty list after `timeout_s` without any.
 
-        A message that cannot be read is logged and dropped: it is only a doorbell, the store has the episode.
+        A message that cannot be read is logged and dropped: it is only a doorbell, the store has the episode. So is
+        one on another robot's subject: where the server lets a robot publish on its own subject alone, it can
+        condemn (by a false SHA-256) no episode but its own.
 
         Raises:
             ServiceError: if the bus is down; the next call subscribes again.
@@ -184,7 +186,13 @@ class Bus:
             raise ServiceError(f"fetching announcements failed ({_words(error)})") from error
         received = []
         for message in messages:
-            if (announcement := _parse(EpisodeAnnouncement, message)) is None:
+            announcement = _parse(EpisodeAnnouncement, message)
+            if announcement is not None and message.subject != (own := episode_subject(announcement.robot_id)):
+                _logger.warning(
+                    "dropped an announcement of %s on %s, not on %s", announcement.key, message.subject, own
+                )
+                announcement = None
+            if announcement is None:
                 await message.term()
             else:
                 received.append(ReceivedAnnouncement(announcement=announcement, message=message))

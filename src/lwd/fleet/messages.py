@@ -1,10 +1,10 @@
 """What travels over the bus. Unknown fields are refused; nothing here is needed to keep an episode safe."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lwd.data.episode_file import NAME_PATTERN
+from lwd.data.episode_file import NAME_PATTERN, episode_key
 from lwd.types import PolicyVersion
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -26,6 +26,12 @@ class EpisodeAnnouncement(Message):
     bytes: int = Field(gt=0)
     uploaded_at_s: float
     """Unix time."""
+
+    @model_validator(mode="after")
+    def _own_key(self) -> Self:
+        if self.key != (own := episode_key(self.robot_id, self.episode_id)):
+            raise ValueError(f"key is {self.key!r}; the episode of this robot and id is stored under {own!r}")
+        return self
 
 
 class SnapshotAnnouncement(Message):

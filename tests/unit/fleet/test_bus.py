@@ -121,6 +121,20 @@ def test_an_unreadable_message_does_not_block_the_others(server):
     asyncio.run(check())
 
 
+def test_a_robot_can_announce_no_episode_of_another(server):
+    """A false SHA-256 would put the other's episode into the quarantine."""
+
+    async def check() -> None:
+        bus = await Bus.connect(server.url, name="test")
+        await bus.announce(announcement(1).model_copy(update={"key": "episodes/robot-2/e1.arrow"}))
+        await bus._jetstream.publish("lwd.episodes.robot-2", announcement(2).model_dump_json().encode())
+        await bus.announce(announcement(3))
+        assert await names(bus) == ["e3"]
+        await bus.close()
+
+    asyncio.run(check())
+
+
 def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
     pointer = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
 
