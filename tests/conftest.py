@@ -81,6 +81,7 @@ def make_batch(embodiment: Embodiment):
             action_mask_BH=torch.tensor(mask),
             human_BH=torch.zeros(batch_size, 3, dtype=torch.bool),
             return_B=torch.tensor(rng.integers(0, 2, batch_size), dtype=torch.float32),
+            outcome_return_B=torch.tensor(np.linspace(0, 1, batch_size), dtype=torch.float32),
             bootstrap_observation=observation(),
             bootstrap_discount_B=torch.tensor(rng.choice([0.0, 0.97], batch_size), dtype=torch.float32),
             task_B=torch.zeros(batch_size, dtype=torch.int64),

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from lwd.algos.lwd import LWDConfig
+from lwd.algos.config import LWDConfig
 from lwd.algos.sft import SFTConfig
 from lwd.data.store import open_store
 from lwd.data.validation import EpisodeLimits

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lwd.algos.lwd import LWD, LWDConfig
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.data.arena import ReplayArena
 from lwd.data.episode_file import episode_key, write_episode
@@ -175,6 +176,7 @@ def random_batch(size: int, seed: int) -> TransitionBatch:
         action_mask_BH=torch.arange(3) < torch.randint(1, 4, (size, 1), generator=random),
         human_BH=torch.zeros(size, 3, dtype=torch.bool),
         return_B=torch.randint(0, 2, (size,), generator=random).float(),
+        outcome_return_B=torch.zeros(size),
         bootstrap_observation=observation(),
         bootstrap_discount_B=torch.full((size,), 0.97),
         task_B=torch.zeros(size, dtype=torch.int64),

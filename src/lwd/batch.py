@@ -63,6 +63,8 @@ class TransitionBatch:
     """(B, H) bool, True where a human's action was executed."""
     return_B: Tensor
     """(B,) float32, sum_{i<k} gamma^i r_{t+i} over the k real steps of the n-chunk window."""
+    outcome_return_B: Tensor
+    """(B,) float32, the return from this step to the episode's end: gamma^{T-t-1} if it succeeded, else 0."""
     bootstrap_observation: ObservationBatch
     """s_{t+k}: the state after the window, or the episode's last one if it ends inside."""
     bootstrap_discount_B: Tensor
@@ -83,6 +85,7 @@ class TransitionBatch:
             action_mask_BH=self.action_mask_BH.to(device),
             human_BH=self.human_BH.to(device),
             return_B=self.return_B.to(device),
+            outcome_return_B=self.outcome_return_B.to(device),
             bootstrap_observation=self.bootstrap_observation.to(device),
             bootstrap_discount_B=self.bootstrap_discount_B.to(device),
             task_B=self.task_B.to(device),

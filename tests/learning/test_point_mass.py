@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lwd.algos.lwd import LWD, LWDConfig
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.data.arena import ReplayArena
 from lwd.data.sampling import BatchSampler, Stratum, from_sources

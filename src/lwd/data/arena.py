@@ -253,9 +253,11 @@ class ReplayArena:
         window_B = self.horizon * _window_chunks(n_step, view.tasks, task_B)
         steps_B = np.minimum(window_B, left_B)
         ended_B = left_B <= window_B
-        success_B = ended_B & view.success_E.take(episode_B)
+        succeeds_B = view.success_E.take(episode_B)
+        success_B = ended_B & succeeds_B
         terminated_B = ended_B & view.terminal_E.take(episode_B)
         return_B = np.where(success_B, np.power(self.gamma, steps_B - 1), 0)
+        outcome_return_B = np.where(succeeds_B, np.power(self.gamma, left_B - 1), 0)
         discount_B = np.where(terminated_B, 0, np.power(self.gamma, steps_B))
 
         instruction_BE = torch.from_numpy(view.embedding_IE.take(view.instruction_E.take(episode_B), axis=0))
@@ -265,6 +267,7 @@ class ReplayArena:
             action_mask_BH=torch.from_numpy(mask_BH),
             human_BH=torch.from_numpy((view.controllers_R.take(chunk_BH) == _HUMAN) & mask_BH),
             return_B=torch.from_numpy(return_B.astype(np.float32)),
+            outcome_return_B=torch.from_numpy(outcome_return_B.astype(np.float32)),
             bootstrap_observation=_observation(view, start_B + steps_B, instruction_BE),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),
             task_B=torch.from_numpy(task_B),

@@ -9,20 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from lwd.evaluation.results import EpisodeResult
 from lwd.models.checkpoint import load_policy
-from lwd.models.protocol import FlowPolicy
+from lwd.models.protocol import Policy
 from lwd.robots.protocol import Robot
 from lwd.robots.session import EpisodeSession
 from lwd.robots.sim import make_robot
 from lwd.types import FloatArray, Source, Task
 
-PolicyFactory = Callable[[], FlowPolicy[Any]]
+PolicyFactory = Callable[[], Policy]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +34,13 @@ class Trial:
     instruction: str
 
 
-def build_policy(policy: Path | PolicyFactory) -> FlowPolicy[Any]:
+def build_policy(policy: Path | PolicyFactory) -> Policy:
     """Load or build the policy to evaluate."""
     return load_policy(policy) if isinstance(policy, Path) else policy()
 
 
 @contextmanager
-def open_robots(policy: FlowPolicy[Any], world: str, count: int) -> Iterator[list[Robot]]:
+def open_robots(policy: Policy, world: str, count: int) -> Iterator[list[Robot]]:
     """Simulated robots of the policy's embodiment, closed in the end."""
     pool: list[Robot] = [make_robot(policy.embodiment.name, world) for _ in range(count)]
     try:
@@ -52,7 +51,7 @@ def open_robots(policy: FlowPolicy[Any], world: str, count: int) -> Iterator[lis
 
 
 def roll_out(
-    policy: FlowPolicy[Any], trials: Iterator[Trial], robots: Sequence[Robot], *, batch_size: int, world: str
+    policy: Policy, trials: Iterator[Trial], robots: Sequence[Robot], *, batch_size: int, world: str
 ) -> Iterator[EpisodeResult]:
     """Run episodes on a pool of robots in lockstep: one batched chunk, then every robot executes it.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -21,7 +21,7 @@ from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.models.checkpoint import load_policy, require_embodiment
-from lwd.models.protocol import FlowPolicy
+from lwd.models.protocol import Policy
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
@@ -176,7 +176,7 @@ class _StopFlag:
 def _fitting(load: PolicyLoader, units: list[FleetRobot]) -> PolicyLoader:
     """Refuse a policy of another embodiment before a robot acts with it."""
 
-    def checked(data: bytes) -> FlowPolicy[Any]:
+    def checked(data: bytes) -> Policy:
         policy = load(data)
         for unit in units:
             require_embodiment(policy, unit.robot.embodiment)

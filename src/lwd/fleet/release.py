@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from lwd.data.policies import PolicyManifest, fetch_policy, newest_policy
 from lwd.data.store import ObjectStore
@@ -19,9 +19,9 @@ from lwd.types import PolicyVersion
 
 if TYPE_CHECKING:
     # Only for types: the network side of a host carries bytes and needs no torch, which takes a second to import.
-    from lwd.models.protocol import FlowPolicy
+    from lwd.models.protocol import Policy
 
-PolicyLoader: TypeAlias = "Callable[[bytes], FlowPolicy[Any]]"
+PolicyLoader: TypeAlias = "Callable[[bytes], Policy]"
 """Makes a policy that can act from its safetensors bytes, such as `lwd.models.checkpoint.load_policy`."""
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class LoadedPolicy:
     """A policy in memory."""
 
     version: int
-    policy: "FlowPolicy[Any]"
+    policy: "Policy"
 
 
 def pointer_of(manifest: PolicyManifest) -> PolicyPointer:

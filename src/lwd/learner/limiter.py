@@ -1,8 +1,19 @@
 """The update-to-data ratio as an object: how many updates the data at hand allows, and how far robots may run ahead."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from lwd.errors import ConfigError
+
+
+class Limiter(Protocol):
+    """Keeps a learner and its fleet in step."""
+
+    def updates_allowed(self, env_steps: int) -> int:
+        """Return how many updates the stage may have done in total after `env_steps`."""
+
+    def step_budget(self, updates: int) -> int:
+        """Return how many environment steps the fleet may have produced in total after `updates`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +51,25 @@ class UpdateToDataLimiter:
     def step_budget(self, updates: int) -> int:
         """Return how many environment steps the fleet may have produced in total after `updates`."""
         return self.max_lead_steps + int(updates / self.updates_per_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundLimiter:
+    """Roll-outs and training take turns: a round's steps by one policy, then its updates, while the robots wait."""
+
+    steps_per_round: int
+    """Environment steps of the fleet."""
+    updates_per_round: int
+
+    def __post_init__(self) -> None:
+        for name in ("steps_per_round", "updates_per_round"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; a round has at least one")
+
+    def updates_allowed(self, env_steps: int) -> int:
+        """Return the updates of all rounds whose steps are done."""
+        return env_steps // self.steps_per_round * self.updates_per_round
+
+    def step_budget(self, updates: int) -> int:
+        """Return the steps of all rounds up to the one that is being collected."""
+        return (updates // self.updates_per_round + 1) * self.steps_per_round

@@ -21,7 +21,7 @@ from lwd.data import durable
 from lwd.data.reader import ReplayReader
 from lwd.errors import ResumeError
 from lwd.learner.checkpoint import CheckpointStore, Progress
-from lwd.learner.limiter import UpdateToDataLimiter
+from lwd.learner.limiter import Limiter
 from lwd.learner.loop import BatchSource, UpdateResult
 from lwd.learner.parallel import ALONE, Group
 from lwd.learner.replicas import Start, common_start, require_same_weights, state_of_all
@@ -106,7 +106,7 @@ class OnlineStage:
         files: StageFiles,
         publish: Publish,
         *,
-        limiter: UpdateToDataLimiter,
+        limiter: Limiter,
         limits: OnlineLimits,
         group: Group = ALONE,
     ) -> None:

@@ -16,10 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from lwd.errors import CheckpointError
+from lwd.models.advantage import AdvantagePolicy
+from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
-from lwd.models.protocol import FlowPolicy
+from lwd.models.protocol import Policy
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, TokenSpec
 
@@ -27,16 +29,23 @@ FORMAT = "lwd-1"
 _INSTRUCTIONS = "instruction_embeddings"
 
 
-def policy_bytes(policy: SmallVLA) -> bytes:
+PolicyNetwork = SmallVLA | BestOfN | AdvantagePolicy
+"""What a policy file can hold."""
+
+
+def policy_bytes(policy: PolicyNetwork) -> bytes:
     """Serialise a policy with its configuration, statistics and known instructions."""
     known = policy.instructions.known
     embeddings = np.stack(list(known.values())) if known else np.zeros((0, EMBEDDING_SIZE), np.float32)
-    return _network_bytes(
-        "policy",
-        policy,
-        {"instructions": list(known), "config": asdict(policy.config)},
-        {_INSTRUCTIONS: torch.from_numpy(embeddings)},
-    )
+    metadata: dict[str, Any] = {"instructions": list(known)}
+    if isinstance(policy, SmallVLA):
+        metadata["config"] = asdict(policy.config)
+    elif isinstance(policy, AdvantagePolicy):
+        metadata |= {"config": asdict(policy.policy.config), "guidance": policy.guidance}
+    else:
+        critic = {"config": asdict(policy.critic.config), "horizon": policy.horizon}
+        metadata |= {"config": asdict(policy.policy.config), "samples": policy.samples, "critic": critic}
+    return _network_bytes("policy", policy, metadata, {_INSTRUCTIONS: torch.from_numpy(embeddings)})
 
 
 def value_bytes(critic: ValueCritic) -> bytes:
@@ -45,7 +54,7 @@ def value_bytes(critic: ValueCritic) -> bytes:
     return _network_bytes("value", critic, {"config": asdict(critic.config), "horizon": horizon}, {})
 
 
-def load_policy(source: Path | str | bytes) -> SmallVLA:
+def load_policy(source: Path | str | bytes) -> PolicyNetwork:
     """Load a policy from a file or from its bytes, on the CPU, ready to act.
 
     Raises:
@@ -53,15 +62,31 @@ def load_policy(source: Path | str | bytes) -> SmallVLA:
     """
     metadata, tensors = _read(source, "policy")
     embeddings = tensors.pop(_INSTRUCTIONS).numpy()
-    known = dict(zip(metadata["instructions"], embeddings, strict=True))
-    policy = SmallVLA(
+    wrapped = "guidance" in metadata or "samples" in metadata
+    flow = SmallVLA(
         _embodiment(metadata["embodiment"]),
         VLAConfig(**metadata["config"]),
-        _statistics(tensors, "backbone.normalizer"),
-        InstructionEncoder(known),
+        _statistics(tensors, f"{'policy.' if wrapped else ''}backbone.normalizer"),
+        InstructionEncoder(dict(zip(metadata["instructions"], embeddings, strict=True))),
     )
+    policy: PolicyNetwork = flow
+    if "guidance" in metadata:
+        policy = AdvantagePolicy(flow, metadata["guidance"])
+    elif "samples" in metadata:
+        critic = _critic(metadata["embodiment"], metadata["critic"], tensors, "critic.")
+        policy = BestOfN(flow, critic, metadata["samples"])
     policy.load_state_dict(tensors)
     return policy.eval()
+
+
+def load_vla(source: Path | str | bytes) -> SmallVLA:
+    """Load the flow policy of a policy file, whatever is around it.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or no policy.
+    """
+    policy = load_policy(source)
+    return policy if isinstance(policy, SmallVLA) else policy.policy
 
 
 def load_value(source: Path | str | bytes) -> ValueCritic:
@@ -71,17 +96,12 @@ def load_value(source: Path | str | bytes) -> ValueCritic:
         CheckpointError: if the file is missing, damaged or no value network.
     """
     metadata, tensors = _read(source, "value")
-    critic = ValueCritic(
-        _embodiment(metadata["embodiment"]),
-        CriticConfig(**metadata["config"]),
-        _statistics(tensors, "encoder.normalizer"),
-        metadata["horizon"],
-    )
+    critic = _critic(metadata["embodiment"], metadata, tensors)
     critic.load_state_dict(tensors)
     return critic.eval()
 
 
-def require_embodiment(network: FlowPolicy[Any] | ValueCritic, embodiment: Embodiment) -> None:
+def require_embodiment(network: Policy | ValueCritic, embodiment: Embodiment) -> None:
     """Check that a loaded network fits a robot.
 
     Raises:
@@ -102,7 +122,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def _network_bytes(
-    kind: str, network: SmallVLA | ValueCritic, metadata: dict[str, Any], extra: dict[str, torch.Tensor]
+    kind: str, network: PolicyNetwork | ValueCritic, metadata: dict[str, Any], extra: dict[str, torch.Tensor]
 ) -> bytes:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     description = {"format": FORMAT, "kind": kind, "embodiment": asdict(network.embodiment), **metadata}
@@ -128,6 +148,18 @@ def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[s
     if metadata["kind"] != kind:
         raise CheckpointError(f"{name} holds a {metadata['kind']} network; a {kind} network is needed")
     return metadata, tensors
+
+
+def _critic(
+    embodiment: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, torch.Tensor], prefix: str = ""
+) -> ValueCritic:
+    """A critic of the described form, its weights still to be loaded."""
+    return ValueCritic(
+        _embodiment(embodiment),
+        CriticConfig(**metadata["config"]),
+        _statistics(tensors, f"{prefix}encoder.normalizer"),
+        metadata["horizon"],
+    )
 
 
 def _embodiment(description: dict[str, Any]) -> Embodiment:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lwd.batch import ObservationBatch
+from lwd.errors import ConfigError
 from lwd.models.encoder import ObservationEncoder
 from lwd.models.normalization import Normalizer, StateStatistics
 from lwd.models.precision import Precision, compute_in
@@ -24,7 +25,9 @@ class CriticConfig:
     pooling_heads: int = 4
     width: int = 256
     depth: int = 2
+    num_critics: int = 2
     num_atoms: int = 201
+    """1: the value is a number instead of a distribution (expectile regression)."""
     value_low: float = -0.1
     value_high: float = 1.1
 
@@ -49,7 +52,7 @@ class ChunkPooling(nn.Module):
 
 
 class ValueCritic(nn.Module):
-    """`encode` once per state; a categorical value V(s) and two critics Q1, Q2(s, chunk) read from it.
+    """`encode` once per state; a categorical value V(s) and critics Q1, Q2, ... (s, chunk) read from it.
 
     Observations and chunks arrive in physical units at `encode`, normalised to [-1, 1] at `q` (the flow's units).
     """
@@ -77,9 +80,11 @@ class ValueCritic(nn.Module):
         )
         pooled_size = config.pooling_heads * config.action_width
         self.q_heads = nn.ModuleList(
-            _head(config.readout_size + pooled_size, config.width, config.depth, 1) for _ in range(2)
+            _head(config.readout_size + pooled_size, config.width, config.depth, 1) for _ in range(config.num_critics)
         )
-        self.register_buffer("atoms_K", support(config.num_atoms, config.value_low, config.value_high))
+        distributional = config.num_atoms > 1
+        atoms_K = support(config.num_atoms, config.value_low, config.value_high) if distributional else torch.zeros(0)
+        self.register_buffer("atoms_K", atoms_K)
 
     @property
     def normalizer(self) -> Normalizer:
@@ -96,17 +101,27 @@ class ValueCritic(nn.Module):
         with compute_in(self.precision, z_BZ.device):
             return self.value_head(z_BZ).float()  # type: ignore[no-any-return]
 
+    def value(self, z_BZ: Tensor) -> Tensor:
+        """Return the value (B,): the number itself, or the mean of its distribution."""
+        logits_BK = self.value_logits(z_BZ)
+        return logits_BK.squeeze(-1) if self.config.num_atoms == 1 else logits_BK.softmax(-1) @ self.atoms_K
+
     @torch.no_grad()
     def value_probs(self, observation: ObservationBatch) -> tuple[Tensor, Tensor]:
-        """Return the value distributions (B, K) of observations and their support (K,)."""
+        """Return the value distributions (B, K) of observations and their support (K,).
+
+        Raises:
+            ConfigError: if the value is a number.
+        """
+        if self.config.num_atoms == 1:
+            raise ConfigError("num_atoms is 1: this value is a number; only a distributional one has probabilities")
         return self.value_logits(self.encode(observation)).softmax(-1), self.atoms_K
 
-    def q(self, z_BZ: Tensor, chunk_BHA: Tensor, mask_BH: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return both critics' values (B,) of chunks normalised to [-1, 1]; padded steps are masked out."""
+    def q(self, z_BZ: Tensor, chunk_BHA: Tensor, mask_BH: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return every critic's values (B,) of chunks normalised to [-1, 1]; padded steps are masked out."""
         with compute_in(self.precision, z_BZ.device):
             x = torch.cat([z_BZ, self.pooling(chunk_BHA, mask_BH)], dim=-1)
-            q1, q2 = (head(x).squeeze(-1).float() for head in self.q_heads)
-        return q1, q2
+            return tuple(head(x).squeeze(-1).float() for head in self.q_heads)
 
 
 def _head(in_size: int, width: int, depth: int, out_size: int) -> nn.Sequential:

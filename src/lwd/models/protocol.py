@@ -1,4 +1,4 @@
-"""What LWD asks of a flow policy: the contract that our small VLA and every adapter fulfil."""
+"""What LWD asks of a policy: of one that acts, and of a flow policy that QAM can train."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -12,17 +12,11 @@ from lwd.types import Embodiment, FloatArray, Observation
 ContextT = TypeVar("ContextT")
 
 
-class FlowPolicy(Protocol[ContextT]):
-    """A policy whose action head is a flow. Flow time 0 is noise, 1 is data; chunks are normalised to about [-1, 1]."""
+class Policy(Protocol):
+    """What robots and evaluations need."""
 
     embodiment: Embodiment
     horizon: int
-
-    def encode(self, observation: ObservationBatch) -> ContextT:
-        """Compute the prefix once per state; every flow step reuses it."""
-
-    def velocity(self, context: ContextT, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
-        """Return the velocity (B, H, A) of the flow at the noisy chunk."""
 
     def act(
         self,
@@ -38,3 +32,13 @@ class FlowPolicy(Protocol[ContextT]):
             generator: draws the noise where none is given.
             noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
         """
+
+
+class FlowPolicy(Policy, Protocol[ContextT]):
+    """A policy whose action head is a flow. Flow time 0 is noise, 1 is data; chunks are normalised to about [-1, 1]."""
+
+    def encode(self, observation: ObservationBatch) -> ContextT:
+        """Compute the prefix once per state; every flow step reuses it."""
+
+    def velocity(self, context: ContextT, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
+        """Return the velocity (B, H, A) of the flow at the noisy chunk."""

@@ -1,21 +1,19 @@
 """A small vision-language-action policy with a flow action head (method.md section 3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lwd.batch import ObservationBatch
 from lwd.errors import ShapeError
+from lwd.models.acting import ActingPolicy
 from lwd.models.encoder import ObservationEncoder
 from lwd.models.expert import VJP, ActionExpert, VelocityField
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import Normalizer, StateStatistics
 from lwd.models.precision import Precision, compute_in, dtype_of
 from lwd.ops.flow import ode_sample
-from lwd.types import Embodiment, FloatArray, Observation
+from lwd.types import Embodiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class VLAConfig:
     """Euler steps from noise to a chunk when acting."""
 
 
-class SmallVLA(nn.Module):
+class SmallVLA(ActingPolicy):
     """Implements `FlowPolicy`: a backbone encodes each state once, an action expert predicts velocities.
 
     Chunks inside the flow are normalised to [-1, 1] per action dimension; `act` returns physical units.
@@ -101,44 +99,6 @@ class SmallVLA(nn.Module):
         """Return `vjp(step, g_BHA)`: products of the velocity's Jacobian at each of N steps."""
         return self.field(context).linearize(noisy_chunk_NBHA, flow_time_NB)
 
-    @torch.no_grad()
-    def act(
-        self,
-        observations: Sequence[Observation],
-        instructions: Sequence[str],
-        *,
-        generator: torch.Generator | None = None,
-        noise_BHA: FloatArray | None = None,
-    ) -> FloatArray:
-        """Sample one chunk per robot by integrating the flow from noise.
-
-        Args:
-            generator: draws the noise where none is given.
-            noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
-        Returns:
-            (B, H, A) float32 in physical units, within the embodiment's limits.
-        """
-        batch = self.observation_batch(observations, instructions)
-        shape = (len(observations), self.horizon, self.embodiment.action_size)
-        device = batch.state_BS.device
-        if noise_BHA is None:
-            noise = torch.randn(shape, generator=generator, device=device)
-        else:
-            noise = torch.as_tensor(noise_BHA, dtype=torch.float32, device=device)
-        context = self.encode(batch)
-        chunk = ode_sample(self.field(context), noise, num_steps=self.config.flow_steps)
-        return self.normalizer.physical_action(chunk).cpu().numpy()
-
-    def observation_batch(self, observations: Sequence[Observation], instructions: Sequence[str]) -> ObservationBatch:
-        """Stack observations of several robots on the policy's device."""
-        device = self.expert.out.weight.device
-        self.instructions.add(instructions)
-        states = np.stack([o.state for o in observations]).astype(np.float32, copy=False)
-        return ObservationBatch(
-            state_BS=torch.from_numpy(states).to(device),
-            instruction_BE=torch.from_numpy(np.stack([self.instructions(i) for i in instructions])).to(device),
-            images={
-                name: torch.from_numpy(np.stack([o.images[name] for o in observations])).to(device)
-                for name in self.embodiment.cameras
-            },
-        )
+    def sample(self, observation: ObservationBatch, noise_BHA: Tensor) -> Tensor:
+        """Integrate the flow from noise: chunks (B, H, A), normalised."""
+        return ode_sample(self.field(self.encode(observation)), noise_BHA, num_steps=self.config.flow_steps)

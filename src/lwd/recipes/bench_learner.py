@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lwd.algos.lwd import LWD, LWDConfig
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
 from lwd.batch import TransitionBatch
 from lwd.data.arena import ReplayArena
 from lwd.data.sampling import BatchSampler, Prefetcher, Stratum

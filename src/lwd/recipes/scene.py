@@ -6,7 +6,7 @@ reason stands beside it; docs/recipe.md has the measurements.
 
 from dataclasses import dataclass, field
 
-from lwd.algos.lwd import LWDConfig
+from lwd.algos.config import LWDConfig
 from lwd.algos.sft import SFTConfig
 from lwd.errors import ConfigError
 from lwd.learner.limiter import UpdateToDataLimiter

@@ -23,7 +23,7 @@ from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.stage import Stage, StageFiles, require_same_settings
-from lwd.models.checkpoint import load_policy, load_value, policy_bytes, value_bytes
+from lwd.models.checkpoint import load_value, load_vla, policy_bytes, value_bytes
 from lwd.models.critic import ValueCritic
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
@@ -155,7 +155,7 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         require_same_settings(found, config)
         return found
     sft = run.finished("sft", "sft")
-    policy = load_policy(sft.policy_path)
+    policy = load_vla(sft.policy_path)
     snapshot = None if found is None else found.progress.snapshot
     reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     torch.manual_seed(seed)
@@ -224,12 +224,12 @@ def continue_online(
     """
     offline = run.finished("offline", "offline")
     state = offline.state()
-    reference = load_policy(run.finished("sft", "sft").policy_path)
+    reference = load_vla(run.finished("sft", "sft").policy_path)
     reference.load_state_dict(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
     algorithm = build_lwd(
-        load_policy(offline.policy_path),
+        load_vla(offline.policy_path),
         reference,
         load_value(offline.value_path),
         recipe,
@@ -267,7 +267,7 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
         require_same_settings(found, config)
         return found
     online = run.finished("online", "up")
-    policy = load_policy(run.finished("sft", "sft").policy_path)
+    policy = load_vla(run.finished("sft", "sft").policy_path)
     snapshot = online.progress.snapshot
     reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     algorithm = SFT(policy.to(control.device), recipe.imitation, torch.Generator(control.device).manual_seed(seed))

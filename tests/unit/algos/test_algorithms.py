@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lwd.algos.lwd import LWD, LWDConfig
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.algos.temperature import QSpread
 from lwd.errors import ConfigError, NonFiniteLoss

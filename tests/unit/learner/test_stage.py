@@ -5,7 +5,8 @@ from copy import deepcopy
 import pytest
 import torch
 
-from lwd.algos.lwd import LWD, LWDConfig
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
 from lwd.errors import ResumeError
 from lwd.learner.checkpoint import CheckpointStore
 from lwd.learner.stage import Stage, StageFiles
