@@ -81,6 +81,10 @@ class SFT:
         velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
         return flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
 
+    def deployed_policy(self) -> SmallVLA:
+        """Return the policy to publish; it changes with later updates."""
+        return self.averaged_policy
+
     def policy_state(self) -> Mapping[str, Tensor]:
         return self.averaged_policy.state_dict()
 

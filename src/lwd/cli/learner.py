@@ -22,6 +22,8 @@ from lwd.cli.options import (
     BudgetOption,
     DeviceOption,
     EnvStepsOption,
+    MethodOption,
+    QuantileLevelOption,
     RunOption,
     SeedOption,
     ThreadsOption,
@@ -34,7 +36,7 @@ from lwd.learner.online import OnlineStage
 from lwd.learner.parallel import TIMEOUT_S, group_from_environment
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
-from lwd.recipes.scene import recipe
+from lwd.recipes.methods import method_recipe
 
 
 def run(
@@ -44,6 +46,8 @@ def run(
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 1,
     env_steps: EnvStepsOption = None,
+    method: MethodOption = "lwd",
+    quantile_level: QuantileLevelOption = None,
     max_seconds: Annotated[
         float | None, tyro.conf.arg(metavar="FLOAT", help="seconds after which the stage is over; None: no limit")
     ] = None,
@@ -63,7 +67,9 @@ def run(
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
+    settings = with_fleet(
+        method_recipe(budget, method, quantile_level=quantile_level), robots=None, env_steps=env_steps, world=None
+    )
 
     def say(stage: OnlineStage) -> None:
         progress = stage.progress

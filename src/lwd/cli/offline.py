@@ -10,6 +10,8 @@ import torch
 from lwd.cli.options import (
     BudgetOption,
     DeviceOption,
+    MethodOption,
+    QuantileLevelOption,
     RunOption,
     SeedOption,
     ThreadsOption,
@@ -18,7 +20,8 @@ from lwd.cli.options import (
 )
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
-from lwd.recipes.scene import recipe
+from lwd.errors import ConfigError
+from lwd.recipes.methods import METHODS, method_recipe
 from lwd.recipes.stages import described, run_offline
 
 
@@ -28,11 +31,17 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
+    method: MethodOption = "lwd",
+    quantile_level: QuantileLevelOption = None,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
-    directory, settings = run_at(run, where), recipe(budget).offline
+    directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).offline
+    if not METHODS[method].offline:
+        raise ConfigError(f"method {method!r} has no offline stage: run `lwd up --method {method}` after SFT")
     directory.write_config("offline", described(settings, seed=seed))
-    with watched("offline", "critic/q_mean", require_device(device)) as control:
+    chosen = "" if method == "lwd" else f" --method {method}"
+    chosen += "" if quantile_level is None else f" --quantile-level {quantile_level}"
+    with watched("offline", "loss/value" if method == "recap" else "critic/q_mean", require_device(device)) as control:
         checkpoint = run_offline(directory, settings, seed=seed, control=control)
-    finish(checkpoint, f"lwd up --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
+    finish(checkpoint, f"lwd up --run {run} --budget {budget}{chosen}   (or lwd evaluate {checkpoint.policy_path})")

@@ -23,11 +23,19 @@ from rich.text import Text
 from lwd.cli.services import NOTED_STORE, ServiceOptions, StoreOptions
 from lwd.errors import ConfigError
 from lwd.recipes.budget import Budget
+from lwd.recipes.method_name import MethodName
 from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.sim import ObservationKind
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
 BudgetOption = Annotated[Budget, tyro.conf.arg(help="full, or smoke: a few minutes to see that everything runs")]
+MethodOption = Annotated[
+    MethodName, tyro.conf.arg(help="LWD, or a method that it is compared with (docs/baselines.md)")
+]
+QuantileLevelOption = Annotated[
+    float | None,
+    tyro.conf.arg(metavar="FLOAT", help="of constant_level, which needs it; None: no other takes it"),
+]
 SeedOption = Annotated[int, tyro.conf.arg(help="seed of weights, batches and noise")]
 ObservationOption = Annotated[
     ObservationKind,

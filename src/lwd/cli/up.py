@@ -13,6 +13,8 @@ from lwd.cli.options import (
     BudgetOption,
     DeviceOption,
     EnvStepsOption,
+    MethodOption,
+    QuantileLevelOption,
     RunOption,
     SeedOption,
     next_step,
@@ -21,7 +23,7 @@ from lwd.cli.options import (
 )
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.recipes.fleet_up import FleetUp, run_fleet
-from lwd.recipes.scene import recipe
+from lwd.recipes.methods import method_recipe
 
 
 def run(
@@ -39,13 +41,15 @@ def run(
         str | None, tyro.conf.arg(metavar="WORLD", help="nominal or shifted; None: the budget's world")
     ] = None,
     seed: SeedOption = 0,
+    method: MethodOption = "lwd",
+    quantile_level: QuantileLevelOption = None,
     device: DeviceOption = "cpu",
     nats_port: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help="loopback port of the embedded message bus; None: a free one")
     ] = None,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
-    directory, settings = run_at(run, where), recipe(budget).fleet
+    directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).fleet
     fleet = FleetUp(
         budget=budget,
         robots=settings.robots if robots is None else robots,
@@ -53,6 +57,8 @@ def run(
         env_steps=settings.env_steps if env_steps is None else env_steps,
         world=settings.world if world is None else world,
         seed=seed,
+        method=method,
+        quantile_level=quantile_level,
         device=require_device(device),
         nats_port=nats_port,
     )

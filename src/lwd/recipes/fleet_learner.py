@@ -13,23 +13,26 @@ from pathlib import Path
 
 import torch
 
+from lwd.algos.recap import RecapConfig
+from lwd.algos.sft import SFTConfig
+from lwd.data.arena import imitable_steps
 from lwd.data.leases import SnapshotLease
 from lwd.data.policies import PolicyPublisher, StateReference
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.learner.checkpoint import STATE
+from lwd.learner.limiter import RoundLimiter
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
 from lwd.learner.parallel import ALONE, Group
+from lwd.recipes.algorithms import continue_online, stage_files
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
 from lwd.recipes.stages import (
     chunks_per_target,
-    continue_online,
     described,
-    lwd_files,
     online_strata,
     open_arena,
 )
@@ -126,12 +129,13 @@ def _open(
         device=config.device,
         sum_over_processes=group.sum_over_processes,
     )
-    files = lwd_files(algorithm, described(recipe.online, seed=config.seed))
+    files = stage_files(algorithm, described(recipe.online, seed=config.seed))
     policy = algorithm.policy
+    imitates = isinstance(recipe.online.algorithm, SFTConfig)
     reader = open_arena(run, horizon=policy.horizon, instructions=policy.instructions, directory=config.arena_directory)
     sampler = BatchSampler(
         reader.arena,
-        online_strata(recipe.online),
+        online_strata(recipe.online, steps=imitable_steps if imitates else None),
         batch_size=recipe.online.batch_size,
         n_step=chunks_per_target(recipe.online),
         instruction_noise=recipe.online.instruction_noise,
@@ -168,10 +172,18 @@ def _open(
         files,
         publish,
         limiter=recipe.fleet.limiter,
-        limits=OnlineLimits(max_env_steps=recipe.fleet.env_steps, max_seconds=config.max_seconds),
+        limits=_limits(recipe, config),
         group=group,
     )
     return stage, link
+
+
+def _limits(recipe: Recipe, config: LearnerConfig) -> OnlineLimits:
+    limits = OnlineLimits(max_env_steps=recipe.fleet.env_steps, max_seconds=config.max_seconds)
+    if isinstance(recipe.online.algorithm, RecapConfig):
+        # The policy of a round is the one that its training ends with.
+        return replace(limits, publish_every=recipe.online.algorithm.round_updates)
+    return limits
 
 
 def _resumed_snapshot(run: RunDirectory) -> int | None:
@@ -207,4 +219,8 @@ def with_fleet(recipe: Recipe, *, robots: int | None, env_steps: int | None, wor
     """Return the recipe with another fleet where one is asked for."""
     changes = {"robots": robots, "env_steps": env_steps, "world": world}
     given = {name: value for name, value in changes.items() if value is not None}
-    return replace(recipe, fleet=replace(recipe.fleet, **given))  # type: ignore[arg-type]
+    fleet = replace(recipe.fleet, **given)  # type: ignore[arg-type]
+    if isinstance(fleet.limiter, RoundLimiter):
+        rounds = recipe.fleet.env_steps // fleet.limiter.steps_per_round
+        fleet = replace(fleet, limiter=replace(fleet.limiter, steps_per_round=max(1, fleet.env_steps // rounds)))
+    return replace(recipe, fleet=fleet)

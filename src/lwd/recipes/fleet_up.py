@@ -11,6 +11,8 @@ from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 from lwd.recipes.budget import Budget
+from lwd.recipes.method_name import MethodName
+from lwd.recipes.methods import METHODS
 from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.sim import world_named
 
@@ -30,6 +32,9 @@ class FleetUp:
     env_steps: int
     world: str
     seed: int = 0
+    method: MethodName = "lwd"
+    quantile_level: float | None = None
+    """Of the method `constant_level`."""
     device: str = "cpu"
     nats_port: int | None = None
 
@@ -62,7 +67,8 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
         run=run.path, groups=processes(run, fleet), embedded_bus=bus is None, nats_port=fleet.nats_port
     )
     run.finished("sft", "sft")
-    run.finished("offline", "offline")
+    if METHODS[fleet.method].offline:
+        run.finished("offline", "offline")
     if bus is not None:
         asyncio.run(_require_bus(bus))
     run.write_config("fleet", asdict(fleet))
@@ -84,6 +90,8 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
         command=(
             *(*lwd, "learner", *where, "--budget", fleet.budget),
             *("--seed", str(fleet.seed), "--device", fleet.device, "--env-steps", str(fleet.env_steps)),
+            *("--method", fleet.method),
+            *(() if fleet.quantile_level is None else ("--quantile-level", str(fleet.quantile_level))),
         ),
         # Its failures are of its own making (diverged, wrong settings): repeating them helps nobody.
         restart=False,

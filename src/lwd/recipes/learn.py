@@ -18,7 +18,7 @@ from lwd.data import durable
 from lwd.errors import ServiceError
 from lwd.evaluation.results import EvaluationResult, load_result
 from lwd.evaluation.statistics import Interval, mean_over_tasks, paired_difference
-from lwd.models.checkpoint import load_policy, policy_bytes
+from lwd.models.checkpoint import load_vla, policy_bytes
 from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import recipe
@@ -84,7 +84,7 @@ def _evaluate(say: Callable[[str], None], config: LearnConfig, *what: str) -> No
 def _write_reference(run: Path, stage: str, path: Path) -> Path:
     """Write the reference policy that a stage ended with to a policy file."""
     checkpoint = RunDirectory(run).finished(stage, "up" if stage == "online" else stage)
-    policy = load_policy(checkpoint.policy_path)
+    policy = load_vla(checkpoint.policy_path)
     policy.load_state_dict(checkpoint.state()["reference"])
     durable.replace(path, policy_bytes(policy))
     return path

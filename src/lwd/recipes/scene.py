@@ -7,9 +7,10 @@ reason stands beside it; docs/recipe.md has the measurements.
 from dataclasses import dataclass, field
 
 from lwd.algos.config import LWDConfig
+from lwd.algos.recap import RecapConfig
 from lwd.algos.sft import SFTConfig
 from lwd.errors import ConfigError
-from lwd.learner.limiter import UpdateToDataLimiter
+from lwd.learner.limiter import RoundLimiter, UpdateToDataLimiter
 from lwd.models.critic import CriticConfig
 from lwd.models.precision import Precision
 from lwd.models.vla import VLAConfig
@@ -43,7 +44,8 @@ class SFTRecipe:
 class StageRecipe:
     """How a stage of offline-to-online reinforcement learning trains."""
 
-    algorithm: LWDConfig
+    algorithm: LWDConfig | RecapConfig | SFTConfig
+    """Its kind says which algorithm trains: LWD (or a variant of it), RECAP, or imitation alone."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     updates: int
     """Critic updates of the offline stage; the online stage ends with its data instead."""
@@ -75,7 +77,7 @@ class FleetRecipe:
     """Share of the episodes in which a stuck robot gets help."""
     env_steps: int
     """Control steps of the fleet after which the stage ends."""
-    limiter: UpdateToDataLimiter
+    limiter: UpdateToDataLimiter | RoundLimiter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lwd.algos.lwd import LWD
-from lwd.algos.optimization import SumOverProcesses
+from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT
 from lwd.data.arena import ReplayArena, imitable_steps
 from lwd.data.leases import SnapshotLease
@@ -22,12 +22,14 @@ from lwd.errors import CheckpointError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
-from lwd.learner.stage import Stage, StageFiles, require_same_settings
-from lwd.models.checkpoint import load_value, load_vla, policy_bytes, value_bytes
+from lwd.learner.stage import Stage, require_same_settings
+from lwd.models.advantage import AdvantagePolicy
+from lwd.models.checkpoint import load_vla
 from lwd.models.critic import ValueCritic
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
+from lwd.recipes.algorithms import build_lwd, build_recap, stage_files
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import GAMMA, Recipe, SFTRecipe, StageRecipe
 from lwd.robots.sim import TASKS
@@ -121,7 +123,7 @@ def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> C
         "sft",
         algorithm,
         checkpoints,
-        StageFiles(policy=lambda: policy_bytes(algorithm.averaged_policy), value=None, config=config),
+        stage_files(algorithm, config),
         updates=recipe.updates,
         snapshot=reader.version,
     )
@@ -154,18 +156,22 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
     if found is not None and found.progress.finished:
         require_same_settings(found, config)
         return found
-    sft = run.finished("sft", "sft")
-    policy = load_vla(sft.policy_path)
+    policy = load_vla(run.finished("sft", "sft").policy_path)
     snapshot = None if found is None else found.progress.snapshot
     reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     torch.manual_seed(seed)
     critic = ValueCritic(policy.embodiment, recipe.critic, policy.normalizer.statistics, policy.horizon)
-    algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
+    algorithm: LWD | Recap
+    if isinstance(recipe.algorithm, RecapConfig):
+        conditioned = AdvantagePolicy(policy, recipe.algorithm.guidance)
+        algorithm = build_recap(conditioned, critic, recipe, recipe.algorithm, seed=seed, device=control.device)
+    else:
+        algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
     stage = Stage(
         "offline",
         algorithm,
         checkpoints,
-        lwd_files(algorithm, config),
+        stage_files(algorithm, config),
         updates=recipe.updates,
         snapshot=reader.version,
     )
@@ -178,68 +184,6 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         seed=seed,
     )
     return _run(run, stage, sampler, control)
-
-
-def build_lwd(
-    policy: SmallVLA,
-    reference: SmallVLA,
-    critic: ValueCritic,
-    recipe: StageRecipe,
-    *,
-    seed: int,
-    device: str,
-    target_critic: ValueCritic | None = None,
-    sum_over_processes: SumOverProcesses | None = None,
-) -> LWD:
-    """Build the algorithm of a stage on a device, with the stage's precision."""
-    algorithm = LWD(
-        policy.to(device),
-        reference.to(device),
-        critic.to(device),
-        recipe.algorithm,
-        torch.Generator(device).manual_seed(seed),
-        target_critic=None if target_critic is None else target_critic.to(device),
-        sum_over_processes=sum_over_processes,
-    )
-    for network in (algorithm.policy, algorithm.reference, algorithm.critic, algorithm.target_critic):
-        network.precision = recipe.precision
-    return algorithm
-
-
-def continue_online(
-    run: RunDirectory,
-    recipe: StageRecipe,
-    *,
-    seed: int,
-    device: str,
-    sum_over_processes: SumOverProcesses | None = None,
-) -> LWD:
-    """Build the online stage's algorithm from the offline stage's result, its reference included.
-
-    Args:
-        seed: of the noise; another one in every process of a group.
-        sum_over_processes: of a group that trains as one.
-    Raises:
-        CheckpointError: if the offline stage is not finished.
-    """
-    offline = run.finished("offline", "offline")
-    state = offline.state()
-    reference = load_vla(run.finished("sft", "sft").policy_path)
-    reference.load_state_dict(state["reference"])
-    target_critic = load_value(offline.value_path)
-    target_critic.load_state_dict(state["target_critic"])
-    algorithm = build_lwd(
-        load_vla(offline.policy_path),
-        reference,
-        load_value(offline.value_path),
-        recipe,
-        seed=seed,
-        device=device,
-        target_critic=target_critic,
-        sum_over_processes=sum_over_processes,
-    )
-    algorithm.spread.value = state["spread"]
-    return algorithm
 
 
 def run_filtered_bc(
@@ -275,11 +219,7 @@ def _filtered_bc(run: RunDirectory, recipe: Recipe, updates: int, seed: int, con
         "filtered_bc",
         algorithm,
         checkpoints,
-        StageFiles(
-            policy=lambda: policy_bytes(algorithm.averaged_policy),
-            value=None,
-            config=config,
-        ),
+        stage_files(algorithm, config),
         updates=updates,
         snapshot=reader.version,
     )
@@ -315,15 +255,6 @@ def _split(
     """One unit of a batch from `episodes`, of which a share comes from a part of them."""
     strata = [Stratum(fraction=1 - share, episodes=episodes, steps=steps)] if share < 1 else []
     return strata + ([Stratum(fraction=share, episodes=part, steps=part_steps)] if share > 0 else [])
-
-
-def lwd_files(algorithm: LWD, config: dict[str, Any]) -> StageFiles:
-    """What LWD's checkpoints hold."""
-    return StageFiles(
-        policy=lambda: policy_bytes(algorithm.averaged_policy),
-        value=lambda: value_bytes(algorithm.critic),
-        config=config,
-    )
 
 
 def chunks_per_target(recipe: StageRecipe) -> dict[str, int]:

@@ -130,7 +130,8 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
     action = torch.where(side == 0, -0.8, 0.8)[:, None, None].expand(64, 2, 1)
     batch = TransitionBatch(
         observation=observation, action_chunk_BHA=action, action_mask_BH=torch.ones(64, 2, dtype=torch.bool),
-        human_BH=torch.zeros(64, 2, dtype=torch.bool), return_B=torch.zeros(64), outcome_return_B=torch.zeros(64), bootstrap_observation=observation,
+        human_BH=torch.zeros(64, 2, dtype=torch.bool), return_B=torch.zeros(64), outcome_return_B=torch.zeros(64),
+        bootstrap_observation=observation,
         bootstrap_discount_B=torch.zeros(64), task_B=torch.zeros(64, dtype=torch.int64),
         imitable_B=torch.ones(64, dtype=torch.bool),
     )  # fmt: skip

@@ -9,9 +9,10 @@ from lwd.data.sampling import human_steps
 from lwd.errors import CheckpointError, ConfigError, NonFiniteLoss, ResumeError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.models.checkpoint import load_value
+from lwd.recipes.algorithms import continue_online
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.stages import Control, continue_online, online_strata, run_filtered_bc, run_offline, run_sft
+from lwd.recipes.stages import Control, online_strata, run_filtered_bc, run_offline, run_sft
 from lwd.types import Episode, Source
 
 from ...tiny_run import RECIPE, as_fleet, commit, copy_of, make_data

@@ -1,0 +1,139 @@
+"""The algorithm of a stage from its recipe: built for the offline stage, or continued online from the stage before."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
+from lwd.algos.optimization import SumOverProcesses
+from lwd.algos.recap import Recap, RecapConfig
+from lwd.algos.sft import SFT, SFTConfig
+from lwd.errors import CheckpointError, ConfigError
+from lwd.learner.stage import StageFiles
+from lwd.models.advantage import AdvantagePolicy
+from lwd.models.checkpoint import load_policy, load_value, load_vla, policy_bytes, value_bytes
+from lwd.models.critic import ValueCritic
+from lwd.models.vla import SmallVLA
+from lwd.recipes.run_directory import RunDirectory
+from lwd.recipes.scene import StageRecipe
+
+
+def build_lwd(
+    policy: SmallVLA,
+    reference: SmallVLA,
+    critic: ValueCritic,
+    recipe: StageRecipe,
+    *,
+    seed: int,
+    device: str,
+    target_critic: ValueCritic | None = None,
+    sum_over_processes: SumOverProcesses | None = None,
+) -> LWD:
+    """Build LWD, or a variant of it, for a stage on a device, with the stage's precision.
+
+    Raises:
+        ConfigError: if the stage's algorithm is another one.
+    """
+    settings = recipe.algorithm
+    if not isinstance(settings, LWDConfig):
+        raise ConfigError(f"algorithm is {type(settings).__name__}; this stage trains with LWDConfig")
+    if settings.extraction == "fql":
+        policy = in_one_step(policy)
+    algorithm = LWD(
+        policy.to(device),
+        reference.to(device),
+        critic.to(device),
+        settings,
+        torch.Generator(device).manual_seed(seed),
+        target_critic=None if target_critic is None else target_critic.to(device),
+        sum_over_processes=sum_over_processes,
+    )
+    for network in (algorithm.policy, algorithm.reference, algorithm.critic, algorithm.target_critic):
+        network.precision = recipe.precision
+    return algorithm
+
+
+def build_recap(
+    policy: AdvantagePolicy, critic: ValueCritic, recipe: StageRecipe, settings: RecapConfig, *, seed: int, device: str
+) -> Recap:
+    """Build RECAP for a stage on a device, with the stage's precision."""
+    algorithm = Recap(policy.to(device), critic.to(device), settings, torch.Generator(device).manual_seed(seed))
+    algorithm.policy.policy.precision = algorithm.critic.precision = recipe.precision
+    return algorithm
+
+
+def in_one_step(policy: SmallVLA) -> SmallVLA:
+    """Return a policy with the same weights that goes from noise to a chunk in one step."""
+    changed = SmallVLA(
+        policy.embodiment,
+        dataclasses.replace(policy.config, flow_steps=1),
+        policy.normalizer.statistics,
+        policy.instructions,
+    )
+    changed.load_state_dict(policy.state_dict())
+    return changed
+
+
+def continue_online(
+    run: RunDirectory,
+    recipe: StageRecipe,
+    *,
+    seed: int,
+    device: str,
+    sum_over_processes: SumOverProcesses | None = None,
+) -> LWD | Recap | SFT:
+    """Build the online stage's algorithm from the stage before it: the offline one, its reference included, or SFT.
+
+    Args:
+        seed: of the noise; another one in every process of a group.
+        sum_over_processes: of a group that trains as one.
+    Raises:
+        CheckpointError: if the stage before is not finished.
+        ConfigError: if the algorithm cannot be trained by a group.
+    """
+    settings = recipe.algorithm
+    if isinstance(settings, SFTConfig):
+        policy = load_vla(run.finished("sft", "sft").policy_path).to(device)
+        generator = torch.Generator(device).manual_seed(seed)
+        return SFT(policy, settings, generator, sum_over_processes=sum_over_processes)
+    offline = run.finished("offline", "offline")
+    critic = load_value(offline.value_path)
+    if isinstance(settings, RecapConfig):
+        if sum_over_processes is not None:
+            raise ConfigError(
+                "RECAP measures its thresholds in one process; start one learner process instead of several"
+            )
+        found = load_policy(offline.policy_path)
+        if not isinstance(found, AdvantagePolicy):
+            raise CheckpointError(
+                f"the offline stage of {run.path} is not RECAP's: use the method that it was run with"
+            )
+        return build_recap(found, critic, recipe, settings, seed=seed, device=device)
+    state = offline.state()
+    reference = load_vla(run.finished("sft", "sft").policy_path)
+    reference.load_state_dict(state["reference"])
+    target_critic = load_value(offline.value_path)
+    target_critic.load_state_dict(state["target_critic"])
+    algorithm = build_lwd(
+        load_vla(offline.policy_path),
+        reference,
+        critic,
+        recipe,
+        seed=seed,
+        device=device,
+        target_critic=target_critic,
+        sum_over_processes=sum_over_processes,
+    )
+    algorithm.spread.value = state["spread"]
+    return algorithm
+
+
+def stage_files(algorithm: LWD | Recap | SFT, config: dict[str, Any]) -> StageFiles:
+    """What an algorithm's checkpoints hold: its policy, and its value if it has one."""
+    return StageFiles(
+        policy=lambda: policy_bytes(algorithm.deployed_policy()),
+        value=None if isinstance(algorithm, SFT) else lambda: value_bytes(algorithm.critic),
+        config=config,
+    )
