@@ -1,5 +1,6 @@
 """A real run that is small in everything: a dozen scene episodes, networks of a few thousand weights, ten updates."""
 
+import functools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,7 @@ RECIPE = Recipe(
 )
 
 
+@functools.cache
 def make_data(config: OfflineDataConfig = DATA) -> list[Episode]:
     """The run's offline episodes, made by the scripted expert in this process."""
     episodes: list[Episode] = []

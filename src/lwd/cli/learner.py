@@ -36,7 +36,8 @@ from lwd.learner.online import OnlineStage
 from lwd.learner.parallel import TIMEOUT_S, group_from_environment
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner, with_fleet
 from lwd.recipes.interrupt import StopRequest
-from lwd.recipes.methods import method_recipe
+from lwd.recipes.methods import with_method
+from lwd.recipes.scene import recipe
 
 
 def run(
@@ -67,9 +68,8 @@ def run(
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = with_fleet(
-        method_recipe(budget, method, quantile_level=quantile_level), robots=None, env_steps=env_steps, world=None
-    )
+    whole = with_fleet(recipe(budget), robots=None, env_steps=env_steps, world=None)
+    settings = with_method(whole, method, quantile_level=quantile_level)
 
     def say(stage: OnlineStage) -> None:
         progress = stage.progress

@@ -49,6 +49,7 @@ def load_state_bytes(data: bytes) -> dict[str, Any]:
 
 
 def _leaves(node: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(node, dict):
+    # An optimiser that has not stepped yet has no moments: an empty dictionary is kept as it is.
+    if not isinstance(node, dict) or not node:
         return [(path, node)]
     return [leaf for key, child in node.items() for leaf in _leaves(child, (*path, str(key)))]

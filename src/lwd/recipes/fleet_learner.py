@@ -22,7 +22,6 @@ from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.learner.checkpoint import STATE
-from lwd.learner.limiter import RoundLimiter
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
@@ -219,8 +218,4 @@ def with_fleet(recipe: Recipe, *, robots: int | None, env_steps: int | None, wor
     """Return the recipe with another fleet where one is asked for."""
     changes = {"robots": robots, "env_steps": env_steps, "world": world}
     given = {name: value for name, value in changes.items() if value is not None}
-    fleet = replace(recipe.fleet, **given)  # type: ignore[arg-type]
-    if isinstance(fleet.limiter, RoundLimiter):
-        rounds = recipe.fleet.env_steps // fleet.limiter.steps_per_round
-        fleet = replace(fleet, limiter=replace(fleet.limiter, steps_per_round=max(1, fleet.env_steps // rounds)))
-    return replace(recipe, fleet=fleet)
+    return replace(recipe, fleet=replace(recipe.fleet, **given))  # type: ignore[arg-type]

@@ -47,9 +47,15 @@ assert set(METHODS) == set(get_args(MethodName))
 
 
 def method_recipe(budget: Budget, method: str = "lwd", *, quantile_level: float | None = None) -> Recipe:
-    """Return the recipe of a method.
+    """Return the recipe of a method, see `with_method`."""
+    return with_method(recipe(budget), method, quantile_level=quantile_level)
+
+
+def with_method(base: Recipe, method: str, *, quantile_level: float | None = None) -> Recipe:
+    """Return LWD's recipe changed to another method's.
 
     Args:
+        base: with the fleet that the method will have.
         quantile_level: of `constant_level`, which needs one; no other method takes it.
     Raises:
         ConfigError: if the method is not known, or the level is missing or of no use.
@@ -60,7 +66,6 @@ def method_recipe(budget: Budget, method: str = "lwd", *, quantile_level: float 
         raise ConfigError(
             f"quantile_level is {quantile_level} with method {method!r}: constant_level needs one, no other takes one"
         )
-    base = recipe(budget)
     if method == "recap":
         return _recap(base)
     if method == "hg_dagger":

@@ -46,6 +46,7 @@ def equal_states(first: dict, second: dict) -> bool:
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, train_backbone=False, total_updates=20),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, rollout="policy"),
         lambda policy, critic: build_lwd(policy, critic, temperature=0.1, reference_learning_rate=1e-3),
+        lambda policy, critic: build_lwd(policy, critic, temperature=0.1, critic_warmup_updates=6),
     ],
 )
 def test_continuing_from_a_saved_state_equals_never_having_stopped(build, policy, critic, make_batch):

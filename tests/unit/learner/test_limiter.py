@@ -3,7 +3,7 @@
 import pytest
 
 from lwd.errors import ConfigError
-from lwd.learner.limiter import UpdateToDataLimiter
+from lwd.learner.limiter import RoundLimiter, UpdateToDataLimiter
 
 
 def test_updates_follow_the_ratio_after_the_first_steps():
@@ -40,3 +40,21 @@ def test_neither_side_can_wait_for_the_other_forever():
 def test_settings_that_deadlock_are_refused(field, settings):
     with pytest.raises(ConfigError, match=field):
         UpdateToDataLimiter(**settings)
+
+
+def test_rounds_of_rollouts_and_training_take_turns():
+    limiter = RoundLimiter(steps_per_round=500, updates_per_round=20)
+    assert limiter.updates_allowed(499) == 0
+    assert limiter.updates_allowed(999) == 20
+    assert [limiter.step_budget(updates) for updates in (0, 19, 20, 39, 40)] == [500, 500, 1000, 1000, 1500]
+    updates = 0
+    for _ in range(10):
+        allowed = limiter.updates_allowed(limiter.step_budget(updates))
+        assert allowed > updates
+        updates = allowed
+
+
+@pytest.mark.parametrize("field", ["steps_per_round", "updates_per_round"])
+def test_empty_rounds_are_refused(field):
+    with pytest.raises(ConfigError, match=field):
+        RoundLimiter(**({"steps_per_round": 1, "updates_per_round": 1} | {field: 0}))
