@@ -1,0 +1,118 @@
+"""The whole experiment: plan, engine, and the page that follows every finished cell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lwd.evaluation.experiment.page import write_page, write_value_figures
+from lwd.evaluation.experiment.records import CellRecord
+from lwd.evaluation.experiment.scores import Results, Setting
+from lwd.evaluation.value_episodes import episode_drawings
+from lwd.models.checkpoint import load_policy, load_value
+from lwd.recipes.reporting import run_data
+from lwd.recipes.reproduce.cells import Cell
+from lwd.recipes.reproduce.engine import Engine, Status
+from lwd.recipes.reproduce.plan import Plan, TableName, make_plan
+from lwd.recipes.reproduce.processes import Start, start_verb
+from lwd.recipes.reproduce.registry import WORDS, Registry
+from lwd.recipes.reproduce.runs import CellRuns
+from lwd.recipes.reproduce.scale import EVALUATION_SEED, SCALES, WORLD, Scale, ScaleName
+from lwd.recipes.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceConfig:
+    """What to reproduce, and where."""
+
+    table: TableName
+    budget: ScaleName
+    root: Path
+    """Directory of the runs; may be lost when everything is finished."""
+    out: Path
+    """Directory of the records, the page and its figures."""
+    seeds: tuple[int, ...] = ()
+    """Training seeds; none: the budget's."""
+    jobs: int = 2
+    retry_failed: bool = False
+
+    def scale(self) -> Scale:
+        scale = SCALES[self.budget]
+        return replace(scale, seeds=self.seeds) if self.seeds else scale
+
+
+class Experiment:
+    """The experiment with its results."""
+
+    def __init__(self, config: ReproduceConfig, registry: Registry | None = None, *, start: Start = start_verb) -> None:
+        """
+        Args:
+            registry: of the methods; None: all there are.
+            start: starts a verb's process.
+        """
+        registry = registry or Registry()
+        self.config = config
+        scale = config.scale()
+        self.plan = make_plan(config.table, scale, registry)
+        # The page shows the tables that were not asked for, too, where their records are there.
+        self._everything = make_plan("all", scale, registry)
+        self._runs = CellRuns(root=config.root / scale.name, scale=scale, registry=registry, workers=config.jobs)
+        self.engine = Engine(
+            self.plan,
+            self._runs,
+            config.out,
+            jobs=config.jobs,
+            retry_failed=config.retry_failed,
+            start=start,
+            on_record=self._recorded,
+        )
+
+    def run(self, *, stop: Callable[[], bool], watch: Callable[[Status], None] = lambda status: None) -> bool:
+        """Run what is missing until it is done or `stop()`; return whether it is done."""
+        done = self.engine.run(stop=stop, watch=watch)
+        self.write()
+        return done
+
+    def left_s(self) -> float | None:
+        """Estimated seconds of what is missing; None: unknown."""
+        return self.engine.durations.total_s(self.engine.todo(), self.config.jobs)
+
+    def write(self) -> None:
+        """Write the page from the records that are there."""
+        others = Engine(self._everything, self._runs, self.config.out, jobs=self.config.jobs)
+        left_s = others.durations.total_s(others.todo(), self.config.jobs)
+        write_page(Results(self._setting(self._everything, left_s), others.records.values()), self.config.out)
+
+    def _setting(self, plan: Plan, left_s: float | None) -> Setting:
+        scale = plan.scale
+        return Setting(
+            budget=scale.name,
+            seeds=scale.seeds,
+            tasks=scale.tasks,
+            episodes=scale.episodes,
+            evaluation_seed=EVALUATION_SEED,
+            world=WORLD,
+            robots=scale.robots,
+            env_steps=scale.env_steps,
+            fleet_sizes=scale.fleet_sizes,
+            methods=WORDS,
+            planned=len(plan.cells),
+            hours_left=None if left_s is None else left_s / 3600,
+        )
+
+    def _recorded(self, cell: Cell, record: CellRecord) -> None:
+        whole = (cell.robots, cell.env_steps) == (self.plan.scale.robots, self.plan.scale.env_steps)
+        first = cell.seed == self.plan.scale.seeds[0]
+        if not record.failed and (cell.method, cell.of) == ("lwd", "online") and whole and first:
+            self._draw_episodes(self._runs.run_of(cell), cell)
+        self.write()
+
+    def _draw_episodes(self, run: RunDirectory, cell: Cell) -> None:
+        checkpoint = run.finished("online", "up")
+        drawings = episode_drawings(
+            run_data(run),
+            run.store(),
+            load_value(checkpoint.value_path),
+            load_policy(checkpoint.policy_path).instructions,
+        )
+        about = f"Episodes of the fleet of LWD online, seed {cell.seed}: the last success and the last failure."
+        write_value_figures(drawings, self.config.out, about)
