@@ -85,10 +85,10 @@ def mean(runs: Runs, group: Group = "all", measure: Measure = "success") -> Inte
     return mean_over_tasks(found) if found else None
 
 
-def task_mean(runs: Runs, task: str, measure: Measure = "success") -> Interval | None:
-    """Mean over a task's episodes; None without a run that has it."""
-    found = [{task: scored[task]} for record in runs.values() if task in (scored := scores(record, "all", measure))]
-    return mean_over_tasks(found) if found else None
+def task_mean(runs: Runs, task: str) -> float | None:
+    """Success on one task, averaged over seeds; None without a run that has it."""
+    found = [scored[task] for record in runs.values() if task in (scored := scores(record))]
+    return sum(sum(values) / len(values) for values in found) / len(found) if found else None
 
 
 def shared_seeds(ours: Runs, baseline: Runs) -> list[int]:

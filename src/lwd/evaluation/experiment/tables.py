@@ -38,9 +38,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def share(interval: Interval | None) -> str:
-    """A mean of scores in [0, 1]."""
-    return DASH if interval is None else f"{interval.mean:.2f}"
+def share(value: float | None) -> str:
+    """A score in [0, 1]."""
+    return DASH if value is None else f"{value:.2f}"
 
 
 def with_interval(interval: Interval | None) -> str:
