@@ -26,7 +26,11 @@ _PRINT_EVERY_S = 60.0
 
 
 def run(
-    table: Annotated[TableName, tyro.conf.Positional, tyro.conf.arg(help="what to reproduce")],
+    table: Annotated[
+        TableName,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="TABLE", help="what to reproduce: table1, table2, table3, fleet_size, or all"),
+    ],
     budget: Annotated[
         ScaleName,
         tyro.conf.arg(help="smoke: ten minutes, to see that everything runs; small: two CPU cores; full: a GPU"),

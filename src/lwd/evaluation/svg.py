@@ -81,8 +81,9 @@ class Drawing:
         """The drawing as an SVG file of its own, with our colours and a background."""
         head, _, rest = self.svg.partition(">")
         spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        title, style = html.escape(self.description), palette()
         return (
-            f"{head} {spaces}>\n<title>{html.escape(self.description)}</title>\n<style>{palette()}</style>\n"
+            f'{head} {spaces} width="960">\n<title>{title}</title>\n<style>{style}</style>\n'
             f'<rect width="100%" height="100%" style="fill: var(--surface)"/>{rest}\n'
         )
 

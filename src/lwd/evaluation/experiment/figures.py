@@ -18,10 +18,9 @@ _COLOURS: Mapping[str, str] = {
     "lwd_paper": SERIES[5],
     "recap": SERIES[4],
     "hg_dagger": SERIES[3],
-    "expectile": SERIES[0],
     "qam": SERIES[2],
     "best_of_n": INK,
-    "fql": MUTED,
+    "fql": SERIES[0],
 }
 _GRID = 40
 
@@ -168,7 +167,7 @@ def fleet_size(results: Results) -> Drawing | None:
     }
     if max(len(points) for points in found.values()) < 2:
         return None
-    with Canvas("experiment-fleet-size", width=7.0, height=3.2) as canvas:
+    with Canvas("experiment-fleet-size", height=3.2) as canvas:
         (axes,) = canvas.axes()
         for shift, (name, points) in zip((0.985, 1.015), found.items(), strict=True):
             if not points:
@@ -187,7 +186,7 @@ def fleet_size(results: Results) -> Drawing | None:
         axes.set_xlabel("robots")
         axes.set_ylabel("success")
         _percent(axes, "y")
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper left")
         svg = canvas.svg()
     return Drawing(
         svg=svg,

@@ -12,8 +12,10 @@ from lwd.evaluation.experiment.beside import outside_section, search_section, sp
 from lwd.evaluation.experiment.claims import Claim, all_claims
 from lwd.evaluation.experiment.records import CellRecord
 from lwd.evaluation.experiment.scores import Results
+from lwd.evaluation.run_summary import hours_in_words
 from lwd.evaluation.statistics import Interval
 from lwd.evaluation.svg import Drawing
+from lwd.robots.sim.embodiments import CONTROL_HZ
 
 FIGURES = "experiment"
 """Directory of the page's figures, next to it."""
@@ -159,15 +161,15 @@ def _opening(results: Results) -> list[str]:
     left = "" if setting.hours_left is None else f", about {setting.hours_left:.1f} hours of two cores are left"
     missing = setting.planned - finished - len(results.failed)
     state = "complete" if not missing else f"{missing} of {setting.planned} cells are missing{left}"
-    hours = setting.env_steps / 20 / 3600
+    hours = hours_in_words(setting.env_steps / CONTROL_HZ / 3600)
     return [
         "# The paper's experiment, in simulation",
         "",
         f"Written by `lwd reproduce --budget {setting.budget}` from the records in `cells/`; the numbers are those of "
         f"`experiment.json`. State: {state}.",
         "",
-        f"Eight tasks of OGBench's scene; {setting.robots} simulated robots, {setting.env_steps:,} control steps "
-        f"({hours:.1f} robot hours) per online stage, in the world `{setting.world}` that no demonstration shows. "
+        f"{len(setting.tasks)} tasks of OGBench's scene; {setting.robots} simulated robots, {setting.env_steps:,} "
+        f"control steps ({hours}) per online stage, in the world `{setting.world}` that no demonstration shows. "
         f"Training seeds {', '.join(map(str, setting.seeds))}; {setting.episodes} evaluation episodes per task, method "
         f"and seed on the same starts for every method (evaluation seed {setting.evaluation_seed}, never used to "
         "choose a setting), held-out wordings of the instructions, no help. Intervals are 95 %, bootstrapped over "

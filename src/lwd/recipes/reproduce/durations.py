@@ -10,7 +10,7 @@ from lwd.recipes.reproduce.scale import Scale, ScaleName
 
 KNOWN_S: dict[ScaleName, dict[str, float]] = {
     # Seconds on two shared cores, two one-core cells side by side; where they are from: docs/reproduce.md.
-    "smoke": {"data": 15, "sft": 25, "offline": 25, "online": 35, "evaluate": 20},
+    "smoke": {"data": 36, "sft": 17, "offline": 12, "online": 20, "evaluate": 11},
     "small": {"data": 240, "sft": 150, "offline": 210, "online": 460, "evaluate": 90},
 }
 """Budget -> stage -> seconds of a cell with the whole fleet; a budget that nobody has measured is not there."""
