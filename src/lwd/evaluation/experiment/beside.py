@@ -55,6 +55,22 @@ class OutsideRun(BaseModel):
     published: tuple[Published, ...] = ()
 
 
+class Floors(BaseModel):
+    """floors.json: the rates of one core that does nothing but what cannot be avoided."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sft_updates_per_s: float
+    """The matrix products of an SFT update alone."""
+    lwd_updates_per_s: float
+    """The matrix products of LWD's update alone, as the recipe mixes critic's and actor's."""
+    env_steps_per_s: float
+    """One simulator alone."""
+
+
+FLOORS = "floors.json"
+
+
 class OutsideCheck(BaseModel):
     """ogbench_check.json."""
 
@@ -123,22 +139,41 @@ def speed_section(results: Results, out: Path) -> list[str]:
     """Updates and environment steps per second of the cells, beside the arithmetic's and the simulator's floor.
 
     Raises:
-        ConfigError: if bench.json is not as `make bench` writes it.
+        ConfigError: if floors.json or bench.json is not as `lwd reproduce` or `make bench` writes it.
     """
+    floors = _read(out / FLOORS, TypeAdapter(Floors))
     rows = []
     for method, stage in ROWS:
-        trained = [item.training for item in results.runs(method, stage).values() if item.training is not None]
-        if trained:
-            rows.append(
-                [
-                    row_name(results, method, stage),
-                    _mean([item.updates_per_s for item in trained], "{:.1f}"),
-                    _mean([item.env_steps_per_s for item in trained], "{:.0f}"),
-                    _mean([item.wall_s / 60 for item in trained], "{:.1f}"),
-                    _mean([item.wall_s / 60 for item in results.runs(method, stage).values()], "{:.1f}"),
-                ]
-            )
-    lines = markdown(["", "updates/s", "environment steps/s", "training, minutes", "evaluation, minutes"], rows)
+        runs = results.runs(method, stage)
+        trained = [item.training for item in runs.values() if item.training is not None]
+        if not trained:
+            continue
+        updates, steps = _mean([item.updates_per_s for item in trained]), _mean([t.env_steps_per_s for t in trained])
+        update_floor = None
+        if floors is not None and method in ("sft", "lwd"):
+            update_floor = floors.sft_updates_per_s if method == "sft" else floors.lwd_updates_per_s
+        rows.append(
+            [
+                row_name(results, method, stage),
+                _number(updates, "{:.1f}"),
+                _ratio(updates, update_floor),
+                _number(steps, "{:.0f}"),
+                _ratio(steps, None if floors is None else floors.env_steps_per_s),
+                _number(_mean([item.wall_s / 60 for item in trained]), "{:.1f}"),
+                _number(_mean([item.wall_s / 60 for item in runs.values()]), "{:.1f}"),
+            ]
+        )
+    header = ["", "updates/s", "of floor", "environment steps/s", "of floor", "training, min", "evaluation, min"]
+    lines = markdown(header, rows)
+    if floors is not None:
+        lines += [
+            f"Floors, of one core alone: {floors.lwd_updates_per_s:.1f} updates/s if an LWD update were nothing but "
+            f"its matrix products ({floors.sft_updates_per_s:.1f} for SFT), {floors.env_steps_per_s:.0f} steps/s of "
+            "the bare simulator. SFT and offline learning run two cells side by side. Online, learner and fleet share "
+            "the cores, and the learner waits for data by design (a fixed number of updates per step): both ratios "
+            "together say how busy the cores are.",
+            "",
+        ]
     longest = max((item.training.wall_s for item in results.records if item.training is not None), default=0.0)
     if longest:
         lines += [f"The longest cell trained for {longest / 60:.1f} minutes.", ""]
@@ -152,9 +187,9 @@ def _floors(bench: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     }
     found = [(words, bench[name]) for name, words in names.items() if bench is not None and name in bench]
     if not found:
-        return ["The floors have not been measured here (`bench.json` is not there; `make bench` writes it).", ""]
+        return []
     return [
-        "Ratios to the floor, measured alone on the machine by `lwd bench` (1 would be the floor itself):",
+        "Alone on the machine, by `make bench` (1 would be the floor itself):",
         "",
         *(
             f"- {words}: {entry['value']:.4g} {entry['unit']}, **{entry['ratio']:.2f}** of {entry['baseline']}."
@@ -164,9 +199,17 @@ def _floors(bench: Mapping[str, Mapping[str, Any]] | None) -> list[str]:
     ]
 
 
-def _mean(values: Sequence[float | None], form: str) -> str:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return form.format(sum(known) / len(known)) if known else DASH
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None, form: str) -> str:
+    return DASH if value is None else form.format(value)
+
+
+def _ratio(value: float | None, floor: float | None) -> str:
+    return DASH if value is None or floor is None else f"{value / floor:.2f}"
 
 
 def _read(path: Path, adapter: TypeAdapter[_T]) -> _T | None:

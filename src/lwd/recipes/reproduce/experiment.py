@@ -12,6 +12,7 @@ from lwd.models.checkpoint import load_policy, load_value
 from lwd.recipes.reporting import run_data
 from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.engine import Engine, Status
+from lwd.recipes.reproduce.floors import write_floors
 from lwd.recipes.reproduce.plan import Plan, TableName, make_plan
 from lwd.recipes.reproduce.processes import Start, start_verb
 from lwd.recipes.reproduce.registry import WORDS, Registry
@@ -49,12 +50,13 @@ class Experiment:
             registry: of the methods; None: all there are.
             start: starts a verb's process.
         """
-        registry = registry or Registry()
+        self._registry = registry = registry or Registry()
         self.config = config
         scale = config.scale()
         self.plan = make_plan(config.table, scale, registry)
-        # The page shows the tables that were not asked for, too, where their records are there.
-        self._everything = make_plan("all", scale, registry)
+        # The page shows tables and seeds that were not asked for, too, where their records are there.
+        seeds = tuple(sorted({*scale.seeds, *SCALES[config.budget].seeds}))
+        self._everything = make_plan("all", replace(scale, seeds=seeds), registry)
         self._runs = CellRuns(root=config.root / scale.name, scale=scale, registry=registry, workers=config.jobs)
         self.engine = Engine(
             self.plan,
@@ -68,6 +70,8 @@ class Experiment:
 
     def run(self, *, stop: Callable[[], bool], watch: Callable[[Status], None] = lambda status: None) -> bool:
         """Run what is missing until it is done or `stop()`; return whether it is done."""
+        if self.engine.todo():
+            write_floors(self._registry.recipe(self.plan.scale.stages, "lwd"), self.config.out)
         done = self.engine.run(stop=stop, watch=watch)
         self.write()
         return done
