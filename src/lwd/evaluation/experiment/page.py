@@ -48,17 +48,25 @@ def write_page(results: Results, out: Path) -> None:
     durable.replace(out / "experiment.md", _page(results, claims, drawn, out).encode())
 
 
-def write_value_figures(drawings: Sequence[Drawing], out: Path, about: str) -> None:
+def write_value_figures(drawings: Sequence[Drawing], out: Path, *, key: str, about: str) -> None:
     """Keep the drawings of single episodes for the page.
 
     Args:
+        key: of the cell whose network and episodes they show.
         about: which run they are from, in words.
     """
     names = [f"value-episode-{place}" for place in range(1, len(drawings) + 1)]
     for name, drawing in zip(names, drawings, strict=True):
         durable.replace(out / FIGURES / f"{name}.svg", drawing.as_file().encode())
     captions = {name: drawing.caption for name, drawing in zip(names, drawings, strict=True)}
-    durable.replace(out / FIGURES / VALUES, json.dumps({"about": about, "captions": captions}, indent=1).encode())
+    content = {"key": key, "about": about, "captions": captions}
+    durable.replace(out / FIGURES / VALUES, json.dumps(content, indent=1).encode())
+
+
+def value_figures_of(out: Path) -> str | None:
+    """Key of the cell that the kept drawings of episodes are of; None without any."""
+    path = out / FIGURES / VALUES
+    return str(json.loads(path.read_text())["key"]) if path.exists() else None
 
 
 def as_json(results: Results, claims: Sequence[Claim]) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def _value_episodes(out: Path) -> list[str]:
     if not path.exists():
         return ["Drawn when LWD online has been evaluated.", ""]
     content = json.loads(path.read_text())
-    lines = [f"{content['about']} After the paper's Figs. 6, 7 and 9.", ""]
+    lines = [f"{content['about']} After the paper's Figs. 6 and 9.", ""]
     for name, caption in content["captions"].items():
         lines += [f"![{caption}]({FIGURES}/{name}.svg)", "", caption, ""]
     return lines

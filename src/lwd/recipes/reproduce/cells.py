@@ -29,6 +29,8 @@ class Cell:
     """Plain data: what the recipe says about this stage, and the stage's own parameters."""
     parents: tuple["Cell", ...] = ()
     """Cells whose results this one starts from."""
+    level_from: "Cell | None" = None
+    """The run whose mean quantile level this one holds constant."""
     of: Literal["sft", "offline", "online"] | None = None
     """Of an evaluation: the stage whose policy is evaluated."""
     robots: int = 0
@@ -48,6 +50,7 @@ class Cell:
             "env_steps": self.env_steps,
             "settings": dict(self.settings),
             "parents": [parent.key for parent in self.parents],
+            "level_from": None if self.level_from is None else self.level_from.key,
         }
 
     @cached_property
@@ -73,6 +76,11 @@ class Cell:
     def directory(self) -> str:
         """Name of its directory below ROOT."""
         return f"{self.stage if self.of is None else f'evaluate-{self.of}'}-{self.method}-s{self.seed}-{self.key[:12]}"
+
+    @property
+    def needs(self) -> tuple["Cell", ...]:
+        """Cells that must be done before this one."""
+        return self.parents if self.level_from is None else (*self.parents, self.level_from)
 
     @property
     def cores(self) -> Cores:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lwd.errors import LWDError
+from lwd.errors import CheckpointError, LWDError
 from lwd.evaluation.experiment.records import CellRecord, file_name, load_record
 from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.durations import Durations
 from lwd.recipes.reproduce.plan import Plan
 from lwd.recipes.reproduce.processes import Start, VerbProcess, error_in, start_verb
-from lwd.recipes.reproduce.runs import Attempts, CellRuns, constant_level
+from lwd.recipes.reproduce.runs import Attempts, CellRuns
 
 _POLL_S = 0.5
 _INTERRUPTED = 130
+_LEVEL = "divl/quantile_level"
 # A cell that fills an idle core may hold up the next one that needs all cores for this much of the running one's rest.
 _FILL = 1.25
 
@@ -131,7 +132,35 @@ class Engine:
         if not self._is_done(cell):
             for parent in cell.parents:
                 yield from self._needed(parent)
+            if cell.level_from is not None and self._record_of(cell.level_from) is None:
+                yield from self._needed(cell.level_from)
             yield cell
+
+    def _record_of(self, training: Cell) -> CellRecord | None:
+        """The record of a training cell's evaluation: as good as its run, where only its numbers matter."""
+        found = (self.records.get(cell.key) for cell in self.plan.cells if cell.parents[0].key == training.key)
+        return next((record for record in found if record is not None and not record.failed), None)
+
+    def _can_start(self, cell: Cell) -> bool:
+        level = cell.level_from
+        return all(map(self._is_done, cell.parents)) and (
+            level is None or self._is_done(level) or self._record_of(level) is not None
+        )
+
+    def _level(self, cell: Cell) -> float | None:
+        """The constant quantile level of a cell that has one: the mean of the run that it takes it from.
+
+        Raises:
+            CheckpointError: if that run recorded no level.
+        """
+        if cell.level_from is None:
+            return None
+        record = self._record_of(cell.level_from)
+        training = self.runs.training(cell.level_from) if record is None else record.training
+        level = None if training is None else training.means.get(_LEVEL)
+        if level is None:
+            raise CheckpointError(f"{cell.level_from.name} recorded no {_LEVEL}: run it for at least 50 updates")
+        return level
 
     def _begin(self, pending: Sequence[Cell]) -> list[Cell]:
         """Start what fits; return what is left to start."""
@@ -149,7 +178,7 @@ class Engine:
         """Give up cells that start from one that failed."""
         left = []
         for cell in pending:
-            error = next((self._errors[parent.key] for parent in cell.parents if parent.key in self._errors), None)
+            error = next((self._errors[parent.key] for parent in cell.needs if parent.key in self._errors), None)
             if error is None:
                 left.append(cell)
             else:
@@ -158,7 +187,7 @@ class Engine:
 
     def _next(self, pending: Sequence[Cell]) -> Cell | None:
         """The first cell in the plan's order that can start now."""
-        ready = [cell for cell in pending if all(self._is_done(parent) for parent in cell.parents)]
+        ready = [cell for cell in pending if self._can_start(cell)]
         if not ready or not self._running:
             return ready[0] if ready else None
         if len(self._running) >= self._jobs or any(item.cell.cores == "all" for item in self._running):
@@ -179,7 +208,7 @@ class Engine:
         return None if expected is None else max(0.0, expected - spent)
 
     def _launch(self, cell: Cell) -> None:
-        level = constant_level(cell, self.records)
+        level = self._level(cell)
         self.runs.prepare(cell)
         log = self.runs.directory(cell) / "log.txt"
         before_s = self.runs.attempts(cell).seconds

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lwd.evaluation.experiment.page import write_page, write_value_figures
-from lwd.evaluation.experiment.records import CellRecord
+from lwd.evaluation.experiment.page import value_figures_of, write_page, write_value_figures
 from lwd.evaluation.experiment.scores import Results, Setting
 from lwd.evaluation.value_episodes import episode_drawings
 from lwd.models.checkpoint import load_policy, load_value
 from lwd.recipes.reporting import run_data
-from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.engine import Engine, Status
 from lwd.recipes.reproduce.floors import write_floors
 from lwd.recipes.reproduce.plan import Plan, TableName, make_plan
@@ -18,7 +16,6 @@ from lwd.recipes.reproduce.processes import Start, start_verb
 from lwd.recipes.reproduce.registry import WORDS, Registry
 from lwd.recipes.reproduce.runs import CellRuns
 from lwd.recipes.reproduce.scale import EVALUATION_SEED, SCALES, WORLD, Scale, ScaleName
-from lwd.recipes.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,7 @@ class Experiment:
             jobs=config.jobs,
             retry_failed=config.retry_failed,
             start=start,
-            on_record=self._recorded,
+            on_record=lambda cell, record: self.write(),
         )
 
     def run(self, *, stop: Callable[[], bool], watch: Callable[[Status], None] = lambda status: None) -> bool:
@@ -82,6 +79,7 @@ class Experiment:
 
     def write(self) -> None:
         """Write the page from the records that are there."""
+        self._draw_episodes()
         others = Engine(self._everything, self._runs, self.config.out, jobs=self.config.jobs)
         left_s = others.durations.total_s(others.todo(), self.config.jobs)
         write_page(Results(self._setting(self._everything, left_s), others.records.values()), self.config.out)
@@ -103,14 +101,12 @@ class Experiment:
             hours_left=None if left_s is None else left_s / 3600,
         )
 
-    def _recorded(self, cell: Cell, record: CellRecord) -> None:
-        whole = (cell.robots, cell.env_steps) == (self.plan.scale.robots, self.plan.scale.env_steps)
-        first = cell.seed == self.plan.scale.seeds[0]
-        if not record.failed and (cell.method, cell.of) == ("lwd", "online") and whole and first:
-            self._draw_episodes(self._runs.run_of(cell), cell)
-        self.write()
-
-    def _draw_episodes(self, run: RunDirectory, cell: Cell) -> None:
+    def _draw_episodes(self) -> None:
+        """Draw two fleet episodes of LWD online's first seed, if its run is here and they are not drawn yet."""
+        cell = next((cell for cell in self._everything.cells if (cell.method, cell.of) == ("lwd", "online")), None)
+        if cell is None or not self._runs.finished(cell.parents[0]) or value_figures_of(self.config.out) == cell.key:
+            return
+        run = self._runs.run_of(cell)
         checkpoint = run.finished("online", "up")
         drawings = episode_drawings(
             run_data(run),
@@ -119,4 +115,4 @@ class Experiment:
             load_policy(checkpoint.policy_path).instructions,
         )
         about = f"Episodes of the fleet of LWD online, seed {cell.seed}: the last success and the last failure."
-        write_value_figures(drawings, self.config.out, about)
+        write_value_figures(drawings, self.config.out, key=cell.key, about=about)

@@ -123,12 +123,14 @@ class _Builder:
         return Cell(stage="sft", method="sft", seed=seed, settings=asdict(recipe.sft), parents=(data,))
 
     def _offline(self, method: str, seed: int) -> Cell:
-        settings = asdict(self._registry.recipe(self._scale.stages, method).offline)
-        parents = [self._sft(seed)]
-        if method == "constant_level":
-            # Its level is measured in the adaptive run, whose record keeps it.
-            parents.append(self.evaluation(LEVEL_FROM, "offline", seed))
-        return Cell(stage="offline", method=method, seed=seed, settings=settings, parents=tuple(parents))
+        return Cell(
+            stage="offline",
+            method=method,
+            seed=seed,
+            settings=asdict(self._registry.recipe(self._scale.stages, method).offline),
+            parents=(self._sft(seed),),
+            level_from=self._offline(LEVEL_FROM, seed) if method == "constant_level" else None,
+        )
 
     def _online(self, method: str, seed: int, robots: int, env_steps: int) -> Cell:
         recipe, scale = self._registry.recipe(self._scale.stages, method), self._scale

@@ -15,8 +15,7 @@ from lwd.evaluation.experiment.records import CellRecord, Stage, TrainingRecord,
 from lwd.evaluation.experiment.training import training_record
 from lwd.evaluation.results import load_result
 from lwd.evaluation.run_data import read_run
-from lwd.recipes.reproduce.cells import Cell
-from lwd.recipes.reproduce.plan import LEVEL_FROM
+from lwd.recipes.reproduce.cells import Cell, CellStage
 from lwd.recipes.reproduce.registry import Registry
 from lwd.recipes.reproduce.scale import EVALUATION_SEED, WORLD, Scale
 from lwd.recipes.run_directory import RunDirectory
@@ -24,7 +23,6 @@ from lwd.recipes.verbs import link_tree
 from lwd.robots.sim.embodiments import CONTROL_HZ
 
 _VERBS = {"sft": "sft", "offline": "offline", "online": "up"}
-_LEVEL = "divl/quantile_level"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +66,10 @@ class CellRuns:
         data = cell.ancestor("data")
         if cell.stage in _VERBS and data is not None:
             link_tree(self.directory(data) / "store", directory / "store")
+        before: CellStage
         for before in ("sft", "offline"):
-            ancestor = None if cell.stage in ("evaluate", before) else _starts_from(cell, before)
-            if ancestor is not None:
+            ancestor = cell.ancestor(before)
+            if cell.stage in _VERBS and ancestor is not None and ancestor is not cell:
                 name = f"checkpoints/{before}"
                 link_tree(self.directory(ancestor) / name, directory / name)
 
@@ -120,7 +119,7 @@ class CellRuns:
             **_identity(cell),
             wall_s=round(wall_s, 1),
             tasks=task_episodes(result),
-            training=self._training(training),
+            training=self.training(training),
         )
 
     def failure(self, cell: Cell, error: str) -> CellRecord:
@@ -131,7 +130,8 @@ class CellRuns:
         """The run whose policy an evaluation is of."""
         return self._run(evaluation.parents[0])
 
-    def _training(self, cell: Cell) -> TrainingRecord:
+    def training(self, cell: Cell) -> TrainingRecord:
+        """What a finished training cell says about itself."""
         run = self._run(cell)
         return training_record(
             read_run(run.path),
@@ -151,35 +151,6 @@ class CellRuns:
 
     def _result(self, evaluation: Cell) -> Path:
         return self.directory(evaluation) / "result.json"
-
-
-def constant_level(cell: Cell, records: dict[str, CellRecord]) -> float | None:
-    """Mean quantile level of the adaptive run that a cell takes its constant level from; None: it takes none.
-
-    Raises:
-        CheckpointError: if that run's record has no level.
-    """
-    source = next((parent for parent in cell.parents if parent.stage == "evaluate"), None)
-    if source is None:
-        return None
-    training = records[source.key].training
-    level = None if training is None else training.means.get(_LEVEL)
-    if level is None:
-        raise CheckpointError(
-            f"the record of {source.name} holds no {_LEVEL}, so {cell.name} has no level: delete the record of "
-            f"{LEVEL_FROM} offline and run this again"
-        )
-    return level
-
-
-def _starts_from(cell: Cell, stage: str) -> Cell | None:
-    """The cell whose checkpoints of a stage a training cell needs; a measured level comes with none."""
-    for parent in cell.parents:
-        if parent.stage == stage:
-            return parent
-        if parent.stage != "evaluate" and (found := _starts_from(parent, stage)) is not None:
-            return found
-    return None
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from lwd.errors import ConfigError
-from lwd.evaluation.experiment.page import write_page, write_value_figures
+from lwd.evaluation.experiment.page import value_figures_of, write_page, write_value_figures
 from lwd.evaluation.experiment.records import load_record, task_episodes
 from lwd.evaluation.experiment.scores import Results
 from lwd.evaluation.svg import Drawing
@@ -124,7 +124,8 @@ def test_figures_of_single_episodes_are_kept_between_pages(tmp_path: Path) -> No
     drawing = Drawing(
         svg='<svg viewBox="0 0 1 1" role="img"><g/></svg>', caption="Open drawer, success.", description="d"
     )
-    write_value_figures([drawing], tmp_path, "Episodes of seed 0.")
+    write_value_figures([drawing], tmp_path, key="0123", about="Episodes of seed 0.")
+    assert value_figures_of(tmp_path) == "0123"
     page = page_of(tmp_path, ladder((0,)))
     assert "Episodes of seed 0." in page
     assert "(experiment/value-episode-1.svg)" in page

@@ -81,7 +81,7 @@ def test_the_fleets_settings_change_online_cells_alone() -> None:
 
 def test_more_episodes_are_another_evaluation_of_the_same_training() -> None:
     more = replace(SCALE, episodes=26)
-    plain, other = (make_plan("table1", scale, REGISTRY).cells for scale in (SCALE, more))
+    plain, other = (make_plan("all", scale, REGISTRY).cells for scale in (SCALE, more))
     assert all(one.key != two.key for one, two in zip(plain, other, strict=True))
     assert [cell.parents[0].key for cell in plain] == [cell.parents[0].key for cell in other]
 
