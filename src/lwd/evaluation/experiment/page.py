@@ -176,7 +176,7 @@ def _opening(results: Results) -> list[str]:
         f"Written by `lwd reproduce --budget {setting.budget}` from the records in `cells/`; the numbers are those of "
         f"`experiment.json`. State: {state}.",
         "",
-        f"{len(setting.tasks)} tasks of OGBench's scene; {setting.robots} simulated robots, {setting.env_steps:,} "
+        f"On {len(setting.tasks)} tasks of OGBench's scene: {setting.robots} simulated robots, {setting.env_steps:,} "
         f"control steps ({hours}) per online stage, in the world `{setting.world}` that no demonstration shows. "
         f"Training seeds {', '.join(map(str, setting.seeds))}; {setting.episodes} evaluation episodes per task, method "
         f"and seed on the same starts for every method (evaluation seed {setting.evaluation_seed}, never used to "

@@ -9,9 +9,9 @@ from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.scale import Scale, ScaleName
 
 KNOWN_S: dict[ScaleName, dict[str, float]] = {
-    # Seconds on two shared cores, two one-core cells side by side; where they are from: docs/reproduce.md.
+    # Seconds on two cores that two other jobs shared, LWD alone; online: docs/results/learn.json and the start.
     "smoke": {"data": 36, "sft": 17, "offline": 12, "online": 20, "evaluate": 11},
-    "small": {"data": 240, "sft": 150, "offline": 210, "online": 460, "evaluate": 90},
+    "small": {"data": 94, "sft": 51, "offline": 131, "online": 455, "evaluate": 48},
 }
 """Budget -> stage -> seconds of a cell with the whole fleet; a budget that nobody has measured is not there."""
 _START_S = 25.0

@@ -98,10 +98,11 @@ class Engine:
         pending, stopping = self.todo(), False
         try:
             while True:
+                wanted = stop()
                 for item in list(self._running):
                     if (status := item.process.poll()) is not None:
-                        stopping |= self._end(item, status, stopping)
-                if stop() and not stopping:
+                        wanted |= self._end(item, status, stopping)
+                if wanted and not stopping:
                     stopping = True
                     for item in self._running:
                         item.process.interrupt()
@@ -240,6 +241,8 @@ class Engine:
         return False
 
     def _fail(self, cell: Cell, error: str) -> None:
+        # Records are shared: what they say must not depend on where this machine has its runs.
+        error = error.replace(str(self.runs.root.absolute()), "ROOT").replace(str(self.runs.root), "ROOT")
         self._errors[cell.key] = error
         if cell.stage == "evaluate":
             self._keep(cell, self.runs.failure(cell, error))

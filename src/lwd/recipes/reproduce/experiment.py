@@ -1,5 +1,6 @@
-"""The whole experiment: plan, engine, and the page that follows every finished cell."""
+"""The whole experiment: plan, engine, and the page that follows the finished cells."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from lwd.recipes.reproduce.processes import Start, start_verb
 from lwd.recipes.reproduce.registry import WORDS, Registry
 from lwd.recipes.reproduce.runs import CellRuns
 from lwd.recipes.reproduce.scale import EVALUATION_SEED, SCALES, WORLD, Scale, ScaleName
+
+_PAGE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class Experiment:
         """
         self._registry = registry = registry or Registry()
         self.config = config
+        self._written_s = float("-inf")
         scale = config.scale()
         self.plan = make_plan(config.table, scale, registry)
         # The page shows tables and seeds that were not asked for, too, where their records are there.
@@ -62,7 +66,7 @@ class Experiment:
             jobs=config.jobs,
             retry_failed=config.retry_failed,
             start=start,
-            on_record=lambda cell, record: self.write(),
+            on_record=lambda cell, record: self._follow(),
         )
 
     def run(self, *, stop: Callable[[], bool], watch: Callable[[Status], None] = lambda status: None) -> bool:
@@ -80,6 +84,7 @@ class Experiment:
     def write(self) -> None:
         """Write the page from the records that are there."""
         self._draw_episodes()
+        self._written_s = time.monotonic()
         others = Engine(self._everything, self._runs, self.config.out, jobs=self.config.jobs)
         left_s = others.durations.total_s(others.todo(), self.config.jobs)
         write_page(Results(self._setting(self._everything, left_s), others.records.values()), self.config.out)
@@ -100,6 +105,11 @@ class Experiment:
             planned=len(plan.cells),
             hours_left=None if left_s is None else left_s / 3600,
         )
+
+    def _follow(self) -> None:
+        """Write the page, unless that was done a moment ago: all the intervals of it take seconds."""
+        if time.monotonic() - self._written_s > _PAGE_EVERY_S:
+            self.write()
 
     def _draw_episodes(self) -> None:
         """Draw two fleet episodes of LWD online's first seed, if its run is here and they are not drawn yet."""

@@ -66,6 +66,8 @@ class FakeVerbs:
     """Method -> success of its policies."""
     slow: str | None = None
     """A verb that does not end by itself."""
+    interrupted: str | None = None
+    """A verb that somebody else interrupts."""
     broken: str | None = None
     """A method whose offline stage diverges."""
     calls: list[tuple[str, ...]] = field(default_factory=list)
@@ -76,8 +78,10 @@ class FakeVerbs:
         given = dict(pairwise(arguments))
         if verb == self.slow:
             return Working()
+        if verb == self.interrupted:
+            return Ended(130)
         if verb == "offline" and self.broken is not None and given.get("--method") == self.broken:
-            log.write_text("Traceback ...\nlwd offline: loss/value is nan at update 7\n")
+            log.write_text(f"Traceback ...\nlwd offline: {log.parent}: loss/value is nan at update 7\n")
             return Ended(1)
         if verb == "evaluate":
             self._evaluate(arguments, given)

@@ -123,6 +123,8 @@ def test_a_failed_cell_is_shown_with_its_error_and_the_others_go_on(tmp_path: Pa
     assert set(failed) == {"qam-offline-seed0", "qam-online-seed0"}
     assert all("loss/value is nan at update 7" in str(error) for error in failed.values())
     assert len(first.records) == len(first.plan.cells)
+    # Records are committed: no path of this machine.
+    assert all(str(tmp_path) not in str(error) for error in failed.values())
     again = FakeVerbs()
     run(engine(tmp_path, again))
     assert again.calls == []
@@ -134,7 +136,7 @@ def test_a_failed_cell_is_shown_with_its_error_and_the_others_go_on(tmp_path: Pa
 def test_two_one_core_cells_run_side_by_side_and_nothing_beside_a_fleet(tmp_path: Path) -> None:
     running: list[tuple[str, ...]] = []
     verbs = FakeVerbs()
-    first = engine(tmp_path, verbs, table="all", scale=replace(SCALE, seeds=(0, 1)))
+    first = engine(tmp_path, verbs, table="table2", scale=replace(SCALE, seeds=(0, 1)))
     most: dict[bool, int] = {True: 0, False: 0}
 
     def start(arguments, log):
@@ -148,6 +150,13 @@ def test_two_one_core_cells_run_side_by_side_and_nothing_beside_a_fleet(tmp_path
     first._start = start
     assert run(first)
     assert most == {True: 1, False: 2}
+
+
+def test_a_verb_that_was_interrupted_by_somebody_else_stops_the_rest(tmp_path: Path) -> None:
+    verbs = FakeVerbs(interrupted="offline")
+    first = engine(tmp_path, verbs, table="table2")
+    assert not run(first)
+    assert not any(record.failed for record in first.records.values())
 
 
 def test_runs_share_checkpoints_and_store_but_no_fleet_data(tmp_path: Path) -> None:
