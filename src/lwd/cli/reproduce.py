@@ -100,7 +100,7 @@ def _plan(experiment: Experiment) -> Table:
         each = f"{sum(known) / len(known) / 60:.1f}" if known else "unknown"
         table.add_row(stage, method, str(len(times)), each, f"{max(known) / 60:.1f}" if known else "unknown")
     left_s = experiment.left_s()
-    total = "unknown until a cell of every stage has run" if left_s is None else f"{left_s / 3600:.1f} hours"
+    total = "unknown" if left_s is None else f"{left_s / 3600:.1f} hours"
     table.add_section()
     table.add_row("total", f"on {experiment.config.jobs} cores", str(len(cells)), total, "", style="bold")
     return table
