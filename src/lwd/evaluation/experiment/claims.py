@@ -105,7 +105,7 @@ def _values(results: Results) -> Iterator[Claim]:
             )
     yield _claim(
         "adaptive > constant level",
-        "adaptive quantile levels succeed more often than a constant one at their mean, offline",
+        "Adaptive quantile levels succeed more often than a constant one at their mean, offline",
         results.runs("lwd", "offline"),
         results.runs("constant_level", "offline"),
     )

@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from lwd.evaluation.experiment import scores
 from lwd.evaluation.experiment.records import CellRecord, Points
-from lwd.evaluation.experiment.scores import Results
+from lwd.evaluation.experiment.scores import GROUPS, Results
 from lwd.evaluation.experiment.tables import ROWS, row_name
 from lwd.evaluation.svg import INK, MUTED, SERIES, Canvas, Drawing
 
@@ -30,11 +30,10 @@ def success(results: Results) -> Drawing | None:
     rows = [(method, stage, runs) for method, stage in ROWS if (runs := results.runs(method, stage))]
     if not rows:
         return None
-    groups = ("all", "short", "long")
     with Canvas("experiment-success", height=1.1 + 0.24 * len(rows)) as canvas:
-        for axes, group in zip(canvas.axes(3, sharey=True), groups, strict=True):
+        for axes, group in zip(canvas.axes(3, sharey=True), GROUPS, strict=True):
             for place, (method, _, runs) in enumerate(rows):
-                if (found := scores.mean(runs, group)) is not None:  # type: ignore[arg-type]
+                if (found := scores.mean(runs, group)) is not None:
                     axes.hlines(place, found.low, found.high, color=_COLOURS[method], linewidth=2.4, alpha=0.55)
                     axes.plot([found.mean], [place], "o", color=_COLOURS[method], markersize=5.5)
             axes.set_yticks(range(len(rows)), [row_name(results, method, stage) for method, stage, _ in rows])

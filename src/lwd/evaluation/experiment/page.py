@@ -113,6 +113,7 @@ def _page(results: Results, claims: Sequence[Claim], drawn: dict[str, Drawing], 
     lines += ["", "Of ours, beside it:", ""]
     lines += [f"- {claim.sentence}" for claim in claims if not claim.of_paper]
     lines += ["", "## Table 1: what the fleet learns", "", *tables.table_1(results), *_figure(drawn, "success")]
+    lines += ["### Task by task", "", "Success; the four on the right are long.", "", *tables.by_task(results)]
     lines += [
         "The paper's table, on its robots and tasks (short: success; long: mean sub-step score):",
         "",
@@ -141,9 +142,13 @@ def _page(results: Results, claims: Sequence[Claim], drawn: dict[str, Drawing], 
         *_value_episodes(out),
         "## The fleet while it learned",
         "",
+        "Interventions per robot hour over the whole online stage, and rolling at its beginning and end.",
+        "",
         *tables.fleet_table(results),
         *_figure(drawn, "learning-curves"),
         "## Fleet size",
+        "",
+        "LWD online with fewer robots; updates follow the fleet's steps.",
         "",
         *tables.fleet_sizes(results),
         *_figure(drawn, "fleet-size"),

@@ -8,6 +8,7 @@ from lwd.evaluation.experiment.records import CellRecord, Stage
 from lwd.evaluation.statistics import Interval, mean_over_tasks, paired_difference
 
 Group = Literal["all", "short", "long"]
+GROUPS: tuple[Group, ...] = ("all", "short", "long")
 Measure = Literal["success", "sub_steps"]
 Runs = Mapping[int, CellRecord]
 """Training seed -> finished record."""

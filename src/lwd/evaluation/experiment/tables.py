@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lwd.evaluation.experiment import paper, scores
 from lwd.evaluation.experiment.records import Stage
-from lwd.evaluation.experiment.scores import Results, Runs
+from lwd.evaluation.experiment.scores import GROUPS, Results, Runs
 from lwd.evaluation.statistics import Interval
 
 DASH = "–"  # noqa: RUF001
@@ -53,8 +53,7 @@ def row_name(results: Results, method: str, stage: str) -> str:
 
 
 def table_1(results: Results) -> list[str]:
-    """Success per task, means with intervals, and the paper's mean."""
-    tasks = results.setting.tasks
+    """Means over tasks with their intervals, and the paper's mean."""
     rows = []
     for method, stage in ROWS:
         runs = results.runs(method, stage)
@@ -62,14 +61,27 @@ def table_1(results: Results) -> list[str]:
         rows.append(
             [
                 row_name(results, method, stage),
-                *(share(scores.task_mean(runs, task)) for task in tasks),
-                *(with_interval(scores.mean(runs, group)) for group in ("short", "long", "all")),
+                *(with_interval(scores.mean(runs, group)) for group in GROUPS),
                 str(len(runs)) if runs else DASH,
                 DASH if published is None else f"{published[-1]:.2f}",
             ]
         )
-    header = ["", *(task.replace("_", " ") for task in tasks), "short", "long", "**mean**", "seeds", "paper"]
-    return markdown(header, rows)
+    return markdown(["", "**all tasks**", "short", "long", "seeds", "paper"], rows)
+
+
+def by_task(results: Results) -> list[str]:
+    """The same rows task by task, in the paper's layout."""
+    tasks = results.setting.tasks
+    rows = [
+        [
+            row_name(results, method, stage),
+            *(share(scores.task_mean(runs, task)) for task in tasks),
+            share(None if (found := scores.mean(runs)) is None else found.mean),
+        ]
+        for method, stage in ROWS
+        for runs in [results.runs(method, stage)]
+    ]
+    return markdown(["ours", *(task.replace("_", " ") for task in tasks), "mean"], rows)
 
 
 def paper_table_1(results: Results) -> list[str]:
@@ -133,11 +145,11 @@ def table_3(results: Results) -> list[str]:
             [
                 words,
                 DASH if levels is None else f"{levels:.3f}",
-                *(with_interval(scores.mean(runs, group)) for group in ("short", "long", "all")),
+                *(with_interval(scores.mean(runs, group)) for group in GROUPS),
                 f"{paper.TABLE_3[method]:.2f}",
             ]
         )
-    return markdown(["offline", "mean level", "short", "long", "**mean**", "paper"], rows)
+    return markdown(["offline", "mean level", "**all tasks**", "short", "long", "paper"], rows)
 
 
 def mean_of(runs: Runs, metric: str) -> float | None:
