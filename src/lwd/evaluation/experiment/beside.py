@@ -52,7 +52,8 @@ class OutsideRun(BaseModel):
     success: float
     episodes: int
     ci95: tuple[float, float]
-    published: tuple[Published, ...] = ()
+    published: Published | tuple[Published, ...] = ()
+    """One or several figures for the same task."""
 
 
 class Floors(BaseModel):
@@ -127,12 +128,16 @@ def outside_section(out: Path) -> list[str]:
             f"{run.updates:,}",
             f"{run.success:.2f} ({run.ci95[0]:.2f}-{run.ci95[1]:.2f})",
             str(run.episodes),
-            "; ".join(f"{item.method} {item.mean:g} ± {item.pm:g}" for item in run.published) or DASH,
+            "; ".join(f"{item.method} {item.mean:g} ± {item.pm:g}" for item in _several(run.published)) or DASH,
         ]
         for run in check.benchmarks
     ]
     header = ["environment", "method", "seed", "updates", "success", "episodes", "published, %"]
     return [check.data, "", *markdown(header, rows)]
+
+
+def _several(published: Published | tuple[Published, ...]) -> tuple[Published, ...]:
+    return (published,) if isinstance(published, Published) else published
 
 
 def speed_section(results: Results, out: Path) -> list[str]:

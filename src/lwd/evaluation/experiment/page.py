@@ -113,7 +113,7 @@ def _page(results: Results, claims: Sequence[Claim], drawn: dict[str, Drawing], 
     lines += ["", "Of ours, beside it:", ""]
     lines += [f"- {claim.sentence}" for claim in claims if not claim.of_paper]
     lines += ["", "## Table 1: what the fleet learns", "", *tables.table_1(results), *_figure(drawn, "success")]
-    lines += ["### Task by task", "", "Success; the four on the right are long.", "", *tables.by_task(results)]
+    lines += ["### Task by task", "", "Success; long tasks are on the right.", "", *tables.by_task(results)]
     lines += [
         "The paper's table, on its robots and tasks (short: success; long: mean sub-step score):",
         "",

@@ -173,7 +173,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
                 "success": 0.9,
                 "episodes": 50,
                 "ci95": [0.8, 0.96],
-                "published": [{"method": "QAM", "mean": 98, "pm": 3}],
+                "published": {"method": "QAM", "mean": 98, "pm": 3},
             }
         ],
     }
