@@ -109,7 +109,7 @@ class Engine:
                 if not stopping:
                     pending = self._begin(pending)
                 if not self._running and (stopping or not pending):
-                    return not pending
+                    return not self.todo()
                 watch(self._status(pending, stopping))
                 time.sleep(self._poll_s)
         finally:

@@ -115,6 +115,15 @@ def test_an_interrupted_cell_goes_on_and_its_time_adds_up(tmp_path: Path) -> Non
     assert slow.of("up")[0] in quick.of("up")
 
 
+def test_stopped_in_its_last_cell_it_is_not_done(tmp_path: Path) -> None:
+    slow = FakeVerbs(slow="evaluate")
+    scale = replace(SCALE, fleet_sizes=(4,))
+    last = engine(tmp_path, slow, table="fleet_size", scale=scale)
+    assert len(last.plan.cells) == 1
+    assert not last.run(stop=lambda: bool(slow.of("evaluate")))
+    assert run(engine(tmp_path, FakeVerbs(), table="fleet_size", scale=scale))
+
+
 def test_a_failed_cell_is_shown_with_its_error_and_the_others_go_on(tmp_path: Path) -> None:
     broken = FakeVerbs(broken="qam")
     first = engine(tmp_path, broken)
