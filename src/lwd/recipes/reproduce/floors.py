@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT
 from lwd.data import durable
 from lwd.evaluation.experiment.beside import FLOORS, Floors
@@ -19,7 +20,6 @@ from lwd.recipes.bench_learner import build_sampler
 from lwd.recipes.matrix_products import Floor, matrix_products
 from lwd.recipes.reproduce.scale import WORLD
 from lwd.recipes.scene import Recipe
-from lwd.recipes.stages import build_lwd
 from lwd.robots.sim import TASKS, make_robot
 from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 
@@ -50,7 +50,7 @@ def _lwd_rate(recipe: Recipe, seconds: float) -> float:
     critic = ValueCritic(STATE_EMBODIMENT, stage.critic, policy.normalizer.statistics, policy.horizon)
     # The stage without its critic-only beginning: what most of the offline and all of the online updates are.
     config = replace(stage.algorithm, critic_warmup_updates=0)
-    algorithm = build_lwd(policy, deepcopy(policy), critic, replace(stage, algorithm=config), seed=0, device="cpu")
+    algorithm = LWD(policy, deepcopy(policy), critic, config, torch.Generator().manual_seed(0))
     batch = build_sampler(stage.batch_size).batch(0)
     return _rate(lambda: algorithm.update(batch), config.actor_every, seconds)
 
