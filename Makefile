@@ -7,7 +7,7 @@ SEEDS ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
 
-.PHONY: demo test lint learn learn-test faults simulate bench bench-data lock clean
+.PHONY: demo test lint learn reproduce reproduce-smoke learn-test faults simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
@@ -22,6 +22,12 @@ lint: $(READY)
 
 learn: $(READY)  ## the learning experiment: 3 seeds, hours; finished pieces are never run again
 	$(BIN)/lwd learn
+
+reproduce: $(READY)  ## the paper's experiment in simulation: about 12 hours of two cores, resumable
+	$(BIN)/lwd reproduce all --budget small
+
+reproduce-smoke: $(READY)  ## the same walk in ten minutes, with next to no training, to see that everything runs
+	$(BIN)/lwd reproduce all --budget smoke
 
 learn-test: $(READY)  ## tests that train until something is learned
 	$(BIN)/pytest -m learning

@@ -28,7 +28,9 @@ from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.sim import ObservationKind
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
-BudgetOption = Annotated[Budget, tyro.conf.arg(help="full, or smoke: a few minutes to see that everything runs")]
+BudgetOption = Annotated[
+    Budget, tyro.conf.arg(help="full; smoke: a few minutes to see that everything runs; large: for a GPU")
+]
 MethodOption = Annotated[
     MethodName, tyro.conf.arg(help="LWD, or a method that it is compared with (docs/baselines.md)")
 ]

@@ -17,7 +17,7 @@ from lwd.evaluation.fleet_curves import Quantiles
 from lwd.evaluation.run_data import RunData
 from lwd.evaluation.run_summary import RunSummary, hours_in_words, percent, points, summarise_run
 from lwd.evaluation.statistics import Interval
-from lwd.evaluation.svg import Drawing
+from lwd.evaluation.svg import Drawing, palette
 
 _DASH = "&ndash;"
 
@@ -52,6 +52,7 @@ def render_report(run: RunData, values: Sequence[Drawing] = ()) -> str:
     ]
     template = Template(files("lwd.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
+        palette=palette(),
         title=html.escape(f"LWD: {summary.run}"),
         eyebrow=html.escape(f"Learning while deploying · run {summary.run}"),
         headline=html.escape(summary.headline),

@@ -36,6 +36,11 @@ class EpisodeResult:
     def success(self) -> bool:
         return self.outcome is Outcome.SUCCESS
 
+    @property
+    def partial(self) -> float:
+        """Mean sub-step score; a task without sub-steps is scored by its outcome."""
+        return float(np.mean(self.sub_step_scores)) if self.sub_step_scores else float(self.success)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
@@ -147,7 +152,7 @@ def summarise(episodes: Sequence[EpisodeResult], long_horizon: Mapping[str, bool
         long_horizon: task -> whether it is one of the long tasks.
     """
     scores = success_scores(episodes)
-    partial = {task: [_partial(episode) for episode in episodes if episode.task == task] for task in scores}
+    partial = {task: [episode.partial for episode in episodes if episode.task == task] for task in scores}
     tasks: dict[str, TaskSummary] = {}
     for task, values in scores.items():
         wilson = wilson_interval(int(sum(values)), len(values))
@@ -170,11 +175,6 @@ def summarise(episodes: Sequence[EpisodeResult], long_horizon: Mapping[str, bool
         mean_steps_success=float(np.mean(steps)) if steps else None,
         tasks=tasks,
     )
-
-
-def _partial(episode: EpisodeResult) -> float:
-    """Mean sub-step score; a task without sub-steps is scored by its outcome."""
-    return float(np.mean(episode.sub_step_scores)) if episode.sub_step_scores else float(episode.success)
 
 
 def _group(scores: Mapping[str, Sequence[float]]) -> GroupSummary | None:

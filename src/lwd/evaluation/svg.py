@@ -4,9 +4,11 @@ Figures use placeholder colours; in the SVG each becomes a CSS variable of the p
 drawing is legible in both themes. Text stays text: it can be searched, and needs no embedded font.
 """
 
+import html
 import io
 import re
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
@@ -60,6 +62,11 @@ _STYLE: dict[str, Any] = {
 }
 
 
+def palette() -> str:
+    """The CSS that gives the variables their values, in the reader's light or dark theme."""
+    return files("lwd.evaluation").joinpath("palette.css").read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """One figure of the report."""
@@ -69,6 +76,16 @@ class Drawing:
     """Plain text: what is drawn, and how to read it."""
     description: str
     """One sentence for screen readers."""
+
+    def as_file(self) -> str:
+        """The drawing as an SVG file of its own, with our colours and a background."""
+        head, _, rest = self.svg.partition(">")
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        title, style = html.escape(self.description), palette()
+        return (
+            f'{head} {spaces} width="960">\n<title>{title}</title>\n<style>{style}</style>\n'
+            f'<rect width="100%" height="100%" style="fill: var(--surface)"/>{rest}\n'
+        )
 
 
 class Canvas:

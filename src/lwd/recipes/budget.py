@@ -1,5 +1,6 @@
-"""The two sizes in which every recipe exists."""
+"""The sizes in which every recipe exists."""
 
 from typing import Literal
 
-Budget = Literal["smoke", "full"]
+Budget = Literal["smoke", "full", "large"]
+"""A walk of the path; a demo on two cores; a day of a GPU."""

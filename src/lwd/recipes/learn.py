@@ -5,10 +5,7 @@ All seeds share the offline data; all methods and seeds share the evaluation sta
 """
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from lwd.models.checkpoint import load_vla, policy_bytes
 from lwd.recipes.budget import Budget
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import recipe
+from lwd.recipes.verbs import link_tree, verb_command
 
 METHODS = ("sft", "filtered_bc", "lwd_offline", "lwd_online")
 REFERENCES = {"lwd_offline": "offline", "lwd_online": "online"}
@@ -55,7 +53,7 @@ def learn(config: LearnConfig, say: Callable[[str], None]) -> dict[str, Any]:
     _verb(say, "data", "generate", "--run", str(shared), "--budget", config.budget)
     for seed in config.seeds:
         run = config.root / f"seed-{seed}"
-        _copy_store(shared, run)
+        link_tree(shared / "store", run / "store")
         where = ("--run", str(run), "--budget", config.budget, "--seed", str(seed))
         threads = ("--threads", str(config.threads))
         for method, steps in (
@@ -197,19 +195,9 @@ def _finished(run: Path, stage: str) -> bool:
     return found is not None and found.progress.finished
 
 
-def _copy_store(source: Path, target: Path) -> None:
-    """Give a seed the shared offline data. Objects never change, so hard links do."""
-    if (target / "store").exists():
-        return
-    staging = target / ".store-copy"
-    shutil.rmtree(staging, ignore_errors=True)
-    shutil.copytree(source / "store", staging, copy_function=os.link)
-    durable.move(staging, target / "store")
-
-
 def _verb(say: Callable[[str], None], *arguments: str) -> None:
     say("lwd " + " ".join(arguments))
-    status = subprocess.run((sys.executable, "-m", "lwd", *arguments), check=False).returncode
+    status = subprocess.run(verb_command(*arguments), check=False).returncode
     if status == 130:
         raise KeyboardInterrupt
     if status != 0:

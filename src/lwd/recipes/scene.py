@@ -4,7 +4,7 @@ The defaults in `lwd.algos` are the paper's numbers for a VLA on real robots. Wh
 reason stands beside it; docs/recipe.md has the measurements.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lwd.algos.config import LWDConfig
 from lwd.algos.recap import RecapConfig
@@ -97,9 +97,15 @@ class Recipe:
 
 
 def recipe(budget: Budget) -> Recipe:
-    """Return the recipe of a budget: `full` is the demo (at most 25 minutes on 2 cores), `smoke` walks the path."""
+    """Return the recipe of a budget.
+
+    `full` is the demo (at most 25 minutes on 2 cores), `smoke` walks the path, `large` is for a GPU: more data and
+    updates of larger batches, and as many updates per fleet step. Nobody has run `large` yet.
+    """
     if budget == "smoke":
         return _smoke()
+    if budget == "large":
+        return _large()
     return Recipe(
         data=OfflineDataConfig(demonstrations_per_task=25),
         sft=_sft(updates=5000),
@@ -122,6 +128,20 @@ def _smoke() -> Recipe:
         imitation=imitation(),
         imitation_updates=100,
         evaluation_episodes=2,
+    )
+
+
+def _large() -> Recipe:
+    full = recipe("full")
+    return replace(
+        full,
+        data=OfflineDataConfig(demonstrations_per_task=100, rollout_successes_per_task=160),
+        sft=replace(_sft(updates=50_000), batch_size=1024),
+        offline=replace(_offline(updates=40_000), batch_size=1024),
+        online=replace(_online(), batch_size=1024),
+        fleet=replace(full.fleet, robots=64, env_steps=3_000_000),
+        imitation_updates=75_000,
+        evaluation_episodes=50,
     )
 
 
