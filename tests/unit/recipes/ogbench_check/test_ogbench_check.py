@@ -1,0 +1,127 @@
+"""Play data, its batches under the benchmark's reward, and a small walk from data to a recorded evaluation."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lwd.errors import ConfigError, ResumeError
+from lwd.models.critic import CriticConfig
+from lwd.models.vla import VLAConfig
+from lwd.recipes.ogbench_check.check import RESULTS, CheckConfig, algorithm_settings, run_check
+from lwd.recipes.ogbench_check.dataset import PlayBatches, environment_id, load_play_data
+from lwd.recipes.ogbench_check.play_data import make_play_data, shard_path
+
+# gymnasium complains about the precision of OGBench's action limits.
+pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered by casting.*")
+
+STEPS = 60
+
+
+def tiny_data(root, env, shards=(0,)):
+    return make_play_data(root, env, shards, workers=0, episode_steps=STEPS, episodes=2)
+
+
+@pytest.mark.parametrize("env", ["cube-double", pytest.param("scene", marks=pytest.mark.learning)])
+def test_a_shard_is_a_function_of_its_number(env, tmp_path):
+    (path,) = tiny_data(tmp_path / "a", env)
+    (again,) = tiny_data(tmp_path / "b", env)
+    (other,) = tiny_data(tmp_path / "b", env, shards=(1,))
+    first, second, third = (dict(np.load(file)) for file in (path, again, other))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not np.array_equal(first["actions"], third["actions"])
+    assert first["terminals"].nonzero()[0].tolist() == [STEPS - 1, 2 * STEPS - 1]
+    assert ("button_states" in first) == (env == "scene")
+    assert np.abs(first["actions"]).max() <= 1
+    assert np.abs(first["actions"]).mean() > 0.05
+
+
+def test_shards_that_are_there_are_not_made_again(tmp_path):
+    (path,) = tiny_data(tmp_path, "cube-double")
+    path.write_bytes(b"untouched")
+    seen = []
+    make_play_data(tmp_path, "cube-double", [0], workers=0, progress=lambda *done: seen.append(done))
+    assert path.read_bytes() == b"untouched"
+    assert seen == []
+    assert path == shard_path(tmp_path, "cube-double", 0)
+    with pytest.raises(ConfigError, match="workers is -1"):
+        make_play_data(tmp_path, "cube-double", [0], workers=-1)
+
+
+def test_rewards_are_the_environments_own(tmp_path):
+    """Replaying the recorded actions from the recorded states, the environment pays what the relabelling says."""
+    import mujoco
+    import ogbench
+
+    data = load_play_data("cube-double", tiny_data(tmp_path, "cube-double"))
+    simulator = ogbench.make_env_and_datasets(environment_id("cube-double"), env_only=True)
+    simulator.reset(seed=0)
+    inner = simulator.unwrapped
+    for row in range(0, STEPS, 7):
+        inner._data.qpos[:] = data["qpos"][row]
+        inner._data.qvel[:] = data["qvel"][row]
+        mujoco.mj_forward(inner._model, inner._data)
+        inner.post_step()
+        assert inner.compute_reward() == data["rewards"][row], row
+    simulator.close()
+
+
+def test_batches_are_discounted_chunks_within_an_episode():
+    rows = 12
+    data = {
+        "observations": np.arange(rows, dtype=np.float32)[:, None],
+        "actions": np.zeros((rows, 5), np.float32),
+        "terminals": np.isin(np.arange(rows), [5, 11]),
+        "rewards": np.array([-1, -1, -1, 0, 0, -1, -1, -1, -1, -1, -1, -1], np.float32),
+        "masks": np.array([1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1], np.float32),
+    }
+    batches = PlayBatches(data, horizon=3, gamma=0.9, batch_size=64, seed=0)
+    starts = set(batches.batch(0).observation.state_BS[:, 0].int().tolist())
+    assert starts == {0, 1, 2, 6, 7, 8}
+    batch = batches.gather(np.array([0, 1, 6]))
+    assert batch.bootstrap_observation.state_BS[:, 0].tolist() == [3, 4, 9]
+    expected = torch.tensor([-(1 + 0.9 + 0.81), -(1 + 0.9), -(1 + 0.9 + 0.81)]) * 0.1
+    torch.testing.assert_close(batch.return_B, expected)
+    torch.testing.assert_close(batch.bootstrap_discount_B, torch.tensor([0.729, 0.0, 0.729]))
+    assert torch.equal(batches.batch(3).return_B, batches.batch(3).return_B)
+    with pytest.raises(ConfigError, match="horizon = 7"):
+        PlayBatches(data, horizon=7, gamma=0.9, batch_size=4, seed=0)
+
+
+@pytest.mark.learning  # two evaluations of up to 500 steps each
+@pytest.mark.parametrize("method", ["lwd", "qam"])
+def test_from_data_to_a_recorded_evaluation(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "lwd.recipes.ogbench_check.check.make_play_data", lambda *_, **__: tiny_data(tmp_path, "cube-double")
+    )
+    config = CheckConfig(
+        env="cube-double",
+        method=method,
+        root=tmp_path,
+        out=tmp_path / "out",
+        updates=6,
+        evaluate_every=4,
+        episodes=1,
+        batch_size=16,
+        policy=VLAConfig(token_width=4, context_size=16, expert_width=16, expert_depth=1, flow_steps=2),
+        critic=CriticConfig(token_width=4, readout_size=16, action_width=8, pooling_heads=2, width=16, num_atoms=21),
+    )
+    seen = []
+    assert not run_check(config, stop=lambda: len(seen) == 2, watch=lambda result, _: seen.append(result.update))
+    assert run_check(config, watch=lambda result, _: seen.append(result.update))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert run_check(config)  # nothing is left to do
+    rows = json.loads((tmp_path / "out" / RESULTS).read_text())["benchmarks"]
+    assert [(row["updates"], row["episodes"], row["method"]) for row in rows] == [(4, 1, method), (6, 1, method)]
+    with pytest.raises(ResumeError, match=r"gamma = 0\.99"):
+        run_check(replace(config, gamma=0.9))
+
+
+def test_values_of_the_scaled_rewards_lie_on_the_support():
+    for env, most in (("scene", 1.0), ("cube-double", 2.0)):
+        settings, critic = algorithm_settings(CheckConfig(env=env, method="lwd", root=None, out=None))
+        assert (settings.bootstrap_low, settings.bootstrap_high) == (-most, 0.0)
+        assert critic.value_low < -most
+        assert critic.value_high > 0
