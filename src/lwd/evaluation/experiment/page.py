@@ -174,6 +174,8 @@ def _opening(results: Results) -> list[str]:
     left = "" if setting.hours_left is None else f", about {setting.hours_left:.1f} hours of two cores are left"
     missing = setting.planned - finished - len(results.failed)
     state = "complete" if not missing else f"{missing} of {setting.planned} cells are missing{left}"
+    if setting.other_records:
+        state += f"; {setting.other_records} records of other settings are not shown"
     hours = hours_in_words(setting.env_steps / CONTROL_HZ / 3600)
     return [
         "# The paper's experiment, in simulation",
@@ -234,9 +236,9 @@ def _level_words(results: Results, claims: Sequence[Claim]) -> list[str]:
         levels = _ends(results.runs("lwd", "offline"), "divl/quantile_level")
         if levels is not None:
             lines.append(
-                f"- Why the adaptive level is not shown to help: over the offline stage its batch mean moved by "
-                f"{abs(levels[1] - levels[0]):.2f}, and the constant one stands at its mean, so the two train "
-                "towards targets that differ by what so small a step in level moves a quantile."
+                f"- Adaptive levels are not shown to help. What there was to adapt: over the offline stage the level's "
+                f"batch mean moved by {abs(levels[1] - levels[0]):.2f}, around the value that the constant one has "
+                "throughout; how it differs between the states of a batch is not recorded."
             )
     return [*lines, ""]
 
