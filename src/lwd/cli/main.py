@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),
     "learn": Verb("lwd.cli.learn", "the learning experiment over several seeds (hours; resumable)"),
     "reproduce": Verb("lwd.cli.reproduce", "the paper's experiment: tables, claims, figures (resumable)"),
+    "search": Verb("lwd.cli.search", "settings of the compared methods, chosen on validation starts"),
     "ogbench-check": Verb("lwd.cli.ogbench_check", "OGBench's own tasks, beside published figures (hours; resumable)"),
     "bench learner": Verb("lwd.cli.bench_learner", "updates per second against the arithmetic floor"),
     "bench fleet": Verb("lwd.cli.bench_fleet", "environment steps per second against the bare simulator"),
