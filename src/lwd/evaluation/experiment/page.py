@@ -174,6 +174,8 @@ def _opening(results: Results) -> list[str]:
     left = "" if setting.hours_left is None else f", about {setting.hours_left:.1f} hours of two cores are left"
     missing = setting.planned - finished - len(results.failed)
     state = "complete" if not missing else f"{missing} of {setting.planned} cells are missing{left}"
+    if setting.other_records:
+        state += f"; {setting.other_records} records of other settings are not shown"
     hours = hours_in_words(setting.env_steps / CONTROL_HZ / 3600)
     return [
         "# The paper's experiment, in simulation",

@@ -34,6 +34,8 @@ class Setting:
     """Method -> name in tables."""
     planned: int
     """Cells of the whole experiment."""
+    other_records: int = 0
+    """Records in the same directory that belong to other settings, so to no cell of this experiment."""
     hours_left: float | None = None
     """An estimate; None if it is not known."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.evaluation.experiment.page import value_figures_of, write_page, write_value_figures
+from lwd.evaluation.experiment.records import file_name
 from lwd.evaluation.experiment.scores import Results, Setting
 from lwd.evaluation.value_episodes import episode_drawings
 from lwd.models.checkpoint import load_policy, load_value
@@ -87,9 +88,12 @@ class Experiment:
         self._written_s = time.monotonic()
         others = Engine(self._everything, self._runs, self.config.out, jobs=self.config.jobs)
         left_s = others.durations.total_s(others.todo(), self.config.jobs)
-        write_page(Results(self._setting(self._everything, left_s), others.records.values()), self.config.out)
+        known = {file_name(cell.name, cell.key) for cell in self._everything.cells}
+        other = sum(path.name not in known for path in (self.config.out / "cells").glob("*.json"))
+        setting = self._setting(self._everything, left_s, other)
+        write_page(Results(setting, others.records.values()), self.config.out)
 
-    def _setting(self, plan: Plan, left_s: float | None) -> Setting:
+    def _setting(self, plan: Plan, left_s: float | None, other_records: int) -> Setting:
         scale = plan.scale
         return Setting(
             budget=scale.name,
@@ -103,6 +107,7 @@ class Experiment:
             fleet_sizes=scale.fleet_sizes,
             methods=WORDS,
             planned=len(plan.cells),
+            other_records=other_records,
             hours_left=None if left_s is None else left_s / 3600,
         )
 

@@ -34,10 +34,13 @@ def test_the_page_shows_every_seed_and_table_that_is_there(config: ReproduceConf
     claim = next(item for item in first["claims"] if item["name"] == "adaptive > constant level")
     assert claim["verdict"] == "holds"
     assert claim["seeds"] == [0]
-    # A seed beside the budget's own.
+    # A record of other settings is left alone and counted; a seed beside the budget's own is shown.
+    (config.out / "cells" / "sft-seed0-000000000000.json").write_text("{}")
     second = run(replace(config, seeds=(7,)), FakeVerbs(rate=rate))
     claim = next(item for item in second["claims"] if item["name"] == "adaptive > constant level")
     assert claim["seeds"] == [0, 7]
+    assert second["setting"]["other_records"] == 1
+    assert "1 records of other settings are not shown" in (config.out / "experiment.md").read_text()
 
 
 def test_a_stopped_experiment_says_so_and_has_its_page(config: ReproduceConfig) -> None:
