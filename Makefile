@@ -23,7 +23,7 @@ lint: $(READY)
 learn: $(READY)  ## the learning experiment: 3 seeds, hours; finished pieces are never run again
 	$(BIN)/lwd learn
 
-reproduce: $(READY)  ## the paper's experiment in simulation: about 12 hours of two cores, resumable
+reproduce: $(READY)  ## the paper's experiment in simulation: 7 to 12 hours of two cores, resumable
 	$(BIN)/lwd reproduce all --budget small
 
 reproduce-smoke: $(READY)  ## the same walk in ten minutes, with next to no training, to see that everything runs

@@ -1,4 +1,4 @@
-"""The paper's experiment in simulation: table1, table2, table3, fleet_size, or all of it. Small takes about 12 hours.
+"""The paper's experiment in simulation: table1, table2, table3, fleet_size, or all of it. Small takes 7 to 12 hours.
 
 Every finished cell is kept in OUT/cells and never run again, on no machine that has that file. Ctrl-C stops cleanly,
 and the same command continues. Writes OUT/experiment.md and OUT/experiment.json.

@@ -11,21 +11,14 @@ from pathlib import Path
 from lwd.data.store import open_store
 from lwd.evaluation.experiment.training import KEPT
 from lwd.learner.checkpoint import Progress
-from lwd.recipes.reproduce.registry import WORDS, Method, Registry
+from lwd.recipes.reproduce.registry import Registry
 from lwd.recipes.run_directory import RunDirectory
-from lwd.recipes.scene import recipe
 from lwd.types import Outcome
 
 from ...evaluation.synthetic import FleetPlan, evaluation, write_fleet, write_metrics
 
 STAGES = {"sft": "sft", "offline": "offline", "up": "online"}
-REGISTRY = Registry(
-    methods={
-        name: Method(offline=name != "hg_dagger", online=name != "constant_level") for name in WORDS if name != "sft"
-    },
-    recipe=lambda budget, method: recipe(budget),
-)
-"""Every method of the experiment, all with LWD's own settings."""
+REGISTRY = Registry()
 
 
 class Ended:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from lwd.recipes.methods import METHODS
 from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.durations import Durations
 from lwd.recipes.reproduce.engine import Engine
@@ -101,6 +102,16 @@ def test_a_plan_begins_with_a_whole_picture_of_the_first_seed() -> None:
     assert all("robots" in name for name in names[first_fleet:])
     assert "constant_level-online-seed0" not in names
     assert "hg_dagger-offline-seed0" not in names
+
+
+def test_every_method_is_planned_with_settings_of_its_own() -> None:
+    cells = make_plan("all", SCALE, REGISTRY).cells
+    assert {cell.method for cell in cells} == {"sft", *METHODS}
+    trained = [cell.parents[0] for cell in cells if cell.seed == 0 and cell.of in ("offline", "online")]
+    for stage in ("offline", "online"):
+        whole = {c.method: str(c.settings) for c in trained if c.stage == stage and c.robots in (0, SCALE.robots)}
+        assert len(whole) >= 7
+        assert len(set(whole.values())) == len(whole)
 
 
 def test_tables_share_their_cells() -> None:
