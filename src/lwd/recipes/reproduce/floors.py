@@ -76,20 +76,24 @@ def _rate(update: Callable[[], object], period: int, seconds: float) -> float:
 
 
 def _simulator_rate(seconds: float) -> float:
-    """Control steps per second of one simulator under random actions; resets do not count."""
+    """Control steps per second of one simulator under random actions; resets do not count.
+
+    Of each task the fastest episode counts: what other processes do can only lengthen one.
+    """
     rng = np.random.default_rng(0)
     robot = make_robot(STATE_EMBODIMENT.name, WORLD)
-    steps, spent_s, index = 0, 0.0, 0
+    best_s = dict.fromkeys(TASKS, float("inf"))
+    deadline_s, seed = time.monotonic() + seconds, 0
     try:
-        while spent_s < seconds:
-            task = list(TASKS.values())[index % len(TASKS)]
-            robot.reset(task, index)
-            actions = rng.uniform(-1, 1, size=(task.time_limit, STATE_EMBODIMENT.action_size)).astype(np.float32)
-            started_s = time.perf_counter()
-            for action in actions:
-                robot.step(action)
-            spent_s += time.perf_counter() - started_s
-            steps, index = steps + len(actions), index + 1
+        while seed == 0 or time.monotonic() < deadline_s:
+            for name, task in TASKS.items():
+                robot.reset(task, seed)
+                actions = rng.uniform(-1, 1, size=(task.time_limit, STATE_EMBODIMENT.action_size)).astype(np.float32)
+                started_s = time.perf_counter()
+                for action in actions:
+                    robot.step(action)
+                best_s[name] = min(best_s[name], time.perf_counter() - started_s)
+            seed += 1
     finally:
         robot.close()
-    return steps / spent_s
+    return sum(task.time_limit for task in TASKS.values()) / sum(best_s.values())
