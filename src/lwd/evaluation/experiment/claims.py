@@ -31,9 +31,14 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """From the 95 % interval: all above zero, all below, or neither."""
+        """From the 95 % interval: all above zero, all below, or neither.
+
+        Where all pairs differ by the same, the bootstrap has no spread: so few episodes decide nothing.
+        """
         if self.effect is None:
             return "not run yet"
+        if self.effect.low == self.effect.high:
+            return "undecided here"
         if self.effect.low > 0:
             return "holds"
         return "does not hold" if self.effect.high < 0 else "undecided here"

@@ -41,7 +41,7 @@ def test_the_gain_on_long_tasks_is_compared_with_the_gain_on_short_ones() -> Non
 
 def test_cycle_time_counts_the_starts_where_both_succeed() -> None:
     claim = claims_of(ladder())["shorter cycles"]
-    # 120 against 100 steps at 20 Hz.
+    # 110, 120 and 130 against 100 steps at 20 Hz.
     assert claim.effect.mean == pytest.approx(1.0)
     assert claim.verdict == "holds"
     assert "+1.00 s" in claim.sentence
@@ -88,6 +88,13 @@ def test_fleet_sizes_are_told_apart() -> None:
     assert claims["16 robots > 1, equal wall clock"].verdict == "holds"
     assert claims["16 robots > 1, equal wall clock"].effect.mean == pytest.approx(0.4)
     assert claims["16 robots > 1, equal robot hours"].verdict == "undecided here"
+
+
+def test_pairs_that_all_differ_by_the_same_decide_nothing() -> None:
+    alike = [record("sft", "sft", 0, steps=120), record("lwd", "online", 0, steps=100)]
+    claim = claims_of(alike)["shorter cycles"]
+    assert claim.effect.mean == pytest.approx(1.0)
+    assert claim.verdict == "undecided here"
 
 
 @pytest.mark.parametrize(
