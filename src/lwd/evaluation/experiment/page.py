@@ -236,9 +236,9 @@ def _level_words(results: Results, claims: Sequence[Claim]) -> list[str]:
         levels = _ends(results.runs("lwd", "offline"), "divl/quantile_level")
         if levels is not None:
             lines.append(
-                f"- Why the adaptive level is not shown to help: over the offline stage its batch mean moved by "
-                f"{abs(levels[1] - levels[0]):.2f}, and the constant one stands at its mean, so the two train "
-                "towards targets that differ by what so small a step in level moves a quantile."
+                f"- Adaptive levels are not shown to help. What there was to adapt: over the offline stage the level's "
+                f"batch mean moved by {abs(levels[1] - levels[0]):.2f}, around the value that the constant one has "
+                "throughout; how it differs between the states of a batch is not recorded."
             )
     return [*lines, ""]
 

@@ -113,10 +113,10 @@ def test_why_the_level_does_not_help_is_looked_into(tmp_path: Path) -> None:
     records += [record("constant_level", "offline", seed) for seed in range(3)]
     page = page_of(tmp_path, records)
     assert "offline: normalised entropy went from 0.60 to 0.54 (the paper's from about 0.55 to 0.20)" in page
-    assert "its batch mean moved by 0.05" in page
+    assert "the level's batch mean moved by 0.05" in page
     better = [item for item in records if item.method != "lwd"]
     better += [record("lwd", "offline", seed, short=0.9, long=0.9) for seed in range(3)]
-    assert "is not shown to help" not in page_of(tmp_path, better)
+    assert "not shown to help" not in page_of(tmp_path, better)
 
 
 def test_figures_of_single_episodes_are_kept_between_pages(tmp_path: Path) -> None:
