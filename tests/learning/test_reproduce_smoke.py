@@ -1,7 +1,6 @@
 """The whole experiment at its smallest: real verbs, real processes, every cell, and the page at the end."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ pytestmark = pytest.mark.learning
 def test_the_smoke_budget_of_everything(tmp_path: Path) -> None:
     config = ReproduceConfig(table="all", budget="smoke", root=tmp_path / "root", out=tmp_path / "out")
     # Stopped in the middle, as by Ctrl-C or --max-minutes.
-    deadline_s = time.monotonic() + 60
     stopped = Experiment(config)
-    assert not stopped.run(stop=lambda: time.monotonic() > deadline_s)
+    assert not stopped.run(stop=lambda: len(stopped.engine.records) >= 2)
     assert not any(record.failed for record in stopped.engine.records.values())
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
     experiment = Experiment(config)

@@ -23,7 +23,7 @@ from lwd.robots.sim import TASKS, make_robot
 from lwd.robots.sim.embodiments import STATE_EMBODIMENT
 
 
-def write_floors(recipe: Recipe, out: Path, *, seconds: float = 6.0) -> None:
+def write_floors(recipe: Recipe, out: Path, *, seconds: float = 3.0) -> None:
     """Measure the floors of a recipe's updates and of the simulator on this machine; keep what was measured before."""
     path = out / FLOORS
     if not path.exists():
