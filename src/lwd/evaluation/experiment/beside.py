@@ -132,7 +132,7 @@ def outside_section(out: Path) -> list[str]:
         ]
         for run in check.benchmarks
     ]
-    header = ["environment", "method", "seed", "updates", "success", "episodes", "published, %"]
+    header = ["environment", "method", "seed", "updates", "success", "episodes", "published"]
     return [check.data, "", *markdown(header, rows)]
 
 

@@ -173,14 +173,21 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
                 "success": 0.9,
                 "episodes": 50,
                 "ci95": [0.8, 0.96],
-                "published": {"method": "QAM", "mean": 98, "pm": 3},
+                "published": [{"method": "QAM", "mean": 0.98, "pm": 0.03}, {"method": "FQL", "mean": 0.71, "pm": 0.1}],
             }
         ],
     }
     (tmp_path / "ogbench_check.json").write_text(json.dumps(check))
     page = page_of(tmp_path, [])
     assert "Our own play data." in page
-    assert row(page, "scene-task2")[1:] == ["qam", "0", "100,000", "0.90 (0.80-0.96)", "50", "QAM 98 ± 3"]
+    assert row(page, "scene-task2")[1:] == [
+        "qam",
+        "0",
+        "100,000",
+        "0.90 (0.80-0.96)",
+        "50",
+        "QAM 0.98 ± 0.03; FQL 0.71 ± 0.1",
+    ]
 
 
 def test_speed_is_shown_beside_the_floors(tmp_path: Path) -> None:
