@@ -41,7 +41,6 @@ class QAM:
         self._policy, self._reference, self._target = policy, reference, target_critic
         self._config, self._generator, self._spread = config, generator, spread
 
-    @property
     def temperature(self) -> float:
         """lambda of the next update."""
         if self._config.temperature == "auto":
@@ -49,7 +48,7 @@ class QAM:
         return self._config.temperature
 
     def loss(self, states: ObservationBatch) -> tuple[Tensor, Metrics]:
-        steps, temperature = self._config.flow_steps, self.temperature
+        steps, temperature = self._config.flow_steps, self.temperature()
         times_N = flow_times(steps, dtype=states.state_BS.dtype, device=states.state_BS.device)
         starts_N1 = times_N[:, None]
         with torch.no_grad():

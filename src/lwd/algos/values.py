@@ -22,6 +22,7 @@ from lwd.ops.categorical import (
     two_hot,
 )
 from lwd.ops.regression import expectile_loss
+from lwd.ops.returns import td_target
 
 PolicySample = Callable[[ObservationBatch], Tensor]
 """Chunks (B, H, A), normalised, of the policy as it is now."""
@@ -58,7 +59,7 @@ class DIVL:
                 low=config.quantile_low,
                 high=config.quantile_high,
             )
-            target_B = td_target(batch, categorical_quantile(next_probs_BK, atoms_K, level_B), config)
+            target_B = bounded_target(batch, categorical_quantile(next_probs_BK, atoms_K, level_B), config)
         z = critic.encode(batch.observation)
         value_loss = categorical_cross_entropy(critic.value_logits(z), two_hot(q_bar_B, atoms_K)).mean()
         critic_loss = squared_errors(critic.q(z, chunk_BHA, batch.action_mask_BH), target_B)
@@ -86,7 +87,7 @@ class Expectile:
         chunk_BHA = critic.normalizer.action(batch.action_chunk_BHA)
         with torch.no_grad():
             q_bar_B = lowest_q(self._target, batch.observation, chunk_BHA, batch.action_mask_BH)
-            target_B = td_target(batch, critic.value(critic.encode(batch.bootstrap_observation)), config)
+            target_B = bounded_target(batch, critic.value(critic.encode(batch.bootstrap_observation)), config)
         z = critic.encode(batch.observation)
         value_loss = expectile_loss(q_bar_B - critic.value(z), config.expectile).mean()
         critic_loss = squared_errors(critic.q(z, chunk_BHA, batch.action_mask_BH), target_B)
@@ -118,7 +119,7 @@ class PolicyTD:
             next_chunk = self._policy_sample(next_state).clamp(-1, 1)
             next_q_NB = torch.stack(self._target.q(self._target.encode(next_state), next_chunk))
             std_B = next_q_NB.std(dim=0, correction=0)
-            target_B = td_target(batch, next_q_NB.mean(dim=0) - config.pessimism * std_B, config)
+            target_B = bounded_target(batch, next_q_NB.mean(dim=0) - config.pessimism * std_B, config)
         q = critic.q(critic.encode(batch.observation), chunk_BHA, batch.action_mask_BH)
         critic_loss = squared_errors(q, target_B)
         return config.critic_loss_weight * critic_loss, {
@@ -134,10 +135,10 @@ def lowest_q(critic: ValueCritic, observation: ObservationBatch, chunk_BHA: Tens
     return torch.stack(critic.q(critic.encode(observation), chunk_BHA, mask_BH)).amin(dim=0)
 
 
-def td_target(batch: TransitionBatch, next_value_B: Tensor, config: LWDConfig) -> Tensor:
-    """Return R + discount * value (B,), the value brought into the range of returns."""
+def bounded_target(batch: TransitionBatch, next_value_B: Tensor, config: LWDConfig) -> Tensor:
+    """Return y = R + discount * value (B,), the value brought into the range of returns."""
     bootstrap_B = next_value_B.clamp(config.bootstrap_low, config.bootstrap_high)
-    return batch.return_B + batch.bootstrap_discount_B * bootstrap_B
+    return td_target(batch.return_B, batch.bootstrap_discount_B, bootstrap_B)
 
 
 def squared_errors(q: tuple[Tensor, ...], target_B: Tensor) -> Tensor:
