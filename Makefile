@@ -12,8 +12,9 @@ READY := $(VENV)/.lwd-ready
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
 
+# Two processes: much of the suite waits for servers and other processes. A file's tests share its fixtures, so files stay whole.
 test: $(READY) lint  ## the default suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
