@@ -36,13 +36,11 @@ def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:
     drawings: list[Drawing] = []
     checkpoint = _newest(run)
     if checkpoint is not None and data.fleet:
-        drawings = episode_drawings(
-            data,
-            run.store(),
-            load_value(checkpoint.value_path),
-            load_policy(checkpoint.policy_path).instructions,
-            frames=film,
-        )
+        value = load_value(checkpoint.value_path)
+        # The figures are of distributions; a value that is a number has none.
+        if value.config.num_atoms > 1:
+            instructions = load_policy(checkpoint.policy_path).instructions
+            drawings = episode_drawings(data, run.store(), value, instructions, frames=film)
     write_report(data, path, drawings)
     return path
 

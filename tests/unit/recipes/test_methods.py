@@ -14,6 +14,7 @@ from lwd.models.checkpoint import load_policy
 from lwd.recipes.algorithms import continue_online
 from lwd.recipes.fleet_learner import LearnerConfig, run_learner
 from lwd.recipes.methods import METHODS, RECAP_ROUNDS, method_recipe, with_method
+from lwd.recipes.reporting import report_run
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.stages import run_offline, run_sft
 from lwd.robots.sim.embodiments import STATE_EMBODIMENT
@@ -55,6 +56,8 @@ def test_every_method_goes_offline_then_online_and_acts(method, with_sft, tmp_pa
     chunks = policy.act(seen, ["open the drawer"] * 2, generator=torch.Generator().manual_seed(0))
     assert chunks.shape == (2, 5, 5)
     assert np.isfinite(chunks).all()
+    report = report_run(run, tmp_path / "report.html", film=False).read_text()
+    assert ("probability of each value" in report) == (method not in ("expectile", "hg_dagger"))
 
 
 def test_recap_publishes_once_per_round_and_lets_the_robots_wait_meanwhile(with_sft, tmp_path):
