@@ -25,16 +25,21 @@ class Source(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an episode ended. The first three are terminal; TRUNCATED means unknown, and bootstraps."""
+    """How an episode ended. The first three are terminal; TRUNCATED means unknown, and bootstraps.
+
+    UNLABELLED is a recording whose end nobody has judged. Its reward is not known at any step, so no critic learns
+    from it; it can be imitated where the user says that it is worth it.
+    """
 
     SUCCESS = "success"
     FAILURE = "failure"
     TIME_LIMIT = "time_limit"
     TRUNCATED = "truncated"
+    UNLABELLED = "unlabelled"
 
     @property
     def terminal(self) -> bool:
-        return self is not Outcome.TRUNCATED
+        return self in (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIME_LIMIT)
 
 
 class Controller(IntEnum):

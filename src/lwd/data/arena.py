@@ -23,8 +23,9 @@ from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, F
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 _HUMAN = int(Controller.HUMAN)  # numpy compares with an enum's member slowly
+OTHER_TASKS = "*"
 NStep = int | Mapping[str, int]
-"""Chunks in an n-step window: one number, or one for each task name."""
+"""Chunks in an n-step window: one number, or one for each task name and for OTHER_TASKS."""
 
 
 def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
@@ -380,7 +381,8 @@ def _window_chunks(n_step: NStep, tasks: tuple[str, ...], task_B: IntArray) -> I
         if n_step < 1:
             raise ConfigError(f"n_step is {n_step}; a window has at least one chunk")
         return n_step
-    chunks = np.array([n_step.get(name, 0) for name in tasks], dtype=np.int64).take(task_B)
+    other = n_step.get(OTHER_TASKS, 0)
+    chunks = np.array([n_step.get(name, other) for name in tasks], dtype=np.int64).take(task_B)
     if chunks.min(initial=1) < 1:
         wrong = sorted({tasks[task] for task in task_B[chunks < 1]})
         raise ConfigError(f"n_step must give at least one chunk to every task; wrong for {', '.join(wrong)}")

@@ -55,6 +55,8 @@ class Stratum:
     episodes: EpisodeFilter = every_episode
     steps: StepFilter | None = None
     """Narrows the steps at which transitions may start; all of them if None."""
+    unlabelled: bool = False
+    """Whether UNLABELLED episodes take part: for imitation alone, since nothing is known of their reward."""
     task_exponent: float = 0.5
     """A task is drawn in proportion to (its steps)^exponent: 1 draws steps alike, 0 draws tasks alike."""
 
@@ -201,7 +203,8 @@ class _StratumIndex:
     def _admit(self, view: ArenaView, episode: int) -> None:
         info, steps = view.infos[episode], int(view.steps_E[episode])
         first_row = int(view.first_row_E[episode])
-        count, listed = (steps, -1) if self.stratum.episodes(info) else (0, -1)
+        admitted = self.stratum.episodes(info) and (self.stratum.unlabelled or info.outcome is not Outcome.UNLABELLED)
+        count, listed = (steps, -1) if admitted else (0, -1)
         if count and self.stratum.steps is not None:
             mask_T = self.stratum.steps(info, view.controllers_R[first_row : first_row + steps])
             if mask_T.shape != (steps,):

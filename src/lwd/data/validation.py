@@ -91,7 +91,9 @@ def _check_labels(episode: Episode) -> None:
     for number, score in enumerate(info.sub_step_scores):
         if not 0 <= score <= 1:
             raise EpisodeRejected(f"sub_step_scores[{number}] is {score}; scores lie in [0, 1]: correct the label")
-    if info.source is Source.DEMONSTRATION and info.outcome is not Outcome.SUCCESS:
+    if info.source is Source.FLEET and info.outcome is Outcome.UNLABELLED:
+        raise EpisodeRejected("outcome of a fleet episode is unlabelled; a robot that does not know it says truncated")
+    if info.source is Source.DEMONSTRATION and info.outcome not in (Outcome.SUCCESS, Outcome.UNLABELLED):
         raise EpisodeRejected(f"outcome of a demonstration is {info.outcome.value}; store it as source rollout")
     if info.source is Source.PLAY and info.outcome is Outcome.SUCCESS:
         raise EpisodeRejected("outcome of play is success; play explores failures: store it as source rollout")

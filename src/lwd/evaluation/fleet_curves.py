@@ -41,7 +41,7 @@ def robot_hours(episodes: Sequence[FleetEpisode]) -> float:
 
 def known(episodes: Sequence[FleetEpisode]) -> list[FleetEpisode]:
     """The episodes whose outcome is known (a truncated one is neither success nor failure)."""
-    return [episode for episode in episodes if episode.outcome is not Outcome.TRUNCATED]
+    return [episode for episode in episodes if episode.outcome.terminal]
 
 
 def window_size(count: int) -> int:

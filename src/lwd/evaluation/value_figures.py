@@ -28,6 +28,7 @@ _OUTCOMES = {
     Outcome.FAILURE: "failure",
     Outcome.TIME_LIMIT: "failure (time limit)",
     Outcome.TRUNCATED: "cut short, outcome unknown",
+    Outcome.UNLABELLED: "not labelled",
 }
 
 

@@ -34,6 +34,9 @@ _REST_S = 1.0
 _MAX_FAULTS = 5
 """Faults of one robot in a row after which the host gives up, for its supervisor to start it anew."""
 
+_ENDINGS = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNLABELLED)
+"""How an episode of a robot can end."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -284,7 +287,7 @@ class RobotHost:
                 "edge/env_steps_per_s": self._env_steps / elapsed_s,
                 "edge/inference_share": self._acting_s / elapsed_s,
                 "edge/human_share": self._human_steps / max(self._env_steps, 1),
-                **{f"edge/outcome_{name.value}": float(self._outcomes[name]) for name in Outcome},
+                **{f"edge/outcome_{name.value}": float(self._outcomes[name]) for name in _ENDINGS},
             },
         )
 

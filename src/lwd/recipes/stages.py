@@ -14,7 +14,7 @@ import torch
 from lwd.algos.lwd import LWD
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT
-from lwd.data.arena import ReplayArena, imitable_steps
+from lwd.data.arena import OTHER_TASKS, ReplayArena, imitable_steps
 from lwd.data.leases import SnapshotLease
 from lwd.data.reader import ReplayReader
 from lwd.data.sampling import BatchSampler, EpisodeFilter, Prefetcher, StepFilter, Stratum, from_sources, human_steps
@@ -127,7 +127,7 @@ def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> C
         updates=recipe.updates,
         snapshot=reader.version,
     )
-    strata = [Stratum(episodes=from_sources(Source.DEMONSTRATION))]
+    strata = [Stratum(episodes=from_sources(Source.DEMONSTRATION), unlabelled=True)]
     sampler = BatchSampler(
         reader.arena,
         strata,
@@ -258,8 +258,9 @@ def _split(
 
 
 def chunks_per_target(recipe: StageRecipe) -> dict[str, int]:
-    """n of the n-step target for every task."""
-    return {task.name: recipe.n_step_long if task.long_horizon else recipe.n_step_short for task in TASKS.values()}
+    """n of the n-step target for every task; what we know nothing about counts as long."""
+    known = {task.name: recipe.n_step_long if task.long_horizon else recipe.n_step_short for task in TASKS.values()}
+    return {**known, OTHER_TASKS: recipe.n_step_long}
 
 
 def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:

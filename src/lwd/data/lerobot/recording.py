@@ -1,0 +1,118 @@
+"""One recorded episode of a dataset: what is wrong with it, and the control steps it becomes.
+
+Shape suffixes besides those of `lwd.types`: N recorded frames.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwd.data.validation import ACTION_TOLERANCE
+from lwd.types import ByteArray, Controller, Embodiment, FloatArray, Outcome
+
+_MAX_TASK_LETTERS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """The numbers of one episode, as the dataset has them."""
+
+    index: int
+    instruction: str
+    states_NS: FloatArray
+    actions_NA: FloatArray
+    human_N: ByteArray | None
+    """1 where a human acted; None: not recorded."""
+    outcome: Outcome
+    description: str = ""
+    """JSON that our own exporter left; empty in other people's datasets."""
+    notes: tuple[str, ...] = ()
+    """What was noticed when it was read."""
+
+    @property
+    def frames(self) -> int:
+        return len(self.actions_NA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The control steps of an episode of T steps."""
+
+    frame_of_T: tuple[int, ...]
+    """T + 1 recorded frames that the observations are taken from."""
+    states_TS: FloatArray
+    """(T + 1, S)."""
+    actions_TA: FloatArray
+    human_T: ByteArray | None
+
+
+def control_steps(recording: Recording, stride: int) -> Steps:
+    """Return the steps of a recording, `stride` recorded frames each.
+
+    A dataset has one observation for every action, an episode one more: what the last action led to was not recorded.
+    So the last frame gives the last observation, and its action is dropped. With a stride above 1 the last command of
+    the merged frames is the step's action, which is right for targets (absolute actions), and a step is human if one
+    of its frames is.
+    """
+    observed = np.arange(0, recording.frames, stride)
+    steps = len(observed) - 1
+    commanded = observed[:-1] + stride - 1
+    human_T = None
+    if recording.human_N is not None:
+        human_T = recording.human_N[: steps * stride].reshape(steps, stride).max(axis=1)
+    return Steps(
+        frame_of_T=tuple(observed.tolist()),
+        states_TS=recording.states_NS[observed],
+        actions_TA=recording.actions_NA[commanded],
+        human_T=human_T,
+    )
+
+
+def problems(recording: Recording, embodiment: Embodiment, stride: int) -> list[str]:
+    """Return in words what keeps an episode out; nothing if it can come in."""
+    if recording.frames < stride + 1:
+        return [f"{recording.frames} frames are no step at this rate"]
+    found = []
+    for name, values in (("state", recording.states_NS), ("action", recording.actions_NA)):
+        finite_N = np.isfinite(values).all(axis=1)
+        if not finite_N.all():
+            found.append(f"{name} is not finite in {int((~finite_N).sum())} frames, first in {int(np.argmin(finite_N))}")
+    if not found and recording.actions_NA.shape[1] == embodiment.action_size:
+        actions_TA = control_steps(recording, stride).actions_TA
+        low_A, high_A = np.asarray(embodiment.action_low), np.asarray(embodiment.action_high)
+        slack_A = ACTION_TOLERANCE * (high_A - low_A)
+        inside_A = ((actions_TA >= low_A - slack_A) & (actions_TA <= high_A + slack_A)).all(axis=0)
+        if not inside_A.all():
+            column = int(np.argmin(inside_A))
+            found.append(
+                f"action {column} reaches [{actions_TA[:, column].min():g}, {actions_TA[:, column].max():g}], the "
+                f"embodiment allows [{low_A[column]:g}, {high_A[column]:g}]"
+            )
+    if not recording.instruction.strip():
+        found.append("it has no task string")
+    return found
+
+
+def task_name(instruction: str) -> str:
+    """Return a name for the task of an instruction: its words in lower case, joined by `_`.
+
+    A name that had to be shortened ends in a piece of the instruction's hash, so that two tasks never share one.
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", instruction.lower()).strip("_")
+    if words and len(words) <= _MAX_TASK_LETTERS:
+        return words
+    digest = hashlib.sha256(instruction.encode()).hexdigest()[:8]
+    return f"{words[:_MAX_TASK_LETTERS].rstrip('_')}_{digest}".lstrip("_")
+
+
+def controllers(human_T: ByteArray | None, steps: int, *, people_recorded: bool) -> ByteArray:
+    """Return who acted, by step; where it is not recorded, people alone or a policy alone.
+
+    Args:
+        people_recorded: whether an episode without tags is a human's.
+    """
+    if human_T is None:
+        return np.full(steps, Controller.HUMAN if people_recorded else Controller.POLICY, np.uint8)
+    return np.where(human_T > 0, Controller.HUMAN, Controller.POLICY).astype(np.uint8)

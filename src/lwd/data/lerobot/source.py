@@ -1,0 +1,200 @@
+"""A LeRobotDataset on this disk or on the hub, read through LeRobot's own loader."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.video_utils import decode_video_frames
+from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
+from PIL import Image
+
+from lwd.data.lerobot.labels import outcome_of_column
+from lwd.data.lerobot.layout import Camera, DatasetLayout, layout_of
+from lwd.data.lerobot.recording import Recording
+from lwd.errors import ConfigError
+from lwd.types import ByteArray, FloatArray, Outcome
+
+DESCRIPTION = "lwd.episode"
+"""Column in which our exporter leaves an episode's description, in its first frame."""
+EMBODIMENT_FILE = "meta/lwd_embodiment.json"
+_DECODED_AT_ONCE = 32
+"""Frames of a video that are in memory at a time."""
+_TOLERANCE_S = 1e-4
+_BACKEND = "pyav"
+"""Comes with LeRobot; torchcodec needs FFmpeg's libraries installed beside it."""
+
+
+class LeRobotSource:
+    """One dataset of version 3; version 2.1 is converted in a temporary copy by LeRobot's converter.
+
+    Raises:
+        ConfigError: if it cannot be read, or a named feature is missing.
+    """
+
+    def __init__(
+        self, given: str, *, state: Sequence[str] = (), controller: str | None = None, label: str | None = None
+    ) -> None:
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        root = Path(given) if Path(given).is_dir() else None
+        self.name = (root.resolve().name if root else given.rpartition("/")[2]) or "dataset"
+        try:
+            if root is not None and _version(root) == "v2.1":
+                root = self._converted(root)
+            self._dataset = LeRobotDataset(
+                given if root is None else f"local/{self.name}", root=root, video_backend=_BACKEND, return_uint8=True
+            )
+        except Exception as error:  # whatever LeRobot, the hub's client and Arrow raise
+            self.close()
+            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"LeRobot cannot open {given!r} ({reason}): give the directory of a dataset (it holds meta/info.json) "
+                "or its id on the hub"
+            ) from error
+        meta = self._dataset.meta
+        self.layout: DatasetLayout = layout_of(meta.features, float(meta.fps), state=state, controller=controller)
+        self.version = str(meta.info.codebase_version)
+        self._label = label
+        if label is not None and label not in meta.features and label not in meta.episodes.column_names:
+            raise ConfigError(
+                f"label column {label!r} is neither a feature ({', '.join(meta.features)}) nor kept by episode"
+            )
+        # Rows as Arrow gives them: no tensors, no pictures.
+        self._rows = self._dataset.hf_dataset.with_format("arrow")
+
+    @property
+    def episodes(self) -> int:
+        return int(self._dataset.meta.total_episodes)
+
+    def embodiment_json(self) -> bytes | None:
+        """Return the description of the robot that our exporter left, if any."""
+        path = Path(self._dataset.root) / EMBODIMENT_FILE
+        return path.read_bytes() if path.is_file() else None
+
+    def actions(self) -> FloatArray:
+        """Return (N, A), all recorded actions."""
+        key = self.layout.action.key
+        return _matrix(self._rows.select_columns([key])[:][key])
+
+    def recordings(self) -> Iterator[Recording]:
+        """Yield the numbers of every episode, in their order."""
+        for index in range(self.episodes):
+            yield self._recording(index)
+
+    def frames(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
+        """Yield frames of one episode and camera, (height, width, 3) uint8.
+
+        Args:
+            wanted: numbers of frames within the episode, increasing.
+        """
+        episode = self._dataset.meta.episodes[index]
+        if camera.key not in self._dataset.meta.video_keys:
+            first = int(episode["dataset_from_index"])
+            for number in wanted:
+                yield _picture(self._dataset[first + number][camera.key].numpy())
+            return
+        path = Path(self._dataset.root) / self._dataset.meta.get_video_file_path(index, camera.key)
+        begin_s = float(episode[f"videos/{camera.key}/from_timestamp"])
+        for start in range(0, len(wanted), _DECODED_AT_ONCE):
+            times_s = [begin_s + number / self.layout.fps for number in wanted[start : start + _DECODED_AT_ONCE]]
+            decoded = decode_video_frames(path, times_s, _TOLERANCE_S, _BACKEND, return_uint8=True)
+            for frame in decoded.numpy():
+                yield _picture(frame)
+
+    def close(self) -> None:
+        """Remove the converted copy, if there is one."""
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _converted(self, root: Path) -> Path:
+        """Convert a copy: LeRobot's converter moves the original aside."""
+        self._copy = tempfile.TemporaryDirectory(prefix="lwd-lerobot-")
+        copy = Path(self._copy.name) / root.resolve().name
+        shutil.copytree(root, copy)
+        logging.getLogger(__name__).info("%s has version 2.1: LeRobot converts a copy", root)
+        convert_dataset(f"local/{copy.name}", root=copy, push_to_hub=False)
+        return copy
+
+    def _recording(self, index: int) -> Recording:
+        episode: Mapping[str, Any] = self._dataset.meta.episodes[index]
+        table: pa.Table = self._rows[int(episode["dataset_from_index"]) : int(episode["dataset_to_index"])]
+        layout, notes = self.layout, []
+        instructions = list(dict.fromkeys(episode["tasks"]))
+        if len(instructions) > 1:
+            notes.append(f"it has {len(instructions)} task strings; the first one counts")
+        try:
+            outcome = self._outcome(table, episode)
+        except ValueError as error:
+            raise ConfigError(f"episode {index}, label column {self._label!r}: {error}") from error
+        human_N = None
+        if layout.controller is not None:
+            human_N = (_matrix(table[layout.controller])[:, 0] > 0).astype(np.uint8)
+        description = ""
+        if DESCRIPTION in table.column_names and table.num_rows:
+            description = str(table[DESCRIPTION][0].as_py() or "")
+        return Recording(
+            index=index,
+            instruction=str(instructions[0]) if instructions else "",
+            states_NS=np.concatenate([_matrix(table[column.key]) for column in layout.state], axis=1),
+            actions_NA=_matrix(table[layout.action.key]),
+            human_N=human_N,
+            outcome=outcome,
+            description=description,
+            notes=tuple(notes),
+        )
+
+    def _outcome(self, table: pa.Table, episode: Mapping[str, Any]) -> Outcome:
+        if self._label is None:
+            return Outcome.UNLABELLED
+        if self._label not in table.column_names:
+            return outcome_of_column([episode[self._label]])
+        values = table[self._label].to_pylist()
+        return outcome_of_column(value[0] if isinstance(value, list) else value for value in values)
+
+
+def _version(root: Path) -> str:
+    return str(json.loads((root / "meta" / "info.json").read_text()).get("codebase_version", ""))
+
+
+def _matrix(column: pa.ChunkedArray) -> FloatArray:
+    """Return a column of numbers or lists as (rows, width) float32."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type.storage_type)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    rows = len(array)
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        array = array.flatten()
+    # Booleans have no view without a copy, and gaps become NaN, which the check reports.
+    values = np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float32)
+    return values.reshape(rows, -1) if rows else values.reshape(0, 1)
+
+
+def _picture(frame: np.ndarray[Any, Any]) -> ByteArray:
+    """Return LeRobot's (3, height, width), uint8 or floats in [0, 1], as (height, width, 3) uint8."""
+    if frame.dtype != np.uint8:
+        frame = np.rint(np.clip(frame, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(frame.transpose(1, 2, 0))
+
+
+def resized(frame: ByteArray, size: tuple[int, int]) -> ByteArray:
+    """Return a frame at (height, width); the whole picture is kept, so its sides may change their ratio."""
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))
