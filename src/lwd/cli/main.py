@@ -21,6 +21,8 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("lwd.cli.demo", "data, SFT, offline and online learning on a simulated fleet, then a report"),
     "up": Verb("lwd.cli.up", "start a fleet: message bus, coordinator, learner and simulated robots"),
     "data generate": Verb("lwd.cli.data_generate", "make demonstrations, rollouts and play with scripted experts"),
+    "data import": Verb("lwd.cli.data_import", "episodes of a LeRobot dataset into the run's store"),
+    "data export": Verb("lwd.cli.data_export", "episodes of a snapshot as a LeRobot dataset"),
     "data snapshots": Verb("lwd.cli.data_snapshots", "versions of the replay: what each added and revoked"),
     "data list": Verb("lwd.cli.data_list", "committed (or revoked) episodes by robot, time, task, policy"),
     "data quarantine": Verb("lwd.cli.data_quarantine", "uploads that were refused, each with its reason"),
@@ -54,6 +56,7 @@ EXTRAS = {
     "dm_control": "sim",
     "gymnasium": "sim",
     "tensorboard": "learner",
+    "lerobot": "lerobot",
     "matplotlib": "report",
 }
 """Optional module -> the extra that installs it (pyproject.toml)."""

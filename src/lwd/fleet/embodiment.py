@@ -3,6 +3,8 @@
 Nothing here loads a simulator or torch: a coordinator needs neither.
 """
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -79,9 +81,27 @@ def read_embodiment(path: Path) -> Embodiment:
         ConfigError: if the file cannot be read or a field is wrong.
     """
     try:
-        found = _EmbodimentFile.model_validate_json(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"embodiment {path} cannot be read ({error.strerror}): check the path") from error
+    return parse_embodiment(data, str(path))
+
+
+def embodiment_json(embodiment: Embodiment) -> bytes:
+    """Return an embodiment as the JSON that `parse_embodiment` reads."""
+    return json.dumps(asdict(embodiment), indent=2).encode()
+
+
+def parse_embodiment(data: bytes, path: str) -> Embodiment:
+    """Read an embodiment from JSON.
+
+    Args:
+        path: where it comes from, for the error.
+    Raises:
+        ConfigError: if a field is wrong.
+    """
+    try:
+        found = _EmbodimentFile.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"

@@ -13,7 +13,7 @@ from lwd.data import durable
 from lwd.data.store import ObjectStore, StoreConfig, directory_of, open_store
 from lwd.errors import CheckpointError, ConfigError
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.embodiment import built_in, first_embodiment
+from lwd.fleet.embodiment import built_in, first_embodiment, read_embodiment
 from lwd.fleet.nats_server import url_file
 from lwd.recipes.run_record import NAME, RunRecord
 from lwd.types import Embodiment
@@ -110,7 +110,21 @@ class RunDirectory:
         name = first_embodiment(self.store())
         if name is None:
             raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
-        return built_in(name)
+        own = self.own_embodiment()
+        return own if own is not None and own.name == name else built_in(name)
+
+    @property
+    def embodiment_path(self) -> Path:
+        """The file that describes the run's robot, where it is not a built-in one."""
+        return self.path / "embodiment.json"
+
+    def own_embodiment(self) -> Embodiment | None:
+        """Return the embodiment that the run's file describes; None without one.
+
+        Raises:
+            ConfigError: if the file is wrong.
+        """
+        return read_embodiment(self.embodiment_path) if self.embodiment_path.exists() else None
 
     def checkpoints(self, stage: str) -> "CheckpointStore":
         """The checkpoints of a stage."""

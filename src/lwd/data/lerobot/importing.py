@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from PIL import Image
 
-from lwd.data.lerobot.layout import DatasetLayout, mismatches, stride_for
+from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
 from lwd.data.lerobot.recording import Recording, control_steps, controllers, problems, task_name
 from lwd.errors import ConfigError
 from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source
@@ -76,9 +77,13 @@ def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, se
 
 def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings) -> Episode:
     """Read the frames of a planned episode and build it."""
-    from lwd.data.lerobot.source import resized
-
     steps = control_steps(planned.recording, stride_for(source.layout.fps, settings.control_hz))
+
+    def frames(camera: Camera) -> Iterator[bytes]:
+        height, width = embodiment.cameras[camera.name]
+        for frame in source.frames(planned.recording.index, camera, steps.frame_of_T):
+            yield encoded(resized(frame, (height, width)), settings.frames)
+
     return Episode(
         info=planned.info,
         states_TS=steps.states_TS,
@@ -88,22 +93,15 @@ def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment
             len(steps.actions_TA),
             people_recorded=settings.source is Source.DEMONSTRATION,
         ),
-        images={
-            camera.name: tuple(
-                encoded(resized(frame, tuple(embodiment.cameras[camera.name])), settings.frames)
-                for frame in source.frames(planned.recording.index, camera, steps.frame_of_T)
-            )
-            for camera in source.layout.cameras
-        },
+        images={camera.name: tuple(frames(camera)) for camera in source.layout.cameras},
     )
 
 
-def episodes_of(source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings) -> Iterator[Episode]:
-    """Yield the episodes that come in."""
-    for recording in source.recordings():
-        planned = plan(recording, source.layout, embodiment, settings)
-        if not planned.problems:
-            yield episode_of(planned, source, embodiment, settings)
+def resized(frame: ByteArray, size: tuple[int, int]) -> ByteArray:
+    """Return a frame at (height, width); the whole picture is kept, so its sides may change their ratio."""
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))
 
 
 def encoded(frame: ByteArray, kind: FrameFormat) -> bytes:
@@ -122,9 +120,7 @@ def description_of(info: EpisodeInfo) -> str:
     return json.dumps(asdict(info), sort_keys=True)
 
 
-def _info(
-    recording: Recording, embodiment: Embodiment, settings: ImportSettings, found: list[str]
-) -> EpisodeInfo:
+def _info(recording: Recording, embodiment: Embodiment, settings: ImportSettings, found: list[str]) -> EpisodeInfo:
     if recording.description and settings.labels is None and not settings.all_success:
         try:
             described = _described(recording, embodiment)

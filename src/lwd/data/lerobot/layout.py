@@ -173,7 +173,7 @@ def stride_for(fps: float, control_hz: float | None) -> int:
     stride = round(fps / control_hz) if control_hz > 0 else 0
     if stride < 1 or abs(stride * control_hz - fps) > 1e-6 * fps:
         raise ConfigError(
-            f"control_hz is {control_hz:g}, the dataset was recorded at {fps:g}: give {fps:g} divided by a whole number "
+            f"control_hz is {control_hz:g}, the dataset was recorded at {fps:g}: give that divided by a whole number "
             "(nothing is interpolated)"
         )
     return stride

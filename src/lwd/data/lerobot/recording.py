@@ -78,7 +78,9 @@ def problems(recording: Recording, embodiment: Embodiment, stride: int) -> list[
     for name, values in (("state", recording.states_NS), ("action", recording.actions_NA)):
         finite_N = np.isfinite(values).all(axis=1)
         if not finite_N.all():
-            found.append(f"{name} is not finite in {int((~finite_N).sum())} frames, first in {int(np.argmin(finite_N))}")
+            found.append(
+                f"{name} is not finite in {int((~finite_N).sum())} frames, first in {int(np.argmin(finite_N))}"
+            )
     if not found and recording.actions_NA.shape[1] == embodiment.action_size:
         actions_TA = control_steps(recording, stride).actions_TA
         low_A, high_A = np.asarray(embodiment.action_low), np.asarray(embodiment.action_high)

@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,8 +15,8 @@ import pyarrow as pa
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
-from PIL import Image
 
+from lwd.data.lerobot.importing import Planned
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import Camera, DatasetLayout, layout_of
 from lwd.data.lerobot.recording import Recording
@@ -60,7 +61,7 @@ class LeRobotSource:
             ) from error
         meta = self._dataset.meta
         self.layout: DatasetLayout = layout_of(meta.features, float(meta.fps), state=state, controller=controller)
-        self.version = str(meta.info.codebase_version)
+        self.robot_type = str(meta.robot_type or "")
         self._label = label
         if label is not None and label not in meta.features and label not in meta.episodes.column_names:
             raise ConfigError(
@@ -88,12 +89,34 @@ class LeRobotSource:
         for index in range(self.episodes):
             yield self._recording(index)
 
+    def with_frames_checked(self, planned: Planned) -> Planned:
+        """Return the plan with a problem more if the first or last frame of a camera cannot be decoded."""
+        recording = planned.recording
+        found = []
+        for camera in self.layout.cameras:
+            try:
+                list(self.frames(recording.index, camera, sorted({0, recording.frames - 1})))
+            except ConfigError as error:
+                found.append(str(error))
+        return replace(planned, problems=(*planned.problems, *found))
+
     def frames(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
         """Yield frames of one episode and camera, (height, width, 3) uint8.
 
         Args:
             wanted: numbers of frames within the episode, increasing.
+        Raises:
+            ConfigError: if they cannot be decoded.
         """
+        try:
+            yield from self._decoded(index, camera, wanted)
+        except Exception as error:  # LeRobot's own, FFmpeg's, the file system's
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise ConfigError(
+                f"frames of camera {camera.name} cannot be decoded in episode {index} ({reason}): is it complete?"
+            ) from error
+
+    def _decoded(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
         episode = self._dataset.meta.episodes[index]
         if camera.key not in self._dataset.meta.video_keys:
             first = int(episode["dataset_from_index"])
@@ -191,10 +214,3 @@ def _picture(frame: np.ndarray[Any, Any]) -> ByteArray:
     if frame.dtype != np.uint8:
         frame = np.rint(np.clip(frame, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(frame.transpose(1, 2, 0))
-
-
-def resized(frame: ByteArray, size: tuple[int, int]) -> ByteArray:
-    """Return a frame at (height, width); the whole picture is kept, so its sides may change their ratio."""
-    if frame.shape[:2] == size:
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))

@@ -1,0 +1,220 @@
+"""LeRobot datasets into a run's store, and out of it: by the same road as all data."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lwd.data import durable
+from lwd.data.episode_file import read_episode
+from lwd.data.leases import SnapshotLease
+from lwd.data.lerobot.exporting import ValueOf, export_episodes
+from lwd.data.lerobot.importing import ImportSettings, Planned, episode_of, plan
+from lwd.data.lerobot.layout import derived_embodiment, stride_for
+from lwd.data.lerobot.source import EMBODIMENT_FILE, LeRobotSource
+from lwd.data.log import EpisodeEntry, LogReader
+from lwd.data.selection import Selection
+from lwd.data.store import ObjectStore
+from lwd.data.validation import EpisodeLimits
+from lwd.errors import ConfigError, ObjectExists, StoreError
+from lwd.fleet.coordinator import BatchResult
+from lwd.fleet.embodiment import embodiment_json, first_embodiment, parse_embodiment, read_embodiment
+from lwd.fleet.ingest import ingest
+from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Embodiment, Episode, FloatArray
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What an import would bring."""
+
+    embodiment: Embodiment
+    planned: tuple[Planned, ...]
+
+    @property
+    def accepted(self) -> tuple[Planned, ...]:
+        return tuple(item for item in self.planned if not item.problems)
+
+
+def embodiment_for(
+    run: RunDirectory,
+    source: LeRobotSource,
+    settings: ImportSettings,
+    *,
+    given: Path | None,
+    image_size: tuple[int, int] | None,
+) -> Embodiment:
+    """Return the robot that the dataset's episodes are of.
+
+    The given file counts, else the run's own, else what our exporter left, else what the features tell.
+
+    Raises:
+        ConfigError: if a file is wrong.
+    """
+    if given is not None:
+        return read_embodiment(given)
+    if (own := run.own_embodiment()) is not None:
+        return own
+    if first_embodiment(run.store()) is not None:
+        return run.embodiment()
+    if (left := source.embodiment_json()) is not None:
+        return parse_embodiment(left, f"{source.name}/{EMBODIMENT_FILE}")
+    return derived_embodiment(
+        source.layout,
+        source.actions(),
+        name=source.robot_type or source.name,
+        control_hz=source.layout.fps / stride_for(source.layout.fps, settings.control_hz),
+        image_size=image_size,
+    )
+
+
+def survey(
+    source: LeRobotSource,
+    embodiment: Embodiment,
+    settings: ImportSettings,
+    *,
+    look_at_frames: bool = False,
+    progress: Progress | None = None,
+) -> Survey:
+    """Check every episode without writing anything.
+
+    Args:
+        look_at_frames: also decode the first and last frame of every camera.
+    """
+    planned: list[Planned] = []
+    for recording in source.recordings():
+        item = plan(recording, source.layout, embodiment, settings)
+        if look_at_frames and not item.problems:
+            item = source.with_frames_checked(item)
+        planned.append(item)
+        if progress is not None:
+            progress(len(planned), source.episodes)
+    return Survey(embodiment=embodiment, planned=tuple(planned))
+
+
+def import_dataset(
+    run: RunDirectory, source: LeRobotSource, found: Survey, settings: ImportSettings, *, progress: Progress
+) -> BatchResult:
+    """Commit what a survey accepted. Repeating it commits nothing twice, so an interrupted import continues.
+
+    Raises:
+        ConfigError: if nothing can come in, or an episode is in the store with other content.
+        StoreError: if the store cannot be written; what was committed stays.
+    """
+    if not found.accepted:
+        raise ConfigError("no episode can come in: --dry-run says why for each")
+    store = run.store()
+    if run.own_embodiment() != found.embodiment and not _is_of_the_run(run, store, found.embodiment):
+        durable.replace(run.embodiment_path, embodiment_json(found.embodiment))
+    reader = LogReader(store)
+    reader.poll()
+
+    def episodes() -> Iterator[Episode]:
+        for done, item in enumerate(found.accepted, start=1):
+            if not reader.knows(item.info.episode_id):
+                yield episode_of(item, source, found.embodiment, settings)
+            else:
+                _require_same(reader, item)
+            progress(done, len(found.accepted))
+
+    try:
+        return ingest(store, episodes(), EpisodeLimits(embodiment=found.embodiment), batch=16)
+    except ObjectExists as error:
+        raise ConfigError(f"{error}; it was imported with other settings: choose another --name") from error
+
+
+def export_dataset(
+    run: RunDirectory,
+    root: Path,
+    *,
+    snapshot: int | None,
+    selection: Selection,
+    lossless: bool,
+    value: ValueOf | None,
+    progress: Progress,
+) -> int:
+    """Write the selected episodes of a snapshot as a LeRobotDataset; nothing is left behind if that fails.
+
+    Returns:
+        the number of episodes.
+    Raises:
+        ConfigError: if nothing is selected, or the directory exists.
+        StoreError: if an episode cannot be read.
+    """
+    store = run.store()
+    with SnapshotLease(store, snapshot) as lease:
+        reader = LogReader(store)
+        reader.poll(up_to=lease.version)
+        entries = selection.of(reader.snapshot.episodes.values())
+        if not entries:
+            raise ConfigError(f"no episode of snapshot {lease.version} fulfils the conditions: try lwd data list")
+        embodiment = run.embodiment()
+        if root.exists():
+            raise ConfigError(f"{root} exists: give a directory that does not")
+        # Whole or not at all: written beside it, then renamed.
+        unfinished = root.with_name(f".{root.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            count = export_episodes(
+                unfinished,
+                _fetched(store, entries),
+                embodiment,
+                lossless=lossless,
+                value=value,
+                on_written=lambda done: progress(done, len(entries)),
+            )
+            durable.replace(unfinished / EMBODIMENT_FILE, embodiment_json(embodiment))
+            unfinished.rename(root)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return count
+
+
+def value_of(path: Path) -> ValueOf:
+    """Return what evaluates a value network's file along an episode: the mean of its distribution.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    # Here, not above: an import needs neither torch's networks nor figures.
+    from lwd.evaluation.value_episodes import trace_episode
+    from lwd.models.checkpoint import load_value
+    from lwd.models.instruction import InstructionEncoder
+
+    network, instructions = load_value(path), InstructionEncoder()
+
+    def value(episode: Episode) -> FloatArray:
+        trace = trace_episode(episode, network, instructions)
+        mean_T: FloatArray = trace.probs_TK @ trace.atoms_K
+        return mean_T
+
+    return value
+
+
+def _fetched(store: ObjectStore, entries: Iterable[EpisodeEntry]) -> Iterator[Episode]:
+    for entry in entries:
+        data = store.get(entry.key)
+        if (digest := hashlib.sha256(data).hexdigest()) != entry.sha256:
+            raise StoreError(
+                f"episode {entry.episode_id} has sha256 {digest[:12]}, the log says {entry.sha256[:12]}: revoke it, or "
+                f"restore {entry.key} from a copy of the store"
+            )
+        yield read_episode(data)
+
+
+def _is_of_the_run(run: RunDirectory, store: ObjectStore, embodiment: Embodiment) -> bool:
+    return first_embodiment(store) is not None and run.embodiment() == embodiment
+
+
+def _require_same(reader: LogReader, item: Planned) -> None:
+    """Refuse to pass over an episode that is in the store under another label: that is not what was asked for."""
+    there = reader.find(item.info.episode_id)
+    if there is not None and (there.entry.outcome, there.entry.source) != (item.info.outcome, item.info.source):
+        raise ConfigError(
+            f"episode {item.info.episode_id} is in the store as {there.entry.source}, {there.entry.outcome}, not as "
+            f"{item.info.source}, {item.info.outcome}: revoke the old ones (lwd data revoke --robot "
+            f"{item.info.robot_id}) and import with another --name"
+        )
