@@ -58,7 +58,8 @@ def embodiment_for(
         return read_embodiment(given)
     if (own := run.own_embodiment()) is not None:
         return own
-    if first_embodiment(run.store()) is not None:
+    # Opening the store of a run that does not exist would make it.
+    if run.path.exists() and first_embodiment(run.store()) is not None:
         return run.embodiment()
     if (left := source.embodiment_json()) is not None:
         return parse_embodiment(left, f"{source.name}/{EMBODIMENT_FILE}")
