@@ -35,9 +35,7 @@ def make_dataset(
         shape = (HEIGHT, WIDTH, 3)
         kind = "video" if use_videos else "image"
         features[f"observation.images.{camera}"] = {"dtype": kind, "shape": shape, "names": ["h", "w", "c"]}
-    dataset = LeRobotDataset.create(
-        "local/made", FPS, features, root=root, robot_type="toy_arm", use_videos=use_videos
-    )
+    dataset = LeRobotDataset.create("local/made", FPS, features, root=root, robot_type="toy_arm", use_videos=use_videos)
     rng = np.random.default_rng(0)
     written = []
     for episode, length in enumerate(lengths):

@@ -63,9 +63,7 @@ def test_lerobots_loader_opens_it(run, tmp_path, capsys):
 def test_in_out_in_is_the_same(run, lossless, tmp_path, capsys):
     flag = ["--lossless"] if lossless else []
     output(capsys, "data", "export", "--lerobot", tmp_path / "out", "--run", run, *flag)
-    output(
-        capsys, "data", "import", "--lerobot", tmp_path / "out", "--run", tmp_path / "again", "--frames", "png"
-    )
+    output(capsys, "data", "import", "--lerobot", tmp_path / "out", "--run", tmp_path / "again", "--frames", "png")
     first, second = episodes_of(run), episodes_of(tmp_path / "again")
     assert RunDirectory(tmp_path / "again").embodiment() == RunDirectory(run).embodiment()
     for before, after in zip(first, second, strict=True):

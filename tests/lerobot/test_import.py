@@ -94,9 +94,7 @@ def test_a_lower_rate_takes_every_second_frame_and_the_last_command(made, tmp_pa
     assert first.info.control_hz == FPS / 2
     np.testing.assert_array_equal(first.states_TS[:, :3], numbers["observation.state"][0:11:2])
     np.testing.assert_array_equal(first.actions_TA, numbers["action"][1:10:2])
-    np.testing.assert_array_equal(
-        first.controllers_T, numbers["is_intervention"][:10, 0].reshape(5, 2).max(axis=1)
-    )
+    np.testing.assert_array_equal(first.controllers_T, numbers["is_intervention"][:10, 0].reshape(5, 2).max(axis=1))
     assert decode_frame(first.images["front"][0]).shape == (24, 32, 3)
     assert "is 7" in refused(
         capsys, "data", "import", "--lerobot", made[0], "--run", tmp_path / "b", "--control-hz", "7"
@@ -123,8 +121,17 @@ def test_a_dataset_that_does_not_fit_the_run_is_named(made, tmp_path, capsys):
     make_dataset(other, cameras=("front",), use_videos=False)
     rows = json.loads(
         output(
-            capsys, "data", "import", "--lerobot", other, "--run", run, "--dry-run", "--json",
-            "--state", "observation.state",
+            capsys,
+            "data",
+            "import",
+            "--lerobot",
+            other,
+            "--run",
+            run,
+            "--dry-run",
+            "--json",
+            "--state",
+            "observation.state",
         )  # fmt: skip
     )["episodes"]
     assert "the state has 3 numbers (observation.state (3)), the embodiment 5" in rows[0]["problems"]

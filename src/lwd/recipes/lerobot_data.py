@@ -146,12 +146,13 @@ def export_dataset(
         StoreError: if an episode cannot be read.
     """
     store = run.store()
-    with SnapshotLease(store, snapshot) as lease:
+    # Taken first: from here on retention leaves what the snapshot needs.
+    with SnapshotLease(store, snapshot):
         reader = LogReader(store)
-        reader.poll(up_to=lease.version)
+        reader.poll(up_to=snapshot)
         entries = selection.of(reader.snapshot.episodes.values())
         if not entries:
-            raise ConfigError(f"no episode of snapshot {lease.version} fulfils the conditions: try lwd data list")
+            raise ConfigError(f"no episode of snapshot {reader.version} fulfils the conditions: try lwd data list")
         embodiment = run.embodiment()
         if root.exists():
             raise ConfigError(f"{root} exists: give a directory that does not")
@@ -168,7 +169,7 @@ def export_dataset(
                 on_written=lambda done: progress(done, len(entries)),
             )
             durable.replace(unfinished / EMBODIMENT_FILE, embodiment_json(embodiment))
-            unfinished.rename(root)
+            durable.move(unfinished, root)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return count

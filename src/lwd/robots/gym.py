@@ -109,7 +109,9 @@ class GymRobot:
         try:
             raw, reward, terminated, truncated, info = environment.step(executed)
         except Exception as error:  # whatever a foreign environment raises
-            raise RobotFault(f"environment of task {self._task.name} failed: {type(error).__name__}: {error}") from error
+            raise RobotFault(
+                f"environment of task {self._task.name} failed: {type(error).__name__}: {error}"
+            ) from error
         self._steps += 1
         success = self._success(info)
         self._outcome = self._ending(success, bool(terminated), bool(truncated))
@@ -186,7 +188,9 @@ class _Layout:
             elif isinstance(part, spaces.Box):
                 vectors.append((keys, int(np.prod(part.shape))))
             else:
-                raise ConfigError(f"observation {'.'.join(keys)} is a {type(part).__name__}; only Box and Dict are known")
+                raise ConfigError(
+                    f"observation {'.'.join(keys)} is a {type(part).__name__}; only Box and Dict are known"
+                )
 
         visit(space, ())
         if not vectors:
@@ -214,7 +218,9 @@ def _name(keys: tuple[str, ...], alone: str) -> str:
 def _embodiment(environment: gymnasium.Env[Any, Any], layout: _Layout, settings: GymSettings) -> Embodiment:
     space = _action_space(environment)
     if not np.isfinite(space.low).all() or not np.isfinite(space.high).all():
-        raise ConfigError(f"actions of {settings.name} are not bounded; wrap it in gymnasium's RescaleAction or ClipAction")
+        raise ConfigError(
+            f"actions of {settings.name} are not bounded; wrap it in gymnasium's RescaleAction or ClipAction"
+        )
     cameras = {_name(keys, "image"): size for keys, size in layout.pictures}
     if settings.rendered is not None:
         cameras["render"] = settings.rendered

@@ -17,7 +17,11 @@ _TIME_LIMIT = 300
 _WORDS: dict[str, tuple[str, ...]] = {
     "reach-v3": ("reach the goal", "move the hand to the goal", "go to the goal position"),
     "push-v3": ("push the puck to the goal", "slide the puck to the goal", "move the puck to the goal"),
-    "pick-place-v3": ("put the puck at the goal", "pick the puck up and place it at the goal", "carry the puck to the goal"),
+    "pick-place-v3": (
+        "put the puck at the goal",
+        "pick the puck up and place it at the goal",
+        "carry the puck to the goal",
+    ),
     "door-open-v3": ("open the door", "pull the door open", "swing the door open"),
     "drawer-open-v3": ("open the drawer", "pull the drawer out", "pull the drawer open"),
     "drawer-close-v3": ("close the drawer", "push the drawer in", "shut the drawer"),

@@ -222,6 +222,8 @@ class EpisodeSession:
         self._reject_non_finite(action)
         executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
         result = self._robot.step(action)
+        if result.executed is not None:
+            executed = result.executed
         self._actions.append(executed.astype(np.float32))
         self._controllers.append(int(controller))
         self._scores = result.sub_step_scores

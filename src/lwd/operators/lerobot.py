@@ -1,0 +1,141 @@
+"""LeRobot's teleoperators as an `Operator`: gamepads, keyboards and leader arms.
+
+Gamepads and keyboards say themselves when a person acts, and how an episode ended. A leader arm takes over when
+it is moved and lets go when it rests; labels then come from a second device.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import draccus
+import lerobot.teleoperators
+import numpy as np
+from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
+from lerobot.teleoperators.utils import TeleopEvents
+
+from lwd.errors import ConfigError, RobotFault
+from lwd.operators.protocol import OBSERVE, Command, Intent, RobotView
+from lwd.types import Embodiment, FloatArray, Outcome
+
+_GRIPPER = "gripper"
+MOVED = 0.02
+"""Part of a column's range by which a leader arm has moved that is no noise."""
+REST_STEPS = 15
+"""Control steps without movement after which a leader arm lets go."""
+
+
+def make_teleoperator(config: Mapping[str, Any]) -> Teleoperator:
+    """Build LeRobot's teleoperator from its configuration, with its `type`.
+
+    Raises:
+        ConfigError: if LeRobot has no such device, or refuses its configuration.
+    """
+    from lwd.robots.lerobot import load_all
+
+    load_all(lerobot.teleoperators)
+    known = TeleoperatorConfig.get_known_choices()
+    if config.get("type") not in known:
+        raise ConfigError(f"LeRobot has no teleoperator {config.get('type')!r}; it has: {', '.join(sorted(known))}")
+    try:
+        return make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, dict(config)))
+    except Exception as error:  # draccus' own, and those of missing drivers
+        raise ConfigError(
+            f"LeRobot cannot make teleoperator {config['type']} ({error}): correct its section"
+        ) from error
+
+
+class LeRobotOperator:
+    """Asks a device at every step. Connects it when it is made."""
+
+    def __init__(
+        self,
+        device: Teleoperator,
+        embodiment: Embodiment,
+        action_names: Sequence[str],
+        *,
+        events: Teleoperator | None = None,
+    ) -> None:
+        """Connect.
+
+        Args:
+            action_names: of the robot's action, in its order.
+            events: where labels come from, if not from the device itself.
+        Raises:
+            ConfigError: if the device gives other columns than the robot takes.
+        """
+        self._device, self._events = device, events or device
+        self._names = tuple(action_names)
+        self._low = np.asarray(embodiment.action_low, np.float32)
+        self._high = np.asarray(embodiment.action_high, np.float32)
+        given = _columns(device)
+        if missing := [name for name in self._names if name not in given]:
+            raise ConfigError(
+                f"teleoperator {device.name} gives {', '.join(given)}; the robot's action needs {', '.join(missing)}: use "
+                "a leader arm of the same kind, or a robot that takes the device's own commands"
+            )
+        self._says_when = hasattr(device, "get_teleop_events")
+        for one in {id(device): device, id(self._events): self._events}.values():
+            if not one.is_connected:
+                one.connect()
+        self._rest_A: FloatArray | None = None
+        self._still = REST_STEPS
+
+    def begin(self, view: RobotView, seed: int) -> None:
+        """A new episode: the person lets go of the device first."""
+        self._rest_A, self._still = None, REST_STEPS
+
+    def poll(self, view: RobotView) -> Command:
+        """Label if the person says how it ended; take over if the person acts.
+
+        Raises:
+            RobotFault: if the device does not answer.
+        """
+        try:
+            events = self._events.get_teleop_events() if hasattr(self._events, "get_teleop_events") else {}
+            action = self._device.get_action()
+        except Exception as error:  # drivers raise nearly anything
+            raise RobotFault(f"teleoperator {self._device.name} does not answer ({error}): plug it in") from error
+        if (outcome := _label(events)) is not None:
+            return Command(intent=Intent.LABEL, outcome=outcome)
+        action_A = np.array([self._number(name, action) for name in self._names], np.float32)
+        acts = bool(events.get(TeleopEvents.IS_INTERVENTION)) if self._says_when else self._is_moved(action_A)
+        return Command(intent=Intent.TAKE_OVER, action=action_A) if acts else OBSERVE
+
+    def close(self) -> None:
+        """Release the devices."""
+        for one in {id(self._device): self._device, id(self._events): self._events}.values():
+            if one.is_connected:
+                one.disconnect()
+
+    def _number(self, name: str, action: Mapping[str, Any]) -> float:
+        value = float(action[name])
+        # Gamepad and keyboard: 0 closes, 1 stays, 2 opens. Robots that take such commands close at the upper limit.
+        if name == _GRIPPER and self._says_when:
+            column = self._names.index(name)
+            middle, half = (self._high + self._low)[column] / 2, (self._high - self._low)[column] / 2
+            return float(middle + (1 - value) * half)
+        return value
+
+    def _is_moved(self, action_A: FloatArray) -> bool:
+        if self._rest_A is None:
+            self._rest_A = action_A
+        if (np.abs(action_A - self._rest_A) > MOVED * (self._high - self._low)).any():
+            self._rest_A, self._still = action_A, 0
+        else:
+            self._still += 1
+        return self._still < REST_STEPS
+
+
+def _label(events: Mapping[Any, Any]) -> Outcome | None:
+    """What LeRobot's events say of the end; an episode to be recorded anew is one whose end is unknown."""
+    if events.get(TeleopEvents.SUCCESS):
+        return Outcome.SUCCESS
+    if events.get(TeleopEvents.RERECORD_EPISODE):
+        return Outcome.TRUNCATED
+    return Outcome.FAILURE if events.get(TeleopEvents.TERMINATE_EPISODE) else None
+
+
+def _columns(device: Teleoperator) -> tuple[str, ...]:
+    """The names of a device's action: LeRobot gives them as keys, or below `names`."""
+    features = device.action_features
+    return tuple(features["names"]) if "names" in features else tuple(features)

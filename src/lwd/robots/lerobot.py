@@ -1,0 +1,277 @@
+"""Any LeRobot robot as a `Robot`: cameras, joints in LeRobot's units, control rate, faults.
+
+State and action are LeRobot's features in its own order, as in the datasets that LeRobot records from the same robot:
+all numbers of an observation are the state, all arrays of three channels its cameras. Units stay LeRobot's (degrees or
+percent of the calibrated range), so an embodiment derived from such a dataset has its limits in them, too.
+"""
+
+import importlib
+import logging
+import pkgutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import draccus
+import lerobot.robots
+import numpy as np
+from lerobot.robots import Robot as Device
+from lerobot.robots import RobotConfig, make_robot_from_config
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
+
+_logger = logging.getLogger(__name__)
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    instructions: tuple[str, ...] = Field(min_length=1)
+    time_limit_s: float = Field(gt=0)
+
+
+class LeRobotConfig(BaseModel):
+    """The file of `lwd robot --lerobot-config`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    robot: dict[str, Any] = Field(default_factory=dict)
+    """LeRobot's own configuration of the robot: port, id, cameras, max_relative_target, ..."""
+    teleoperator: dict[str, Any] | None = None
+    """LeRobot's own configuration of whoever may take over, with its `type`; None: nobody."""
+    tasks: tuple[_Task, ...] = Field(min_length=1)
+    home: tuple[float, ...] | None = None
+    """Action that begins every episode, reached slowly; None: episodes begin where the robot stands."""
+    home_s: float = Field(default=3.0, gt=0)
+    """How long the robot takes to get there."""
+    home_spread: float = Field(default=0.0, ge=0)
+    """Half width of what is added to `home` at random, in action units: varied starts make better data."""
+    pause_s: float = Field(default=0.0, ge=0)
+    """Rest before every episode, for whoever puts the scene in order."""
+
+    def tasks_at(self, control_hz: float) -> tuple[Task, ...]:
+        """Return the tasks with their limits in control steps."""
+        return tuple(
+            Task(
+                name=task.name,
+                instructions=task.instructions,
+                heldout_instructions=(),
+                sub_steps=(),
+                time_limit=max(1, round(task.time_limit_s * control_hz)),
+                long_horizon=True,
+            )
+            for task in self.tasks
+        )
+
+
+def read_config(path: Path) -> LeRobotConfig:
+    """Read the configuration of a robot from JSON.
+
+    Raises:
+        ConfigError: if it cannot be read or a field is wrong.
+    """
+    try:
+        return LeRobotConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"robot configuration {path} cannot be read ({error.strerror}): check the path") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise ConfigError(f"robot configuration {path}: {field} is wrong ({first['msg']}): correct it") from error
+
+
+def make_device(kind: str, config: Mapping[str, Any]) -> Device:
+    """Build LeRobot's robot of a type such as so101_follower (or so101, for short).
+
+    Raises:
+        ConfigError: if LeRobot has no such robot, or refuses its configuration.
+    """
+    load_all(lerobot.robots)
+    known = RobotConfig.get_known_choices()
+    name = next((name for name in (kind, f"{kind}_follower") if name in known), None)
+    if name is None:
+        raise ConfigError(f"LeRobot has no robot {kind!r}; it has: {', '.join(sorted(known))}")
+    try:
+        return make_robot_from_config(draccus.decode(RobotConfig, {"type": name, **config}))
+    except Exception as error:  # draccus' own, and those of missing drivers
+        raise ConfigError(f"LeRobot cannot make robot {name} ({error}): correct the section `robot`") from error
+
+
+def load_all(package: Any) -> None:
+    """Import LeRobot's devices, which register themselves; those whose drivers are missing stay unknown."""
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if module.ispkg:
+            try:
+                importlib.import_module(module.name)
+            except ImportError as error:
+                _logger.debug("%s is not installed: %s", module.name, error)
+
+
+class LeRobotRobot:
+    """One LeRobot robot at a fixed control rate.
+
+    `step` sends the action, waits for the end of the control period and observes; periods follow each other without a
+    gap, so time that the caller takes is part of them. Nobody but an operator knows whether a task is done: episodes
+    end with the operator's label or at the time limit.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        embodiment: Embodiment,
+        config: LeRobotConfig,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Connect nothing yet: the first reset does.
+
+        Raises:
+            ConfigError: if the robot's features do not fit the embodiment.
+        """
+        self._device, self._embodiment, self._config = device, embodiment, config
+        self._clock, self._sleep = clock, sleep
+        features = device.observation_features
+        self._joints = tuple(name for name, kind in features.items() if not isinstance(kind, tuple))
+        self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
+        self._actions = tuple(device.action_features)
+        self._require_fit()
+        self._task: Task | None = None
+        self._steps = self.overruns = 0
+        """`overruns` counts the control periods that took longer than they may."""
+        self._outcome: Outcome | None = None
+        self._period_end_s = 0.0
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return self._embodiment
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """LeRobot's names of the action's columns."""
+        return self._actions
+
+    def reset(self, task: Task, seed: int) -> Observation:
+        """Connect if necessary, go home, rest, and observe.
+
+        Raises:
+            RobotFault: if the robot does not answer.
+        """
+        if not self._device.is_connected:
+            # Never calibrate here: it asks questions at a terminal.
+            self._ask(lambda: self._device.connect(calibrate=False), "connect")
+        if self._config.home is not None:
+            spread = np.random.default_rng(seed).uniform(-1, 1, self._embodiment.action_size)
+            self._go(np.asarray(self._config.home) + self._config.home_spread * spread)
+        self._sleep(self._config.pause_s)
+        self._task, self._steps, self._outcome = task, 0, None
+        observation = self._observe()
+        self._period_end_s = self._clock()
+        return observation
+
+    def step(self, action: FloatArray) -> StepResult:
+        """Execute one action (A,) for one control period.
+
+        Raises:
+            ActionRejected: if the action has the wrong shape or is not finite.
+            RobotFault: if there is no episode, or the robot does not answer.
+        """
+        if self._task is None or self._outcome is not None:
+            raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
+        size = self._embodiment.action_size
+        if np.shape(action) != (size,):
+            raise ActionRejected(f"action has shape {np.shape(action)}; {self._embodiment.name} takes ({size},)")
+        if not np.isfinite(action).all():
+            raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
+        executed = self._send(action)
+        self._wait()
+        observation = self._observe()
+        self._steps += 1
+        if self._steps >= self._task.time_limit:
+            self._outcome = Outcome.TIME_LIMIT
+        return StepResult(
+            observation=observation, outcome=self._outcome, sub_step_scores=(0.0,) * len(self._task.sub_steps),
+            executed=executed,
+        )  # fmt: skip
+
+    def privileged(self) -> Mapping[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        if self._device.is_connected:
+            self._device.disconnect()
+
+    def _require_fit(self) -> None:
+        robot, sizes = self._embodiment, {name: tuple(shape[:2]) for name, shape in self._cameras.items()}
+        for what, found, wanted in (
+            ("numbers in its observations", len(self._joints), robot.state_size),
+            ("numbers in its actions", len(self._actions), robot.action_size),
+            ("cameras", sorted(sizes), sorted(robot.cameras)),
+        ):
+            if found != wanted:
+                raise ConfigError(
+                    f"LeRobot's {self._device.name} has {found} {what}, embodiment {robot.name} has {wanted}: "
+                    "configure its cameras as they were recorded, or give the embodiment that it is"
+                )
+        if self._config.home is not None and len(self._config.home) != robot.action_size:
+            raise ConfigError(f"home has {len(self._config.home)} numbers; the action has {robot.action_size}")
+
+    def _send(self, action: FloatArray) -> FloatArray:
+        """Send a clipped action; return what the robot says that it executes."""
+        clipped = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
+        command = dict(zip(self._actions, map(float, clipped), strict=True))
+        sent = self._ask(lambda: self._device.send_action(command), "take an action")
+        # Robots with a limit of their own (max_relative_target) do less than they are told.
+        return np.array([sent.get(name, command[name]) for name in self._actions], np.float32)
+
+    def _wait(self) -> None:
+        """Wait for the end of the control period; after an overrun a new one begins now."""
+        period_s = 1 / self._embodiment.control_hz
+        self._period_end_s += period_s
+        left_s = self._period_end_s - self._clock()
+        if left_s >= 0:
+            self._sleep(left_s)
+        else:
+            self.overruns += 1
+            self._period_end_s = self._clock()
+
+    def _go(self, target_A: np.ndarray[Any, Any]) -> None:
+        """Move to an action over `home_s`, in a straight line from where the joints are."""
+        target_A = np.clip(target_A, self._embodiment.action_low, self._embodiment.action_high)
+        seen = self._ask(self._device.get_observation, "observe")
+        start_A = np.array([float(seen.get(name, goal)) for name, goal in zip(self._actions, target_A, strict=True)])
+        steps = max(1, round(self._config.home_s * self._embodiment.control_hz))
+        self._period_end_s = self._clock()
+        for part in np.linspace(0, 1, steps + 1)[1:]:
+            self._send((start_A + part * (target_A - start_A)).astype(np.float32))
+            self._wait()
+
+    def _observe(self) -> Observation:
+        seen = self._ask(self._device.get_observation, "observe")
+        state = np.array([float(seen[name]) for name in self._joints], np.float32)
+        if not np.isfinite(state).all():
+            wrong = [name for name, value in zip(self._joints, state, strict=True) if not np.isfinite(value)]
+            raise RobotFault(f"{self._device.name} measures no finite number at {', '.join(wrong)}: check that joint")
+        images = {name: _picture(seen[name], self._embodiment.cameras[name]) for name in self._cameras}
+        return Observation(state=state, images=images)
+
+    def _ask(self, call: Callable[[], Any], what: str) -> Any:
+        try:
+            return call()
+        except Exception as error:  # drivers raise nearly anything
+            self._outcome = self._outcome or Outcome.TRUNCATED
+            raise RobotFault(
+                f"{self._device.name} cannot {what} ({type(error).__name__}: {error}): it holds"
+            ) from error
+
+
+def _picture(frame: Any, size: tuple[int, int]) -> ByteArray:
+    """Return a camera's frame at the embodiment's (height, width), by its nearest pixels."""
+    found = np.asarray(frame)
+    rows = np.arange(size[0]) * found.shape[0] // size[0]
+    columns = np.arange(size[1]) * found.shape[1] // size[1]
+    return np.ascontiguousarray(found[rows][:, columns], dtype=np.uint8)
