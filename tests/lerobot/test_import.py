@@ -119,26 +119,11 @@ def test_a_dataset_that_does_not_fit_the_run_is_named(made, tmp_path, capsys):
     output(capsys, "data", "import", "--lerobot", made[0], "--run", run, "--all-success")
     other = tmp_path / "one-camera"
     make_dataset(other, cameras=("front",), use_videos=False)
-    rows = json.loads(
-        output(
-            capsys,
-            "data",
-            "import",
-            "--lerobot",
-            other,
-            "--run",
-            run,
-            "--dry-run",
-            "--json",
-            "--state",
-            "observation.state",
-        )  # fmt: skip
-    )["episodes"]
+    narrow = ("data", "import", "--lerobot", other, "--run", run, "--state", "observation.state")
+    rows = json.loads(output(capsys, *narrow, "--dry-run", "--json"))["episodes"]
     assert "the state has 3 numbers (observation.state (3)), the embodiment 5" in rows[0]["problems"]
     assert "the cameras are ['front'], the embodiment's ['front', 'wrist']" in rows[0]["problems"]
-    assert "no episode can come in" in refused(
-        capsys, "data", "import", "--lerobot", other, "--run", run, "--state", "observation.state"
-    )
+    assert "no episode can come in" in refused(capsys, *narrow)
 
 
 def test_a_video_that_was_cut_is_found_by_the_dry_run(tmp_path, capsys):

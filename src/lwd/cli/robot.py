@@ -1,4 +1,4 @@
-"""Run simulated robots of a run's fleet in one process: act, record, spool, upload.
+"""Run robots of a run's fleet in one process: act, record, spool, upload.
 
 A robot keeps its policy to the end of an episode. Whatever dies, an episode that was spooled is committed in the
 end; SIGTERM and Ctrl-C end running episodes as truncated (outcome unknown).
@@ -12,6 +12,7 @@ import tyro
 
 from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at, size_bytes
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
+from lwd.errors import ConfigError
 from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 from lwd.fleet.spool import SpoolLimits
 
@@ -49,27 +50,71 @@ def run(
     spool_min_free: Annotated[
         str, tyro.conf.arg(metavar="SIZE", help="space to leave free on the spool's disk, whoever fills it")
     ] = "1GiB",
+    gym: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="ID",
+            help="robots are this Gymnasium environment (package/Name-v0, or metaworld-mt10 with its ten tasks); "
+            "None: the run's simulated robot",
+        ),
+    ] = None,
+    gym_arguments: Annotated[str, tyro.conf.arg(metavar="JSON", help="keyword arguments of the environment")] = "{}",
+    success: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="KEY", help="key of the environment's info that says success; None: is_success, success"),
+    ] = None,
+    instruction: Annotated[
+        str | None, tyro.conf.arg(metavar="TEXT", help="what the environment's task is called; None: from its id")
+    ] = None,
+    time_limit: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help="control steps of an episode; None: the environment's own limit")
+    ] = None,
+    lerobot: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="TYPE", help="the robot is this one of LeRobot's, such as so101_follower"),
+    ] = None,
+    lerobot_config: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FILE.json", help="its port, cameras, teleoperator and tasks (docs/bring-your-own.md)"),
+    ] = None,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     directory = run_at(run, where)
-    run_robot_host(
-        RobotHostConfig(
-            run=directory.path,
-            host_id=host,
-            embodiment=directory.embodiment().name,
-            robots=tuple(RobotSpec(robot_id=robot_id, world=world) for robot_id in robots),
-            tasks=tasks,
-            operator=operator,
-            operator_allowed_fraction=operator_allowed_fraction,
-            seed=seed,
-            max_env_steps=max_env_steps,
-            max_episodes=max_episodes,
-            spool_limits=SpoolLimits(
-                budget_bytes=size_bytes(spool_budget, "--spool-budget"),
-                min_free_bytes=size_bytes(spool_min_free, "--spool-min-free"),
-            ),
-            store=directory.store_config,
-            bus=directory.bus(),
-        )
+    config = RobotHostConfig(
+        run=directory.path,
+        host_id=host,
+        embodiment=directory.embodiment().name,
+        robots=tuple(RobotSpec(robot_id=robot_id, world=world) for robot_id in robots),
+        tasks=tasks,
+        operator=operator,
+        operator_allowed_fraction=operator_allowed_fraction,
+        seed=seed,
+        max_env_steps=max_env_steps,
+        max_episodes=max_episodes,
+        spool_limits=SpoolLimits(
+            budget_bytes=size_bytes(spool_budget, "--spool-budget"),
+            min_free_bytes=size_bytes(spool_min_free, "--spool-min-free"),
+        ),
+        store=directory.store_config,
+        bus=directory.bus(),
     )
+    embodiment = directory.own_embodiment()
+    if lerobot is not None or lerobot_config is not None:
+        if lerobot is None or lerobot_config is None or gym is not None or len(robots) != 1:
+            raise ConfigError("a LeRobot robot needs --lerobot TYPE and --lerobot-config FILE, no --gym, and one name")
+        from lwd.fleet.own_robots import lerobot_robots
+
+        make, kinds = lerobot_robots(lerobot, lerobot_config, directory.embodiment())
+        run_robot_host(config, make=make, tasks=kinds)
+    elif gym is not None:
+        from lwd.fleet.own_robots import METAWORLD, gym_robots, gym_task, metaworld_robots, metaworld_tasks
+
+        if gym == METAWORLD:
+            run_robot_host(config, make=metaworld_robots(config, embodiment=embodiment), tasks=metaworld_tasks(tasks))
+            return
+        task = gym_task(gym, instruction, time_limit)
+        maker = gym_robots(gym, task, success=success, arguments=gym_arguments, embodiment=embodiment)
+        run_robot_host(config, make=maker, tasks=(task,))
+    else:
+        run_robot_host(config)

@@ -7,10 +7,8 @@ it is moved and lets go when it rests; labels then come from a second device.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import draccus
-import lerobot.teleoperators
 import numpy as np
-from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
+from lerobot.teleoperators import Teleoperator
 from lerobot.teleoperators.utils import TeleopEvents
 
 from lwd.errors import ConfigError, RobotFault
@@ -22,26 +20,6 @@ MOVED = 0.02
 """Part of a column's range by which a leader arm has moved that is no noise."""
 REST_STEPS = 15
 """Control steps without movement after which a leader arm lets go."""
-
-
-def make_teleoperator(config: Mapping[str, Any]) -> Teleoperator:
-    """Build LeRobot's teleoperator from its configuration, with its `type`.
-
-    Raises:
-        ConfigError: if LeRobot has no such device, or refuses its configuration.
-    """
-    from lwd.robots.lerobot import load_all
-
-    load_all(lerobot.teleoperators)
-    known = TeleoperatorConfig.get_known_choices()
-    if config.get("type") not in known:
-        raise ConfigError(f"LeRobot has no teleoperator {config.get('type')!r}; it has: {', '.join(sorted(known))}")
-    try:
-        return make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, dict(config)))
-    except Exception as error:  # draccus' own, and those of missing drivers
-        raise ConfigError(
-            f"LeRobot cannot make teleoperator {config['type']} ({error}): correct its section"
-        ) from error
 
 
 class LeRobotOperator:
@@ -70,7 +48,7 @@ class LeRobotOperator:
         given = _columns(device)
         if missing := [name for name in self._names if name not in given]:
             raise ConfigError(
-                f"teleoperator {device.name} gives {', '.join(given)}; the robot's action needs {', '.join(missing)}: use "
+                f"teleoperator {device.name} gives {', '.join(given)}; the action needs {', '.join(missing)}: use "
                 "a leader arm of the same kind, or a robot that takes the device's own commands"
             )
         self._says_when = hasattr(device, "get_teleop_events")

@@ -4,7 +4,7 @@ The environment's reward is not used: success is what its `info` says under a ke
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -34,7 +34,8 @@ class GymSettings:
     """Whether an environment that terminates without success has failed; else the end is unknown (truncated)."""
     rendered: tuple[int, int] | None = None
     """(height, width) of a camera `render` made from the environment's own rendering; None: no such camera."""
-    privileged: Mapping[str, Any] = field(default_factory=dict)
+    embodiment: Embodiment | None = None
+    """What the run's file says that the robot is; None: what its spaces say."""
 
 
 class GymRobot:
@@ -58,6 +59,8 @@ class GymRobot:
         first = self._environment(tasks[0])
         self._layout = _Layout.of(first.observation_space)
         self._embodiment = _embodiment(first, self._layout, settings)
+        if settings.embodiment is not None:
+            self._embodiment = _fitting(settings.embodiment, self._embodiment)
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -107,7 +110,7 @@ class GymRobot:
         space = _action_space(environment)
         executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high).astype(space.dtype)
         try:
-            raw, reward, terminated, truncated, info = environment.step(executed)
+            raw, _, terminated, truncated, info = environment.step(executed)
         except Exception as error:  # whatever a foreign environment raises
             raise RobotFault(
                 f"environment of task {self._task.name} failed: {type(error).__name__}: {error}"
@@ -124,7 +127,7 @@ class GymRobot:
 
     def privileged(self) -> Mapping[str, Any]:
         """The environment's last observation as it gave it, and its task: what scripted experts read."""
-        return {**self._settings.privileged, "raw": self._raw}
+        return {"raw": self._raw}
 
     def close(self) -> None:
         while self._environments:
@@ -140,7 +143,7 @@ class GymRobot:
         found = next((info[key] for key in keys if key in info), None)
         if found is None:
             raise RobotFault(
-                f"info of {self._embodiment.name} has none of {', '.join(keys)} (it has: {', '.join(info) or 'nothing'}): "
+                f"info of {self._embodiment.name} has no {' or '.join(keys)} (it has: {', '.join(info) or 'nothing'}): "
                 "name its key with --success"
             )
         return _number(found) > 0
@@ -232,6 +235,17 @@ def _embodiment(environment: gymnasium.Env[Any, Any], layout: _Layout, settings:
         action_high=tuple(space.high.astype(float).tolist()),
         cameras=cameras,
     )
+
+
+def _fitting(given: Embodiment, found: Embodiment) -> Embodiment:
+    for what, one, other in (
+        ("numbers in its state", given.state_size, found.state_size),
+        ("numbers in its action", given.action_size, found.action_size),
+        ("cameras", dict(given.cameras), dict(found.cameras)),
+    ):
+        if one != other:
+            raise ConfigError(f"embodiment {given.name} has {one} {what}, the environment {other}: they must agree")
+    return given
 
 
 def _action_space(environment: gymnasium.Env[Any, Any]) -> spaces.Box:

@@ -5,25 +5,17 @@ all numbers of an observation are the state, all arrays of three channels its ca
 percent of the calibrated range), so an embodiment derived from such a dataset has its limits in them, too.
 """
 
-import importlib
-import logging
-import pkgutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import draccus
-import lerobot.robots
 import numpy as np
 from lerobot.robots import Robot as Device
-from lerobot.robots import RobotConfig, make_robot_from_config
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
-
-_logger = logging.getLogger(__name__)
 
 
 class _Task(BaseModel):
@@ -43,6 +35,8 @@ class LeRobotConfig(BaseModel):
     """LeRobot's own configuration of the robot: port, id, cameras, max_relative_target, ..."""
     teleoperator: dict[str, Any] | None = None
     """LeRobot's own configuration of whoever may take over, with its `type`; None: nobody."""
+    events: dict[str, Any] | None = None
+    """The device that says how episodes end, where the teleoperator cannot (leader arms); None: it can."""
     tasks: tuple[_Task, ...] = Field(min_length=1)
     home: tuple[float, ...] | None = None
     """Action that begins every episode, reached slowly; None: episodes begin where the robot stands."""
@@ -82,33 +76,6 @@ def read_config(path: Path) -> LeRobotConfig:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
         raise ConfigError(f"robot configuration {path}: {field} is wrong ({first['msg']}): correct it") from error
-
-
-def make_device(kind: str, config: Mapping[str, Any]) -> Device:
-    """Build LeRobot's robot of a type such as so101_follower (or so101, for short).
-
-    Raises:
-        ConfigError: if LeRobot has no such robot, or refuses its configuration.
-    """
-    load_all(lerobot.robots)
-    known = RobotConfig.get_known_choices()
-    name = next((name for name in (kind, f"{kind}_follower") if name in known), None)
-    if name is None:
-        raise ConfigError(f"LeRobot has no robot {kind!r}; it has: {', '.join(sorted(known))}")
-    try:
-        return make_robot_from_config(draccus.decode(RobotConfig, {"type": name, **config}))
-    except Exception as error:  # draccus' own, and those of missing drivers
-        raise ConfigError(f"LeRobot cannot make robot {name} ({error}): correct the section `robot`") from error
-
-
-def load_all(package: Any) -> None:
-    """Import LeRobot's devices, which register themselves; those whose drivers are missing stay unknown."""
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if module.ispkg:
-            try:
-                importlib.import_module(module.name)
-            except ImportError as error:
-                _logger.debug("%s is not installed: %s", module.name, error)
 
 
 class LeRobotRobot:

@@ -9,7 +9,7 @@ import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
 from lwd.robots.gym import GymRobot, GymSettings
-from lwd.types import FloatArray, RobotView, Task
+from lwd.types import Embodiment, FloatArray, RobotView, Task
 
 NAME = "metaworld-mt10"
 _TIME_LIMIT = 300
@@ -67,10 +67,9 @@ def _environment(task: Task) -> gymnasium.Env[Any, Any]:
     return _Seeded(environment)
 
 
-def make_metaworld(tasks: tuple[Task, ...] = MT10) -> GymRobot:
+def make_metaworld(tasks: tuple[Task, ...] = MT10, *, embodiment: Embodiment | None = None) -> GymRobot:
     """Build the robot; a task's simulator is built when it is first reset."""
-    settings = GymSettings(name=NAME, success="success")
-    return GymRobot(_environment, tasks, settings)
+    return GymRobot(_environment, tasks, GymSettings(name=NAME, success="success", embodiment=embodiment))
 
 
 class MetaWorldExpert:
@@ -86,4 +85,5 @@ class MetaWorldExpert:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "Constant(s) may be too high": the action is clipped, as intended
             action = self._policies[view.task.name].get_action(view.privileged["raw"])
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
+        clipped: FloatArray = np.clip(action, -1.0, 1.0).astype(np.float32)
+        return clipped

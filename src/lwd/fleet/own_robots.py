@@ -1,0 +1,146 @@
+"""Makers of robots that are not our simulated scene: Gymnasium environments and LeRobot robots."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwd.errors import ConfigError
+from lwd.fleet.host_process import RobotHostConfig, RobotMaker, RobotSpec
+from lwd.operators.protocol import Operator
+from lwd.operators.scripted import ScriptedOperator
+from lwd.robots.protocol import Robot
+from lwd.types import Embodiment, Task
+
+METAWORLD = "metaworld-mt10"
+_DEFAULT_TIME_LIMIT = 500
+
+
+def gym_task(environment_id: str, instruction: str | None, time_limit: int | None) -> Task:
+    """Return the task of an environment: its id's words, its own limit.
+
+    Raises:
+        ConfigError: if Gymnasium does not know the environment.
+    """
+    import gymnasium
+
+    module, separator, _ = environment_id.partition("/")
+    try:
+        if separator:
+            # Environments of a package register themselves when it is imported, as in gym_aloha/AlohaInsertion-v0.
+            gymnasium.register_envs(__import__(module))
+        spec = gymnasium.spec(environment_id)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(
+            f"gym {environment_id!r} is not known ({error}): install its package, check its id"
+        ) from error
+    words = re.sub(r"-v\d+$", "", environment_id.rpartition("/")[2])
+    spoken = instruction or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words).replace("_", " ").lower()
+    return Task(
+        name=words,
+        instructions=(spoken,),
+        heldout_instructions=(),
+        sub_steps=("done",),
+        time_limit=time_limit or spec.max_episode_steps or _DEFAULT_TIME_LIMIT,
+        long_horizon=False,
+    )
+
+
+def gym_robots(
+    environment_id: str,
+    task: Task,
+    *,
+    success: str | None,
+    arguments: str = "{}",
+    embodiment: Embodiment | None = None,
+) -> RobotMaker:
+    """Return what makes robots of a Gymnasium environment.
+
+    Args:
+        success: key of `info` that is above 0 when the task is done; None: is_success or success.
+        arguments: JSON object of keyword arguments of the environment.
+    Raises:
+        ConfigError: if the arguments are no JSON object.
+    """
+    from lwd.robots.gym import GymRobot, GymSettings
+
+    keywords = _keywords(arguments)
+
+    def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
+        import gymnasium
+
+        def environment(_: Task) -> "gymnasium.Env[Any, Any]":
+            # The time limit is the task's.
+            return gymnasium.make(environment_id, max_episode_steps=task.time_limit + 1, **keywords)
+
+        settings = GymSettings(name=environment_id.replace("/", "-"), success=success, embodiment=embodiment)
+        return GymRobot(environment, (task,), settings), None
+
+    return make
+
+
+def metaworld_robots(config: RobotHostConfig, *, embodiment: Embodiment | None = None) -> RobotMaker:
+    """Return what makes Meta-World robots, helped by its scripted experts as the configuration says."""
+    from lwd.robots.metaworld import MetaWorldExpert, make_metaworld
+
+    def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
+        robot = make_metaworld(embodiment=embodiment)
+        if config.operator == "none":
+            return robot, None
+        operator = ScriptedOperator(
+            MetaWorldExpert(), patience=config.operator_patience, allowed_fraction=config.operator_allowed_fraction
+        )
+        return robot, operator
+
+    return make
+
+
+def metaworld_tasks(names: tuple[str, ...] = ()) -> tuple[Task, ...]:
+    """Return MT10's tasks of these names; all without any.
+
+    Raises:
+        ConfigError: if a name is not among them.
+    """
+    from lwd.robots.metaworld import MT10
+
+    known = {task.name: task for task in MT10}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"task {unknown[0]!r} is not one of Meta-World's MT10: {', '.join(known)}")
+    return tuple(known[name] for name in names) or MT10
+
+
+def lerobot_robots(kind: str, path: Path, embodiment: Embodiment) -> tuple[RobotMaker, tuple[Task, ...]]:
+    """Return what makes a LeRobot robot with its teleoperator, and its tasks.
+
+    Args:
+        kind: LeRobot's type, such as so101_follower.
+        path: JSON with the fields of `lwd.robots.lerobot.LeRobotConfig`.
+    Raises:
+        ConfigError: if the file, the robot or the teleoperator is wrong.
+    """
+    from lwd.operators.lerobot import LeRobotOperator
+    from lwd.robots.lerobot import LeRobotRobot, read_config
+    from lwd.robots.lerobot_devices import make_device, make_teleoperator
+
+    config = read_config(path)
+
+    def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
+        robot = LeRobotRobot(make_device(kind, config.robot), embodiment, config)
+        if config.teleoperator is None:
+            return robot, None
+        events = None if config.events is None else make_teleoperator(config.events)
+        device = make_teleoperator(config.teleoperator)
+        return robot, LeRobotOperator(device, embodiment, robot.action_names, events=events)
+
+    return make, config.tasks_at(embodiment.control_hz)
+
+
+def _keywords(arguments: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(arguments)
+    except ValueError as error:
+        raise ConfigError(f"gym_arguments {arguments!r} is no JSON ({error}): give such as '{{\"a\": 1}}'") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"gym_arguments {arguments!r} is no JSON object: give such as '{{\"a\": 1}}'")
+    return found
