@@ -8,13 +8,12 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
 
-from lwd.batch import ObservationBatch
 from lwd.data.episode_file import read_episode
 from lwd.data.frames import decode_frames
 from lwd.data.store import ObjectStore
+from lwd.evaluation.episode_observations import episode_observations
 from lwd.evaluation.fleet_curves import known
 from lwd.evaluation.run_data import FleetEpisode, RunData
 from lwd.evaluation.svg import Drawing
@@ -78,16 +77,7 @@ def _last_of_each(episodes: Sequence[FleetEpisode]) -> list[FleetEpisode]:
 
 def trace_episode(episode: Episode, network: ValueCritic, instructions: InstructionEncoder) -> ValueTrace:
     """Evaluate the value network at every state of an episode."""
-    embedding = torch.tensor(instructions(episode.info.instruction))
-    observations = ObservationBatch(
-        state_BS=torch.tensor(episode.states_TS),
-        instruction_BE=embedding.expand(episode.steps + 1, -1),
-        images={
-            name: torch.from_numpy(decode_frames(episode, name, size))
-            for name, size in network.embodiment.cameras.items()
-        },
-    )
-    return value_trace(network, observations, episode)
+    return value_trace(network, episode_observations(episode, network.embodiment, instructions), episode)
 
 
 def film_frames(episode: Episode, steps: Sequence[int]) -> list[ByteArray]:

@@ -71,8 +71,10 @@ def gym_robots(
         import gymnasium
 
         def environment(_: Task) -> "gymnasium.Env[Any, Any]":
-            # The time limit is the task's.
-            return gymnasium.make(environment_id, max_episode_steps=task.time_limit + 1, **keywords)
+            # The time limit is the task's. Gymnasium's checker would repeat what GymRobot checks, as warnings.
+            return gymnasium.make(
+                environment_id, max_episode_steps=task.time_limit + 1, disable_env_checker=True, **keywords
+            )
 
         settings = GymSettings(name=environment_id.replace("/", "-"), success=success, embodiment=embodiment)
         return GymRobot(environment, (task,), settings), None

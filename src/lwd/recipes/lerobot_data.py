@@ -181,16 +181,20 @@ def value_of(path: Path) -> ValueOf:
     Raises:
         CheckpointError: if the file cannot be read.
     """
-    # Here, not above: an import needs neither torch's networks nor figures.
-    from lwd.evaluation.value_episodes import trace_episode
+    # Here, not above: an import needs no networks.
+    import torch
+
+    from lwd.evaluation.episode_observations import episode_observations
     from lwd.models.checkpoint import load_value
     from lwd.models.instruction import InstructionEncoder
 
     network, instructions = load_value(path), InstructionEncoder()
 
     def value(episode: Episode) -> FloatArray:
-        trace = trace_episode(episode, network, instructions)
-        mean_T: FloatArray = trace.probs_TK @ trace.atoms_K
+        observations = episode_observations(episode, network.embodiment, instructions)
+        with torch.no_grad():
+            probs_TK, atoms_K = network.value_probs(observations)
+        mean_T: FloatArray = (probs_TK @ atoms_K).numpy()
         return mean_T
 
     return value
