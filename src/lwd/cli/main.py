@@ -21,6 +21,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("lwd.cli.demo", "data, SFT, offline and online learning on a simulated fleet, then a report"),
     "up": Verb("lwd.cli.up", "start a fleet: message bus, coordinator, learner and simulated robots"),
     "data generate": Verb("lwd.cli.data_generate", "make demonstrations, rollouts and play with scripted experts"),
+    "data metaworld": Verb("lwd.cli.data_metaworld", "demonstrations and roll-outs of Meta-World's experts"),
     "data import": Verb("lwd.cli.data_import", "episodes of a LeRobot dataset into the run's store"),
     "data export": Verb("lwd.cli.data_export", "episodes of a snapshot as a LeRobot dataset"),
     "data snapshots": Verb("lwd.cli.data_snapshots", "versions of the replay: what each added and revoked"),
@@ -57,6 +58,8 @@ EXTRAS = {
     "gymnasium": "sim",
     "tensorboard": "learner",
     "lerobot": "lerobot",
+    "draccus": "lerobot",
+    "metaworld": "metaworld",
     "matplotlib": "report",
 }
 """Optional module -> the extra that installs it (pyproject.toml)."""

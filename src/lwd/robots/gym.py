@@ -159,10 +159,12 @@ class GymRobot:
 
     def _observe(self, raw: Any) -> Observation:
         self._raw = raw
-        state, images = self._layout.read(raw)
+        state, pictures = self._layout.read(raw)
+        # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
+        images = {name: _fitted(picture, self._embodiment.cameras[name]) for name, picture in pictures.items()}
         if self._settings.rendered is not None and self._task is not None:
             picture = self._environment(self._task).render()
-            images = {**images, "render": _fitted(picture, self._settings.rendered)}
+            images["render"] = _fitted(picture, self._embodiment.cameras["render"])
         if not np.isfinite(state).all():
             raise RobotFault(f"an observation of {self._embodiment.name} is not finite: the simulation is lost")
         return Observation(state=state, images=images)
@@ -241,7 +243,7 @@ def _fitting(given: Embodiment, found: Embodiment) -> Embodiment:
     for what, one, other in (
         ("numbers in its state", given.state_size, found.state_size),
         ("numbers in its action", given.action_size, found.action_size),
-        ("cameras", dict(given.cameras), dict(found.cameras)),
+        ("cameras", sorted(given.cameras), sorted(found.cameras)),
     ):
         if one != other:
             raise ConfigError(f"embodiment {given.name} has {one} {what}, the environment {other}: they must agree")
@@ -260,8 +262,10 @@ def _number(value: SupportsFloat) -> float:
 
 
 def _fitted(picture: Any, size: tuple[int, int]) -> ByteArray:
-    """Return a rendered picture at (height, width), by its nearest pixels."""
+    """Return a picture at (height, width), by its nearest pixels."""
     found = np.asarray(picture)
+    if found.shape == (*size, 3) and found.dtype == np.uint8:
+        return found
     if found.ndim != 3 or found.shape[-1] != 3:
         raise RobotFault(f"the environment rendered shape {found.shape}; make it with render_mode='rgb_array'")
     rows = np.arange(size[0]) * found.shape[0] // size[0]

@@ -1,0 +1,29 @@
+"""Make offline data of Meta-World's MT10 with its scripted experts, into the run's store.
+
+Demonstrations and, with strong noise, roll-outs of which some fail. Episodes that are there already are not made
+again, so an interrupted command continues. `lwd robot --gym metaworld-mt10` are the same run's robots.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lwd.cli.options import RunOption, TasksOption, console, next_step, progress, run_at
+from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.fleet.own_robots import metaworld_tasks
+from lwd.recipes.metaworld_data import MetaWorldData, generate_metaworld
+
+
+def run(
+    run: RunOption = Path("runs/metaworld"),
+    tasks: TasksOption = (),
+    demonstrations: Annotated[int, tyro.conf.arg(help="per task, all successful")] = 10,
+    rollouts: Annotated[int, tyro.conf.arg(help="per task, however they end")] = 10,
+    where: StoreOptions = NOTED_STORE,
+) -> None:
+    data = MetaWorldData(demonstrations=demonstrations, rollouts=rollouts)
+    with progress("data") as bar:
+        result = generate_metaworld(run_at(run, where), data, metaworld_tasks(tasks), progress=bar)
+    console.print(f"{len(result.committed)} episodes committed")
+    next_step(f"lwd sft --run {run}")
