@@ -15,7 +15,7 @@ from lwd.fleet.embodiment import read_embodiment
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Episode, Outcome, Source
 
-from .datasets import FPS, HEIGHT, WIDTH, make_dataset, picture
+from .datasets import FPS, HEIGHT, WIDTH, make_dataset, make_old_dataset, picture
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +150,16 @@ def test_wrong_options_are_explained(made, tmp_path, words, explanation, capsys)
     said = refused(capsys, "data", "import", "--lerobot", made[0], "--run", tmp_path / "run", *words)
     assert explanation in said
     assert "cannot open" in refused(capsys, "data", "import", "--lerobot", tmp_path, "--run", tmp_path / "run")
+
+
+def test_version_2_1_comes_in_through_lerobots_converter_and_stays_as_it_is(tmp_path, capsys):
+    root = tmp_path / "old"
+    written = make_old_dataset(root)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    said = output(capsys, "data", "import", "--lerobot", root, "--run", tmp_path / "run", "--all-success")
+    assert "2 episodes committed, 2 success" in said
+    for episode, numbers in zip(episodes_of(tmp_path / "run"), written, strict=True):
+        np.testing.assert_array_equal(episode.actions_TA, numbers["action"][:-1])
+        for step, frame in enumerate(episode.images["front"]):
+            assert np.abs(decode_frame(frame).astype(int) - picture(0, step, 0)).mean() < 4
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before

@@ -60,10 +60,10 @@ def test_periods_follow_each_other_without_a_gap_whatever_the_caller_needs():
         clock.now_s += thinking_s
         robot.step(np.zeros(3, np.float32))
     assert clock.now_s - begun_s == pytest.approx(4 / HZ)
-    assert robot.overruns == 0
+    assert robot.pacer.overruns == 0
     clock.now_s += 0.05
     robot.step(np.zeros(3, np.float32))
-    assert robot.overruns == 1
+    assert robot.pacer.overruns == 1
     robot.step(np.zeros(3, np.float32))
     # An overrun is not caught up on: the arm would be hurried through the next periods.
     assert clock.slept[-1] == pytest.approx(1 / HZ)

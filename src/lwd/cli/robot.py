@@ -77,6 +77,13 @@ def run(
         Path | None,
         tyro.conf.arg(metavar="FILE.json", help="its port, cameras, teleoperator and tasks (docs/bring-your-own.md)"),
     ] = None,
+    predict_ahead: Annotated[
+        int,
+        tyro.conf.arg(
+            help="actions left in a chunk when the next one is predicted in the background (one robot in real time); "
+            "0: when none is left"
+        ),
+    ] = 0,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -92,6 +99,7 @@ def run(
         seed=seed,
         max_env_steps=max_env_steps,
         max_episodes=max_episodes,
+        predict_ahead=predict_ahead,
         spool_limits=SpoolLimits(
             budget_bytes=size_bytes(spool_budget, "--spool-budget"),
             min_free_bytes=size_bytes(spool_min_free, "--spool-min-free"),

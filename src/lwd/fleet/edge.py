@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lwd.errors import RobotFault
+from lwd.errors import ConfigError, RobotFault
+from lwd.fleet.ahead import ChunkAhead
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import RobotStatus
 from lwd.fleet.release import LoadedPolicy
@@ -64,6 +65,9 @@ class EdgeSettings:
     """No new episodes after this many steps of this host; running ones end."""
     max_episodes: int | None = None
     """No new episodes after this many of this host."""
+    predict_ahead: int = 0
+    """Actions left in a chunk when the next one is predicted, in the background; 0: when none is left. For one robot in
+    real time: simulated ones would only compute twice at once."""
 
 
 @dataclass(kw_only=True)
@@ -91,6 +95,9 @@ class RobotHost:
             for number, unit in enumerate(robots)
         ]
         self._generator = torch.Generator().manual_seed(settings.seed)
+        if settings.predict_ahead and len(robots) != 1:
+            raise ConfigError(f"predict_ahead is for hosts of one robot, this one has {len(robots)}: start one each")
+        self._ahead = ChunkAhead(settings.predict_ahead, self._generator) if settings.predict_ahead else None
         self._horizon = 1
         self._env_steps = self._human_steps = 0
         self._outcomes: Counter[Outcome] = Counter()
@@ -117,6 +124,8 @@ class RobotHost:
                 if not moved:
                     time.sleep(_IDLE_S)
         finally:
+            if self._ahead is not None:
+                self._ahead.close()
             self._truncate_all()
             self._publish_status("stopping", force=True)
 
@@ -194,6 +203,8 @@ class RobotHost:
         waiting: dict[int, tuple[LoadedPolicy, list[tuple[_Slot, EpisodeSession]]]] = {}
         for slot in self._slots:
             if slot.session is not None and slot.policy is not None and slot.session.needs_chunk:
+                if self._filled_ahead(slot, slot.session):
+                    continue
                 _, group = waiting.setdefault(slot.policy.version, (slot.policy, []))
                 group.append((slot, slot.session))
         started_s = time.monotonic()
@@ -208,6 +219,16 @@ class RobotHost:
                 except RobotFault as error:
                     self._fault(slot, error)
         self._acting_s += time.monotonic() - started_s
+
+    def _filled_ahead(self, slot: _Slot, session: EpisodeSession) -> bool:
+        """Whether a prediction in the background gave the chunk; or the robot has failed with it."""
+        if self._ahead is None:
+            return False
+        try:
+            return self._ahead.fill(session)
+        except RobotFault as error:
+            self._fault(slot, error)
+            return True
 
     def _step_round(self, should_stop: Callable[[], bool]) -> bool:
         """Let every robot take up to H steps. Returns whether any did."""
@@ -226,6 +247,8 @@ class RobotHost:
                 continue
             moved = True
             try:
+                if self._ahead is not None and slot.policy is not None:
+                    self._ahead.update(session, slot.policy)
                 session.step()
                 self._env_steps += 1
                 self._human_steps += session.human_acts

@@ -62,6 +62,8 @@ class RobotHostConfig:
     seed: int = 0
     max_env_steps: int | None = None
     max_episodes: int | None = None
+    predict_ahead: int = 0
+    """Actions left in a chunk when the next one is predicted in the background; 0: when none is left."""
     max_policies: int = 3
     """Policy versions in memory at a time."""
     heartbeat_s: float = 1.0
@@ -156,6 +158,7 @@ def run_robot_host(
             seed=config.seed,
             max_env_steps=config.max_env_steps,
             max_episodes=config.max_episodes,
+            predict_ahead=config.predict_ahead,
         )
         _run(config, units, settings, spool, load, stop)
     finally:

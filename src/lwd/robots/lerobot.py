@@ -15,6 +15,7 @@ from lerobot.robots import Robot as Device
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.robots.pacing import Pacer
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
 
 
@@ -101,17 +102,15 @@ class LeRobotRobot:
             ConfigError: if the robot's features do not fit the embodiment.
         """
         self._device, self._embodiment, self._config = device, embodiment, config
-        self._clock, self._sleep = clock, sleep
+        self.pacer = Pacer(embodiment.control_hz, clock=clock, sleep=sleep)
         features = device.observation_features
         self._joints = tuple(name for name, kind in features.items() if not isinstance(kind, tuple))
         self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
         self._actions = tuple(device.action_features)
         self._require_fit()
         self._task: Task | None = None
-        self._steps = self.overruns = 0
-        """`overruns` counts the control periods that took longer than they may."""
+        self._steps = 0
         self._outcome: Outcome | None = None
-        self._period_end_s = 0.0
 
     @property
     def embodiment(self) -> Embodiment:
@@ -134,10 +133,10 @@ class LeRobotRobot:
         if self._config.home is not None:
             spread = np.random.default_rng(seed).uniform(-1, 1, self._embodiment.action_size)
             self._go(np.asarray(self._config.home) + self._config.home_spread * spread)
-        self._sleep(self._config.pause_s)
+        self.pacer.rest(self._config.pause_s)
         self._task, self._steps, self._outcome = task, 0, None
         observation = self._observe()
-        self._period_end_s = self._clock()
+        self.pacer.begin()
         return observation
 
     def step(self, action: FloatArray) -> StepResult:
@@ -155,7 +154,7 @@ class LeRobotRobot:
         if not np.isfinite(action).all():
             raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
         executed = self._send(action)
-        self._wait()
+        self.pacer.wait()
         observation = self._observe()
         self._steps += 1
         if self._steps >= self._task.time_limit:
@@ -195,27 +194,16 @@ class LeRobotRobot:
         # Robots with a limit of their own (max_relative_target) do less than they are told.
         return np.array([sent.get(name, command[name]) for name in self._actions], np.float32)
 
-    def _wait(self) -> None:
-        """Wait for the end of the control period; after an overrun a new one begins now."""
-        period_s = 1 / self._embodiment.control_hz
-        self._period_end_s += period_s
-        left_s = self._period_end_s - self._clock()
-        if left_s >= 0:
-            self._sleep(left_s)
-        else:
-            self.overruns += 1
-            self._period_end_s = self._clock()
-
     def _go(self, target_A: np.ndarray[Any, Any]) -> None:
         """Move to an action over `home_s`, in a straight line from where the joints are."""
         target_A = np.clip(target_A, self._embodiment.action_low, self._embodiment.action_high)
         seen = self._ask(self._device.get_observation, "observe")
         start_A = np.array([float(seen.get(name, goal)) for name, goal in zip(self._actions, target_A, strict=True)])
         steps = max(1, round(self._config.home_s * self._embodiment.control_hz))
-        self._period_end_s = self._clock()
+        self.pacer.begin()
         for part in np.linspace(0, 1, steps + 1)[1:]:
             self._send((start_A + part * (target_A - start_A)).astype(np.float32))
-            self._wait()
+            self.pacer.wait()
 
     def _observe(self) -> Observation:
         seen = self._ask(self._device.get_observation, "observe")

@@ -107,6 +107,8 @@ class EpisodeSession:
             "software_version": SOFTWARE_VERSION,
         }
         self._queue: deque[FloatArray] = deque()
+        self.plans = 0
+        """How often the queued actions were replaced or dropped: tells whether a prediction is still wanted."""
         self._command: Command | None = None
         self._outcome: Outcome | None = None
         self._label: Outcome | None = None
@@ -152,6 +154,11 @@ class EpisodeSession:
         return self._scores
 
     @property
+    def queued(self) -> int:
+        """Policy actions that wait to be executed."""
+        return len(self._queue)
+
+    @property
     def human_acts(self) -> bool:
         """Whether the last step was the operator's."""
         return bool(self._controllers) and self._controllers[-1] == Controller.HUMAN
@@ -179,12 +186,36 @@ class EpisodeSession:
             ShapeError: if the chunk is not (H, A) with H >= 1.
             ActionRejected: if an action is not finite.
         """
+        self._queue = deque(self._checked(chunk_HA))
+        self.plans += 1
+
+    def join_chunk(self, chunk_HA: FloatArray, *, executed: int) -> None:
+        """Let what is queued fade into a chunk that was predicted `executed` steps ago.
+
+        Its first `executed` actions are over. Where both have an action, the weight of the new one grows in equal
+        steps from the queue's first action to its last, so no command jumps at the seam.
+
+        Raises:
+            ShapeError: if the chunk is not (H, A), or all of it is over.
+            ActionRejected: if an action is not finite.
+        """
+        rest_HA = self._checked(chunk_HA)[executed:].copy()
+        if not len(rest_HA):
+            raise ShapeError(f"all {executed} actions of the chunk are over; ask for it with fewer actions left")
+        overlap = min(len(self._queue), len(rest_HA))
+        for number in range(overlap):
+            weight = (number + 1) / (overlap + 1)
+            rest_HA[number] = weight * rest_HA[number] + (1 - weight) * self._queue[number]
+        self._queue = deque(rest_HA)
+        self.plans += 1
+
+    def _checked(self, chunk_HA: FloatArray) -> FloatArray:
         chunk_HA = np.asarray(chunk_HA, dtype=np.float32)
         size = self._embodiment.action_size
         if chunk_HA.ndim != 2 or chunk_HA.shape[0] < 1 or chunk_HA.shape[1] != size:
             raise ShapeError(f"chunk has shape {chunk_HA.shape}; expected (H >= 1, {size})")
         self._reject_non_finite(chunk_HA)
-        self._queue = deque(chunk_HA)
+        return chunk_HA
 
     def step(self) -> None:
         """Execute one control step, the operator's or the policy's.
@@ -199,7 +230,7 @@ class EpisodeSession:
         if command.intent is Intent.LABEL:
             if command.outcome is None:
                 raise ConfigError("a LABEL command needs an outcome")
-            self._queue.clear()
+            self._drop_queue()
             self._label = command.outcome
             if self._actions:
                 self._outcome = command.outcome
@@ -209,7 +240,7 @@ class EpisodeSession:
             if command.action is None:
                 raise ConfigError("a TAKE_OVER command needs an action")
             action, controller = np.asarray(command.action, dtype=np.float32), Controller.HUMAN
-            self._queue.clear()
+            self._drop_queue()
         elif self._queue:
             action, controller = self._queue.popleft(), Controller.POLICY
         elif self._label is not None:
@@ -217,6 +248,10 @@ class EpisodeSession:
         else:
             raise RobotFault(f"episode {self.episode_id} has no action to execute; call load_chunk() first")
         self._execute(action, controller)
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self.plans += 1
 
     def _execute(self, action: FloatArray, controller: Controller) -> None:
         self._reject_non_finite(action)

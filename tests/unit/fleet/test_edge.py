@@ -423,3 +423,55 @@ def test_the_process_entry_closes_its_robots_and_waits_for_commits(tmp_path, ser
 def test_wrong_settings_are_named(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         RobotHostConfig(**{"run": tmp_path, "host_id": "h", "robots": (RobotSpec(robot_id="a"),), **changes})
+
+
+class ThinkingPolicy(point_mass.SteeringPolicy):
+    """Takes a while to think, as large policies do; notes in which thread."""
+
+    thinking_s = 0.02
+
+    def __init__(self, gain: float) -> None:
+        super().__init__(gain)
+        self.threads: list[str] = []
+
+    def act(self, observations, instructions, *, generator):
+        self.threads.append(threading.current_thread().name)
+        time.sleep(self.thinking_s)
+        return super().act(observations, instructions, generator=generator)
+
+
+def test_a_host_in_real_time_predicts_the_next_chunk_while_it_executes_this_one(tmp_path, server):
+    policies: list[ThinkingPolicy] = []
+
+    def load(data: bytes) -> ThinkingPolicy:
+        policies.append(ThinkingPolicy(point_mass.load_policy(data).gain))
+        return policies[-1]
+
+    with make_bench(tmp_path, server, robots=1, load=load) as bench:
+        (unit,) = bench.units
+        plain_step = unit.robot.step
+        waits_s: list[float] = []
+        last_s: list[float] = []
+
+        def step(action):
+            waits_s.extend(time.monotonic() - end_s for end_s in last_s[-1:])
+            time.sleep(0.01)
+            last_s.append(time.monotonic())
+            return plain_step(action)
+
+        unit.robot.step = step
+        bench.publish(3.0)
+        bench.host(predict_ahead=4, max_episodes=2).run(lambda: False)
+        entries = bench.finish()
+    assert [entry.outcome for entry in entries] == [Outcome.SUCCESS] * 2
+    (policy,) = policies
+    ahead = [name for name in policy.threads if name.startswith("chunk-ahead")]
+    # The first chunk of an episode must be waited for, all others were there in time.
+    assert len(policy.threads) - len(ahead) == 2
+    assert len(ahead) > 5
+    assert np.median(waits_s) < policy.thinking_s / 2
+
+
+def test_only_a_host_of_one_robot_predicts_ahead(bench):
+    with pytest.raises(ConfigError, match="predict_ahead is for hosts of one robot, this one has 2"):
+        bench.host(predict_ahead=3)

@@ -13,6 +13,8 @@ from lwd.robots.sim import TASKS, make_robot
 from lwd.robots.sim.robot import SceneRobot
 from lwd.types import OBSERVE, Command, Controller, Intent, Outcome, RobotView, Source
 
+from ... import point_mass
+
 TASK = TASKS["press_button"]
 CHUNK = np.full((5, 5), 0.1, np.float32)
 
@@ -190,3 +192,36 @@ def test_pixel_episodes_carry_one_more_frame_than_actions() -> None:
     assert len(frames) == 2
     with Image.open(io.BytesIO(frames[1])) as image:
         np.testing.assert_array_equal(np.asarray(image), session.observation.images["front"])
+
+
+def joined(old, new, executed: int) -> list[float]:
+    """Queue `old`, execute `executed` of it, join `new`; return what will be executed."""
+    session = EpisodeSession(
+        point_mass.PointMassRobot(),
+        point_mass.TASKS[1],
+        "go",
+        seed=0,
+        robot_id="r",
+        source=Source.FLEET,
+        policy_version=1,
+        world="w",
+    )
+    session.load_chunk(np.repeat(np.array(old, np.float32)[:, None], 2, axis=1))
+    for _ in range(executed):
+        session.step()
+    session.join_chunk(np.repeat(np.array(new, np.float32)[:, None], 2, axis=1), executed=executed)
+    count = session.queued
+    for _ in range(count):
+        session.step()
+    return session.truncate().actions_TA[executed:, 0].tolist()
+
+
+def test_a_joined_chunk_begins_where_the_robot_is_and_the_old_one_fades():
+    # Three old actions are left; a quarter, half, three quarters of the way, then the new chunk alone.
+    assert joined([0, 0, 0, 0, 0], [1] * 6, executed=2) == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert joined([0.2], [0.1, 0.3, 0.5], executed=1) == pytest.approx([0.3, 0.5])
+    assert joined([0.4, 0.4, 0.4], [0.4, 0.4], executed=1) == pytest.approx([0.4])
+    with pytest.raises(ShapeError, match="all 2 actions of the chunk are over"):
+        joined([0, 0, 0], [1, 1], executed=2)
+    with pytest.raises(ActionRejected):
+        joined([0, 0, 0], [1, np.nan], executed=1)
