@@ -473,5 +473,5 @@ def test_a_host_in_real_time_predicts_the_next_chunk_while_it_executes_this_one(
 
 
 def test_only_a_host_of_one_robot_predicts_ahead(bench):
-    with pytest.raises(ConfigError, match="predict_ahead is for hosts of one robot, this one has 2"):
+    with pytest.raises(ConfigError, match="predict_ahead is for hosts of one robot, this one has 4"):
         bench.host(predict_ahead=3)
