@@ -25,7 +25,7 @@ def run(
         str | None,
         tyro.conf.arg(
             metavar="NAME|FILE.json",
-            help="robots whose episodes are accepted; None: the built-in ones that the store's first episode is of",
+            help="robots whose episodes are accepted; None: RUN/embodiment.json, or the built-in ones of the first episode",
         ),
     ] = None,
     where: ServiceOptions = NOTED_SERVICES,
