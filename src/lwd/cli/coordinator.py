@@ -25,7 +25,7 @@ def run(
         str | None,
         tyro.conf.arg(
             metavar="NAME|FILE.json",
-            help="robots whose episodes are accepted; None: RUN/embodiment.json, or the built-in ones of the first episode",
+            help="robots whose episodes are accepted; None: RUN/embodiment.json, or those of the first episode",
         ),
     ] = None,
     where: ServiceOptions = NOTED_SERVICES,
