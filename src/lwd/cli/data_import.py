@@ -10,7 +10,7 @@ converted by LeRobot's converter, in a temporary copy. Repeating the command com
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -19,10 +19,12 @@ from lwd.cli.options import JsonOption, RunOption, console, next_step, progress,
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.data.lerobot.importing import FrameFormat, ImportSettings
 from lwd.data.lerobot.labels import read_labels
-from lwd.data.lerobot.source import LeRobotSource
 from lwd.errors import ConfigError, EpisodeRejected
 from lwd.recipes.lerobot_data import Survey, embodiment_for, import_dataset, survey
 from lwd.types import Controller, Outcome, Source
+
+if TYPE_CHECKING:
+    from lwd.data.lerobot.source import LeRobotSource
 
 
 def run(
@@ -82,6 +84,9 @@ def run(
     json_output: JsonOption = False,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
+    # Here, not above: the verb explains itself without LeRobot.
+    from lwd.data.lerobot.source import LeRobotSource
+
     directory = run_at(run, where)
     if sum([label_column is not None, labels is not None, all_success]) > 1:
         raise ConfigError("choose one of --label-column, --labels and --all-success")
@@ -113,7 +118,7 @@ def run(
     next_step(f"lwd sft --run {run}")
 
 
-def _show(found: Survey, dataset: LeRobotSource, *, json_output: bool) -> None:
+def _show(found: Survey, dataset: "LeRobotSource", *, json_output: bool) -> None:
     rows = [
         {
             "episode": item.info.episode_id,

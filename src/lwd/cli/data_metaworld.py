@@ -12,7 +12,6 @@ import tyro
 from lwd.cli.options import RunOption, TasksOption, console, next_step, progress, run_at
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.fleet.own_robots import metaworld_tasks
-from lwd.recipes.metaworld_data import MetaWorldData, generate_metaworld
 
 
 def run(
@@ -22,6 +21,9 @@ def run(
     rollouts: Annotated[int, tyro.conf.arg(help="per task, however they end")] = 10,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
+    # Here, not above: the verb explains itself without Meta-World.
+    from lwd.recipes.metaworld_data import MetaWorldData, generate_metaworld
+
     data = MetaWorldData(demonstrations=demonstrations, rollouts=rollouts)
     with progress("data") as bar:
         result = generate_metaworld(run_at(run, where), data, metaworld_tasks(tasks), progress=bar)

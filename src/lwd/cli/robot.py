@@ -71,11 +71,16 @@ def run(
     ] = None,
     lerobot: Annotated[
         str | None,
-        tyro.conf.arg(metavar="TYPE", help="the robot is this one of LeRobot's, such as so101_follower"),
+        tyro.conf.arg(
+            metavar="TYPE", help="the robot is this one of LeRobot's, such as so101_follower; None: another kind"
+        ),
     ] = None,
     lerobot_config: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="FILE.json", help="its port, cameras, teleoperator and tasks (docs/bring-your-own.md)"),
+        tyro.conf.arg(
+            metavar="FILE.json",
+            help="its port, cameras, teleoperator and tasks (docs/bring-your-own.md); None: another kind",
+        ),
     ] = None,
     predict_ahead: Annotated[
         int,

@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lwd.data import durable
 from lwd.data.episode_file import read_episode
 from lwd.data.leases import SnapshotLease
 from lwd.data.lerobot.exporting import ValueOf, export_episodes
-from lwd.data.lerobot.importing import ImportSettings, Planned, episode_of, plan
+from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan
 from lwd.data.lerobot.layout import derived_embodiment, stride_for
-from lwd.data.lerobot.source import EMBODIMENT_FILE, LeRobotSource
 from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.selection import Selection
 from lwd.data.store import ObjectStore
@@ -23,6 +23,9 @@ from lwd.fleet.embodiment import embodiment_json, first_embodiment, parse_embodi
 from lwd.fleet.ingest import ingest
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Embodiment, Episode, FloatArray
+
+if TYPE_CHECKING:
+    from lwd.data.lerobot.source import LeRobotSource
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +44,7 @@ class Survey:
 
 def embodiment_for(
     run: RunDirectory,
-    source: LeRobotSource,
+    source: "LeRobotSource",
     settings: ImportSettings,
     *,
     given: Path | None,
@@ -73,7 +76,7 @@ def embodiment_for(
 
 
 def survey(
-    source: LeRobotSource,
+    source: "LeRobotSource",
     embodiment: Embodiment,
     settings: ImportSettings,
     *,
@@ -97,7 +100,7 @@ def survey(
 
 
 def import_dataset(
-    run: RunDirectory, source: LeRobotSource, found: Survey, settings: ImportSettings, *, progress: Progress
+    run: RunDirectory, source: "LeRobotSource", found: Survey, settings: ImportSettings, *, progress: Progress
 ) -> BatchResult:
     """Commit what a survey accepted. Repeating it commits nothing twice, so an interrupted import continues.
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from lwd.data.frames import decode_frame
-from lwd.data.lerobot.importing import description_of
-from lwd.data.lerobot.source import DESCRIPTION
+from lwd.data.lerobot.importing import DESCRIPTION, description_of
 from lwd.errors import ConfigError, EpisodeRejected
 from lwd.types import Controller, Embodiment, Episode, FloatArray
 
@@ -74,6 +72,9 @@ def export_episodes(
         raise ConfigError(f"{root} exists: give a directory that does not")
     if abs(embodiment.control_hz - round(embodiment.control_hz)) > 1e-9:
         raise ConfigError(f"control_hz is {embodiment.control_hz:g}; LeRobotDataset has whole frames per second")
+    # Here, not above: the verb explains itself without LeRobot.
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
     dataset = LeRobotDataset.create(
         repo_id=f"local/{root.name}",
         fps=round(embodiment.control_hz),

@@ -17,6 +17,10 @@ from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Sour
 if TYPE_CHECKING:
     from lwd.data.lerobot.source import LeRobotSource
 
+DESCRIPTION = "lwd.episode"
+"""Column in which our exporter leaves an episode's description, in its first frame."""
+EMBODIMENT_FILE = "meta/lwd_embodiment.json"
+"""Where our exporter leaves what the robot is, below the dataset's directory."""
 FrameFormat = Literal["jpeg", "png"]
 WORLD = "recorded"
 """World of imported episodes: a real one, or one that we do not know."""

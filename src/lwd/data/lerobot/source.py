@@ -16,16 +16,13 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
-from lwd.data.lerobot.importing import Planned
+from lwd.data.lerobot.importing import DESCRIPTION, EMBODIMENT_FILE, Planned
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import Camera, DatasetLayout, layout_of
 from lwd.data.lerobot.recording import Recording
 from lwd.errors import ConfigError
 from lwd.types import ByteArray, FloatArray, Outcome
 
-DESCRIPTION = "lwd.episode"
-"""Column in which our exporter leaves an episode's description, in its first frame."""
-EMBODIMENT_FILE = "meta/lwd_embodiment.json"
 _DECODED_AT_ONCE = 32
 """Frames of a video that are in memory at a time."""
 _TOLERANCE_S = 1e-4
