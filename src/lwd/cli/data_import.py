@@ -1,10 +1,10 @@
 """Bring the episodes of a LeRobot dataset into the run's store: validated and committed like all data.
 
---dry-run shows what would come in and what is wrong with it. How episodes ended is said by --label-column, --labels
-or --all-success; what none of them says stays unlabelled: no critic learns from it, and it is imitated only with
---imitate-unlabelled. A dataset has no observation after its last action, so that action is dropped. Without a file
-that describes the robot, RUN/embodiment.json is written from the dataset's features. Datasets of version 2.1 are
-converted by LeRobot's converter, in a temporary copy. Repeating the command commits nothing twice.
+A dry run shows what would come in and what is wrong with it. How episodes ended is said by a column, a file or for all
+at once; what none of them says stays unlabelled: no critic learns from it, and it is imitated only where you ask for
+it. A dataset has no observation after its last action, so that action is dropped. Without a file that describes the
+robot, RUN/embodiment.json is written from the dataset's features. Datasets of version 2.1 are converted by LeRobot's
+converter, in a temporary copy. Repeating the command commits nothing twice.
 """
 
 import re
@@ -35,12 +35,14 @@ def run(
         tyro.conf.arg(
             metavar="NAME",
             help="column that says how episodes ended: booleans or rewards (one frame above 0: success), or words "
-            "such as success, failure, time_limit; of frames or of episodes",
+            "such as success, failure, time_limit; of frames or of episodes; None: no such",
         ),
     ] = None,
     labels: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="FILE", help='JSON {"0": true, ...} or CSV with the columns episode and success'),
+        tyro.conf.arg(
+            metavar="FILE", help='JSON {"0": true, ...} or CSV with the columns episode and success; None: no such'
+        ),
     ] = None,
     all_success: Annotated[bool, tyro.conf.arg(help="every episode is a success")] = False,
     imitate_unlabelled: Annotated[

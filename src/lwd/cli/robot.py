@@ -71,9 +71,7 @@ def run(
     ] = None,
     lerobot: Annotated[
         str | None,
-        tyro.conf.arg(
-            metavar="TYPE", help="the robot is this one of LeRobot's, such as so101_follower; None: another kind"
-        ),
+        tyro.conf.arg(metavar="TYPE", help="LeRobot's name of the robot, such as so101_follower; None: another kind"),
     ] = None,
     lerobot_config: Annotated[
         Path | None,
