@@ -19,6 +19,7 @@ from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.backoff import Backoff
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.loop_thread import LoopThread
 from lwd.fleet.messages import (
     LEARNER_SUBJECT,
@@ -74,12 +75,15 @@ class HostNetwork:
         policies: PolicyFollower,
         metrics: MetricsFile,
         heartbeat_s: float,
+        console: ConsoleLink | None = None,
     ) -> None:
         """
         Args:
             bus: asked again at every try to connect, for a server that moved.
+            console: the link for remote operators; None: this host's robots have none.
         """
         self.status = HostStatus()
+        self.console = console or ConsoleLink(host_id, {})
         self.policies = policies
         self._host_id = host_id
         self._bus_config = bus
@@ -176,6 +180,7 @@ class HostNetwork:
                 tasks.create_task(self._keep_following_log())
                 tasks.create_task(self._keep_policy_new())
                 tasks.create_task(self._keep_beating())
+                tasks.create_task(self.console.run(lambda: self._bus))
         finally:
             if self._bus is not None:
                 await self._bus.close()
@@ -191,6 +196,7 @@ class HostNetwork:
                 await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)
                 await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
+                await self.console.attach(bus)
                 self._bus = bus
                 # The network is back: store and bus are worth a try at once.
                 self._wake_upload_again.set()
