@@ -68,6 +68,7 @@ class FleetLink:
         self._watchers: set[Watcher] = set()
         self._answers: dict[str, asyncio.Future[ControlState]] = {}
         self._wake = asyncio.Event()
+        self._complaint = ""
 
     @property
     def connected(self) -> bool:
@@ -111,8 +112,11 @@ class FleetLink:
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
             await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
             self._bus = bus
+            self._complaint = ""
         except (ServiceError, ConfigError) as error:
-            _logger.warning("%s; trying again", error)
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _logger.warning("%s; trying again", error)
 
     def _request(self) -> WatchRequest:
         robots: Iterable[str] = frozenset().union(*(watcher.robots for watcher in self._watchers))

@@ -173,6 +173,9 @@ class Takeover:
             return None
         if self.phase is Phase.PAUSED or self._action is None or self.lease is None:
             return HOLD
+        if not self._action.any():
+            # Hands off the keys: standing still is no step, so it uses up no time limit and is not recorded.
+            return HOLD
         return Command(intent=Intent.TAKE_OVER, action=self._action, operator_id=self.lease.operator_id)
 
     def expire(self) -> None:
