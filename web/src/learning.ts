@@ -79,7 +79,7 @@ export class LearningPage {
             { x: data.versions.snapshots.map((each) => minutes(each.time_s)), y: data.versions.snapshots.map((each) => each.version), tone: 0, steps: true },
             { x: data.versions.policies.map((each) => minutes(each.time_s)), y: data.versions.policies.map((each) => each.version), tone: 2, steps: true },
           ],
-          { title: "Versions: snapshots and policies", xLabel: "minutes since the first" },
+          { title: "Versions: snapshots and policies", xLabel: "minutes since the first", note: `snapshots to ${data.snapshots} (upper line), policies to ${data.versions.policies.at(-1)?.version ?? "none"}` },
         ),
       ),
       h("h2", {}, "By task"),

@@ -73,7 +73,7 @@ export class RobotView {
         this.#message,
         h("div", { class: "verbs" }, ...VERBS.map((verb) => this.#verbButton(verb))),
         h("div", { class: "keys", role: "group", "aria-label": "drive" }, ...MOTIONS.map((each) => this.#key(each.key, each.label))),
-        h("p", { class: "note" }, "Hold Shift for fine moves. Drag the picture to look around."),
+        h("p", { class: "note" }, "Hands off the keys, the robot stands still. Hold Shift for fine moves. Drag the picture to look around."),
         this.#facts,
       ),
     );

@@ -76,7 +76,8 @@ export class Stage {
     const shape = geom.kind === "mesh" ? meshes[geom.mesh!] : primitive(geom);
     const body = this.#bodies[geom.body];
     if (!shape || !body) return;
-    const unlit = material(geom.rgba);
+    // The floor takes on the page's own shade, light or dark.
+    const unlit = geom.kind === "plane" ? material([0.5, 0.52, 0.56, 0.18]) : material(geom.rgba);
     const mesh = new THREE.Mesh(shape, unlit);
     mesh.position.set(...geom.position);
     const [w, x, y, z] = geom.quaternion;
