@@ -243,9 +243,9 @@ class RobotHost:
                 self._env_steps += 1
                 self._human_steps += session.human_acts
                 now_s, period_s = time.monotonic(), 1 / slot.unit.robot.embodiment.control_hz
-                # In step with the clock, but never two at once after a pause.
+                # In step with the clock: no two at once after a pause, and no wait after running ahead.
                 on_time_s = slot.next_step_s + period_s
-                slot.next_step_s = on_time_s if on_time_s > now_s else now_s + period_s
+                slot.next_step_s = on_time_s if now_s < on_time_s <= now_s + period_s else now_s + period_s
             if session.discarded:
                 _logger.info("robot %s: episode %s is discarded", slot.unit.robot_id, session.episode_id)
                 slot.session = slot.policy = None
