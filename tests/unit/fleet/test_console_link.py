@@ -103,7 +103,9 @@ def running(fleet: driven_fleet.DrivenFleet):
         thread.join()
 
 
-def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tmp_path, server):
+def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
+
     async def operate() -> None:
         ada, bob = await Operator.connect(server.url, "ada"), await Operator.connect(server.url, "bob")
         await ada.watch("robot-0")
@@ -152,7 +154,9 @@ def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tm
     assert (entry.human_steps, entry.interventions) == (moved, 1)
 
 
-def test_a_discarded_episode_leaves_nothing_and_a_lost_operator_a_robot_that_holds(tmp_path, server):
+def test_a_discarded_episode_leaves_nothing_and_a_lost_operator_a_robot_that_holds(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
+
     async def operate() -> None:
         ada = await Operator.connect(server.url, "ada")
         await until(lambda: fleet.steps_of("robot-0") > 0)
