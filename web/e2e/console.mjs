@@ -56,7 +56,9 @@ async function follow(page, ids, hz) {
       socket.binaryType = "arraybuffer";
       socket.onmessage = (event) => {
         if (typeof event.data === "string") {
-          if (JSON.parse(event.data).kind === "hello") socket.send(JSON.stringify({ kind: "watch", robots: wanted, hz: rate }));
+          const message = JSON.parse(event.data);
+          if (message.kind === "hello") socket.send(JSON.stringify({ kind: "watch", robots: wanted, hz: rate }));
+          if (message.kind === "fleet") window.fleetNow = message;
           return;
         }
         const view = new DataView(event.data);
@@ -90,7 +92,8 @@ const place = (page, id) =>
       return Array.from(frame.poses.slice(7 * body, 7 * body + 3));
     };
     const [left, right] = [at("ur5e/robotiq/left_pad"), at("ur5e/robotiq/right_pad")];
-    return { hand: left.map((value, axis) => (value + right[axis]) / 2), button: at("button_0"), lamps: frame.lamps, step: frame.step };
+    const { episode_id, phase } = window.fleetNow.robots.find((each) => each.robot_id === wanted);
+    return { episode_id, phase, hand: left.map((value, axis) => (value + right[axis]) / 2), button: at("button_0"), lamps: frame.lamps, step: frame.step };
   }, id);
 
 async function keys(page, wanted, held) {
@@ -104,10 +107,9 @@ async function pressButton(page, id, episode) {
   let held = new Set();
   const end = Date.now() + 30_000;
   while (Date.now() < end) {
-    const now = await robot(page, id);
-    if (now.episode_id !== episode) break;
-    if (now.phase === "paused") await page.keyboard.press("Enter");
     const seen = await place(page, id);
+    if (seen.episode_id !== episode) break;
+    if (seen.phase === "paused") await page.keyboard.press("Enter");
     const [dx, dy, dz] = seen.button.map((value, axis) => value - seen.hand[axis]);
     const far = Math.hypot(dx, dy);
     const wanted = new Set(["j"]);
@@ -170,7 +172,7 @@ try {
   const id = all[0];
   await page.goto(`${base}/#/robot/${id}`);
   await page.waitForSelector(".robot");
-  await follow(page, [id], 50);
+  await follow(page, [id], 20);
   await page.waitForFunction((wanted) => window.frames?.[wanted], id);
   await page.keyboard.press("t");
   let state = await until(page, id, (now) => now.phase === "paused" && now.lease > 0, "the robot does not hold");
@@ -183,6 +185,7 @@ try {
   await other.keyboard.press("t");
   await other.waitForFunction(() => document.querySelector(".message")?.textContent.includes("controls this robot"));
   measured.second_operator = await other.textContent(".message");
+  await other.context().close();
   await lookAt(page, "robot");
 
   // Discard episodes until one is a task that a script can steer, then drive it to success.

@@ -41,6 +41,8 @@ export class RobotView {
   #view: View = { ...FRONT };
   #keep: number;
   #drawing = false;
+  #sharpness = 1;
+  #drawn_ms = 0;
   readonly #onFleet = (): void => this.#update();
   readonly #onFrame = (frame: PoseFrame): void => {
     if (frame.robotId === this.robotId) this.#mark();
@@ -148,6 +150,8 @@ export class RobotView {
     if (!robot) return;
     const answer = await this.live.ask(this.robotId, verb, verb === "take" ? 0 : robot.lease);
     setText(this.#message, answer.refused);
+    // At once, not only with the fleet's next state: the robot waits for commands.
+    if (answer.phase === "human") this.#hands.start();
   }
 
   #down(event: KeyboardEvent): void {
@@ -227,6 +231,15 @@ export class RobotView {
     while (this.#facts.children.length > 2 * facts.length) this.#facts.lastElementChild!.remove();
   }
 
+  /** Draw fewer pixels where drawing is slow (no GPU): commands must not wait for pictures. */
+  #pace(drawn_ms: number): void {
+    this.#drawn_ms += 0.2 * (drawn_ms - this.#drawn_ms);
+    if (this.#drawn_ms > 30 && this.#sharpness > 0.35) {
+      this.#sharpness *= 0.85;
+      this.#drawn_ms = 15;
+    }
+  }
+
   #lookAround(): void {
     this.#canvas.addEventListener("pointermove", (event) => {
       if (!event.buttons) return;
@@ -249,11 +262,13 @@ export class RobotView {
       const frame = this.live.frames.get(this.robotId);
       const stage = this.stage();
       if (!frame || !stage) return;
-      const width = Math.round(this.#canvas.clientWidth);
-      const height = Math.round(this.#canvas.clientHeight);
+      const width = Math.round(this.#canvas.clientWidth * this.#sharpness);
+      const height = Math.round(this.#canvas.clientHeight * this.#sharpness);
       if (this.#canvas.width !== width) this.#canvas.width = width;
       if (this.#canvas.height !== height) this.#canvas.height = height;
+      const begun = performance.now();
       stage.draw(this.#canvas, frame.poses, frame.lamps, this.#view);
+      this.#pace(performance.now() - begun);
       this.#canvas.dataset.step = String(frame.step);
     });
   }

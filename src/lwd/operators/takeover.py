@@ -21,6 +21,8 @@ from lwd.types import FloatArray, Outcome
 
 DEAD_MAN_S = 0.2
 """Without a command for so long, a driven robot holds."""
+FIRST_COMMAND_S = 2.0
+"""The same after `resume`: until the first command the robot holds anyway."""
 ABANDONED_S = 10.0
 """Without a sign of life for so long, an operator loses the lease; the robot goes on holding."""
 UNDO_S = 3.0
@@ -102,7 +104,6 @@ class Takeover:
         if self._label is not None:
             raise ControlRefused("the episode is labelled: undo the label, or wait for the next episode")
         if self.phase is not Phase.HUMAN:
-            # The first command must come as soon as any other.
             self._action, self._commanded_s = None, self._clock()
             self.phase, self.reason = Phase.HUMAN, ""
 
@@ -181,8 +182,9 @@ class Takeover:
     def expire(self) -> None:
         """Apply what time alone brings about: the dead-man's switch and the loss of an abandoned lease."""
         now_s = self._clock()
-        if self.phase is Phase.HUMAN and now_s - self._commanded_s > DEAD_MAN_S:
-            self._pause(f"no command for {1000 * DEAD_MAN_S:.0f} ms")
+        patience_s = FIRST_COMMAND_S if self._action is None else DEAD_MAN_S
+        if self.phase is Phase.HUMAN and now_s - self._commanded_s > patience_s:
+            self._pause(f"no command for {1000 * patience_s:.0f} ms")
         if self.lease is not None and now_s - self._alive_s > ABANDONED_S:
             self.abandon(self.lease.client_id)
 

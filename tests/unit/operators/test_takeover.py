@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lwd.errors import ConfigError, ControlRefused
 from lwd.operators.help import StuckRule
 from lwd.operators.remote import SCRIPTED, RemoteOperator
-from lwd.operators.takeover import ABANDONED_S, DEAD_MAN_S, UNDO_S, Label, Phase, Takeover
+from lwd.operators.takeover import ABANDONED_S, DEAD_MAN_S, FIRST_COMMAND_S, UNDO_S, Label, Phase, Takeover
 from lwd.types import OBSERVE, Command, Intent, Observation, Outcome, RobotView
 
 from ...point_mass import TASKS
@@ -86,6 +86,14 @@ def test_without_a_command_the_robot_holds_and_goes_on_only_when_told(takeover, 
     assert takeover.next().intent is Intent.HOLD  # the old action is forgotten
     takeover.drive(number, 3, LEFT)
     assert takeover.next().intent is Intent.TAKE_OVER
+
+
+def test_a_driver_who_never_begins_is_not_waited_for_for_ever(takeover, clock):
+    takeover.resume(takeover.take("ada", "tab-1").number)
+    clock.now_s += FIRST_COMMAND_S - 0.1
+    assert (takeover.next().intent, takeover.phase) == (Intent.HOLD, Phase.HUMAN)
+    clock.now_s += 0.2
+    assert (takeover.next().intent, takeover.phase) == (Intent.HOLD, Phase.PAUSED)
 
 
 def test_a_late_command_never_replaces_a_newer_one(takeover):
