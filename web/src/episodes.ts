@@ -1,6 +1,6 @@
 // Episodes of any snapshot: a filtered list, and one episode in detail.
 
-import { getBytes, getJson } from "./api";
+import { getBytes, getJson, post } from "./api";
 import { clock, colour, h, setText, words } from "./dom";
 import { table } from "./learning";
 import { chart } from "./chart";
@@ -164,6 +164,7 @@ export class EpisodePage {
   constructor(
     private readonly episodeId: string,
     private readonly stage: () => Stage | null,
+    private readonly mayLabel: boolean,
   ) {
     void this.#load();
   }
@@ -204,7 +205,29 @@ export class EpisodePage {
       h("h1", {}, `${words(detail.task)}: `, h("span", { class: `outcome ${detail.outcome}` }, words(detail.outcome))),
       h("p", { class: "note id" }, detail.episode_id),
       h("dl", { class: "facts wide" }, ...facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+      ...(this.mayLabel ? [this.#labels(detail)] : []),
     ];
+  }
+
+  /** Another outcome: a new snapshot holds a corrected copy, the log's history the old label. */
+  #labels(detail: Detail): HTMLElement {
+    const message = h("span", { class: "message", role: "alert" });
+    const change = async (outcome: string): Promise<void> => {
+      try {
+        const path = `/api/episodes/${encodeURIComponent(detail.episode_id)}/label`;
+        const changed = await post<{ episode_id: string }>(path, { outcome });
+        location.hash = `#/episode/${changed.episode_id}`;
+      } catch (error) {
+        setText(message, (error as Error).message);
+      }
+    };
+    const others = ["success", "failure"].filter((outcome) => outcome !== detail.outcome);
+    return h(
+      "div",
+      { class: "row" },
+      ...others.map((outcome) => h("button", { type: "button", onclick: () => void change(outcome) }, `It was a ${outcome}`)),
+      message,
+    );
   }
 
   #charts(detail: Detail): HTMLElement[] {

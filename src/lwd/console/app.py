@@ -6,7 +6,7 @@ import importlib.resources
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, JSONResponse
@@ -23,9 +23,10 @@ from lwd.console.learning import LearningView
 from lwd.console.live import LiveClient
 from lwd.console.sessions import COOKIE, LIFETIME_S, LoginThrottle, Session, Sessions, same_secret
 from lwd.data.episode_file import NAME_PATTERN
-from lwd.errors import ConfigError, LWDError, ServiceError, StoreError
+from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
 from lwd.fleet.bus_config import BusConfig
 from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Outcome
 
 LOCAL_USER = "local"
 """Who uses a console without accounts: whoever can reach this machine's loopback."""
@@ -69,6 +70,21 @@ class SessionInfo(BaseModel):
     csrf: str = ""
     accounts: bool
     """Whether this console has accounts, so that one must log in."""
+
+
+class NewLabel(BaseModel):
+    """What the outcome should have been."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Literal["success", "failure", "time_limit", "truncated"]
+
+
+class LabelChange(BaseModel):
+    """Where the episode with the new label is."""
+
+    episode_id: str
+    snapshot: int
 
 
 class _Console:
@@ -161,7 +177,7 @@ def create_app(config: AppConfig) -> FastAPI:
 
         return check
 
-    viewer, admin = Depends(may(Role.VIEWER)), Depends(may(Role.ADMIN))
+    viewer, operator, admin = (Depends(may(role)) for role in Role)
     refusals: dict[int | str, dict[str, Any]] = {
         code: {"description": words}
         for code, words in (
@@ -236,6 +252,19 @@ def create_app(config: AppConfig) -> FastAPI:
     async def episode(episode_id: str) -> dict[str, Any]:
         """Return one episode with its actions and who was in control."""
         return await asyncio.to_thread(console.episodes.detail, episode_id)
+
+    @app.post("/api/episodes/{episode_id}/label", responses={**refusals, 409: {"description": "it cannot be so"}})
+    async def label(episode_id: str, body: NewLabel, session: Annotated[Session, operator]) -> LabelChange:
+        """Give an episode another outcome, in a new snapshot; the old label stays in the log's history."""
+        outcome = Outcome(body.outcome)
+        try:
+            change = await asyncio.to_thread(console.episodes.relabel, episode_id, outcome, session.name)
+        except EpisodeRejected as error:
+            raise HTTPException(409, str(error)) from error
+        await asyncio.to_thread(
+            console.audit.append, session.name, "relabel", episode_id=episode_id, outcome=body.outcome
+        )
+        return LabelChange(episode_id=change.episode_id, snapshot=change.version)
 
     @app.get("/api/episodes/{episode_id}/track", dependencies=[viewer], responses=refusals)
     async def track(episode_id: str) -> Response:

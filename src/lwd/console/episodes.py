@@ -6,8 +6,10 @@ from typing import Any
 
 from lwd.data.episode_file import read_episode
 from lwd.data.log import CommittedEpisode, LogReader
+from lwd.data.relabelling import Relabelling, relabel
 from lwd.errors import ConfigError
 from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Outcome
 
 MAX_ROWS = 500
 
@@ -98,6 +100,16 @@ class Episodes:
             "operator_steps": list(episode.info.operator_steps),
             "cameras": {camera: len(frames) for camera, frames in episode.images.items()},
         }
+
+    def relabel(self, episode_id: str, outcome: Outcome, who: str) -> Relabelling:
+        """Give an episode another outcome.
+
+        Raises:
+            ConfigError: if it is not in the newest snapshot, or cannot be relabelled.
+            EpisodeRejected: if the outcome does not fit it.
+            StoreError: if the store fails.
+        """
+        return relabel(self._store, episode_id, outcome, who=who)
 
     def frame(self, episode_id: str, camera: str, step: int) -> bytes:
         """Return one recorded camera frame, PNG or JPEG.

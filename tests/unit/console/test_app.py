@@ -298,6 +298,14 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
     detail = open_console.get(f"/api/episodes/{row['episode_id']}").json()
     assert len(detail["controllers"]) == len(detail["actions"]) == row["steps"]
     assert open_console.get("/api/episodes/unknown").status_code == 404
+    csrf = {"X-CSRF-Token": open_console.get("/api/session").json()["csrf"]}
+    path = f"/api/episodes/{row['episode_id']}/label"
+    assert open_console.post(path, json={"outcome": "failure"}).status_code == 403
+    assert open_console.post(path, json={"outcome": "perfect"}, headers=csrf).status_code == 422
+    changed = open_console.post(path, json={"outcome": "failure"}, headers=csrf).json()
+    assert open_console.get(f"/api/episodes/{changed['episode_id']}").json()["outcome"] == "failure"
+    assert open_console.post(path, json={"outcome": "failure"}, headers=csrf).status_code == 404
+    assert open_console.get("/api/audit").json()[0]["what"] == "relabel"
     learning = open_console.get("/api/learning").json()
     assert learning["episodes"] == len(reader)
     assert [task["task"] for task in learning["tasks"]] == ["far"]
