@@ -46,7 +46,7 @@ export class Hands {
   stop(): void {
     window.clearInterval(this.#timer);
     this.#timer = 0;
-    this.release();
+    this.#tapped.clear();
   }
 
   press(key: string): boolean {

@@ -95,6 +95,7 @@ export class RobotView {
     // Leaving the page leaves the robot holding: nobody drives what they do not see.
     if (robot && this.#mine(robot) && robot.phase === "human") void this.live.ask(this.robotId, "pause", robot.lease);
     this.#hands.stop();
+    this.#hands.release();
     window.clearInterval(this.#keep);
     this.live.listeners.delete(this.#onFleet);
     this.live.frameListeners.delete(this.#onFrame);
@@ -159,8 +160,8 @@ export class RobotView {
     this.#hands.fine = event.shiftKey;
     const robot = this.#robot();
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const driving = robot && this.#mine(robot) && robot.phase === "human";
-    if (driving && this.#hands.press(key)) {
+    // Also while it holds: a key that is down already counts from the moment on at which one drives.
+    if (robot && this.#mine(robot) && this.#hands.press(key)) {
       event.preventDefault();
       this.#showKeys();
       return;
