@@ -106,6 +106,7 @@ async function keys(page, wanted, held) {
 async function pressButton(page, id, episode) {
   let held = new Set();
   const end = Date.now() + 30_000;
+  while ((await place(page, id)).episode_id !== episode) await page.waitForTimeout(20);
   while (Date.now() < end) {
     const seen = await place(page, id);
     if (seen.episode_id !== episode) break;
