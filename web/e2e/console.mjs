@@ -205,7 +205,10 @@ try {
       }
     }
     const before = state.episode_id;
-    state = await until(page, id, (now) => now.episode_id && now.episode_id !== before && now.phase === "paused", "no new episode");
+    state = await until(page, id, (now) => now.episode_id && now.episode_id !== before, "no new episode");
+    // The script may have pressed Enter just when the next episode began.
+    if (state.phase === "human") await page.keyboard.press("p");
+    state = await until(page, id, (now) => now.phase === "paused", "the new episode is not held");
   }
   assert(won, "the script did not drive a robot to success");
   measured.driven = { episode_id: won.episode_id, human_steps: won.human_steps, steps: won.steps, snapshot: won.snapshot, operator_ids: won.operator_ids };

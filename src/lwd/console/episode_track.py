@@ -41,8 +41,12 @@ def episode_track(run: RunDirectory, key: str) -> bytes:
         head["notes"].append(str(error))
     try:
         checkpoint = newest_valued(run)
-        if checkpoint is not None:
-            network = load_value(checkpoint.value_path)
+        network = None if checkpoint is None else load_value(checkpoint.value_path)
+        if checkpoint is None or network is None:
+            head["notes"].append("no checkpoint of this run has a value network yet")
+        elif network.config.num_atoms == 1:
+            head["notes"].append("the value of this run's method is a number, not a distribution")
+        else:
             trace = trace_episode(episode, network, load_policy(checkpoint.policy_path).instructions)
             head |= {
                 "atoms": trace.atoms_K.tolist(),
@@ -51,8 +55,6 @@ def episode_track(run: RunDirectory, key: str) -> bytes:
                 "value_of": f"{checkpoint.progress.stage}, update {checkpoint.progress.update}",
             }
             parts.append(trace.probs_TK.astype("<f4").tobytes())
-        else:
-            head["notes"].append("no checkpoint of this run has a value network yet")
     except LWDError as error:
         head["notes"].append(str(error))
     text = json.dumps(head).encode()

@@ -52,6 +52,11 @@ class ConsoleLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether any console looks at the fleet."""
+        return bool(self._watches)
+
     def is_due(self, robot_id: str) -> bool:
         """Whether somebody wants this robot's poses now."""
         interval_s = self._interval_s.get(robot_id)

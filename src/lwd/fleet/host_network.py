@@ -42,6 +42,8 @@ _POLICY_LOOK_S = 5.0
 _LOG_LOOK_S = 2.0
 _ADOPT_EVERY_S = 30.0
 _RETRY_S = 1.0
+_WATCHED_HEARTBEAT_S = 0.25
+"""The same while somebody watches: a new episode must show at once."""
 MAX_UNSPOOLED = 64
 
 _logger = logging.getLogger(__name__)
@@ -322,7 +324,8 @@ class HostNetwork:
                 )
                 with contextlib.suppress(ServiceError):
                     await self._bus.publish(host_subject(self._host_id), beat)
-            await asyncio.sleep(self._heartbeat_s)
+            watched_s = _WATCHED_HEARTBEAT_S if self.console.is_watched else self._heartbeat_s
+            await asyncio.sleep(min(self._heartbeat_s, watched_s))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
