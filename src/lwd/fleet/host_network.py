@@ -292,22 +292,25 @@ class HostNetwork:
             await _wait(self._wake_policy, _RETRY_S)
 
     async def _keep_beating(self) -> None:
+        next_row_s = 0.0
         while True:
             status = self.status
-            self._metrics.write(
-                {
-                    "edge/env_steps": float(status.env_steps),
-                    "edge/episodes": float(status.episodes),
-                    "edge/spooled": float(self.waiting),
-                    "edge/spooled_bytes": float(self._shipper.waiting_bytes),
-                    "edge/oldest_waiting_s": self._shipper.oldest_s,
-                    "edge/committed": float(self._shipper.committed),
-                    "edge/connected": float(self._bus is not None and self._bus.connected),
-                    **status.metrics,
-                },
-                snapshot=self._shipper.snapshot,
-                policy_version=self.policies.version,
-            )
+            if time.monotonic() >= next_row_s:
+                next_row_s = time.monotonic() + self._heartbeat_s
+                self._metrics.write(
+                    {
+                        "edge/env_steps": float(status.env_steps),
+                        "edge/episodes": float(status.episodes),
+                        "edge/spooled": float(self.waiting),
+                        "edge/spooled_bytes": float(self._shipper.waiting_bytes),
+                        "edge/oldest_waiting_s": self._shipper.oldest_s,
+                        "edge/committed": float(self._shipper.committed),
+                        "edge/connected": float(self._bus is not None and self._bus.connected),
+                        **status.metrics,
+                    },
+                    snapshot=self._shipper.snapshot,
+                    policy_version=self.policies.version,
+                )
             if self._bus is not None:
                 beat = HostHeartbeat(
                     host_id=self._host_id,
