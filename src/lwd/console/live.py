@@ -160,7 +160,7 @@ class LiveClient:
                     await self._socket.send_bytes(
                         b"".join(part for frame in frames.values() for part in (_LENGTH.pack(len(frame)), frame))
                     )
-                next_poses_s = now_s + 1 / self._hz
+                next_poses_s = max(now_s, next_poses_s + 1 / self._hz)
             await asyncio.sleep(_CHANGE_EVERY_S if not self._frames else min(_CHANGE_EVERY_S, 0.5 / self._hz))
             if not self._frames and not self._changed:
                 with suppress(TimeoutError):

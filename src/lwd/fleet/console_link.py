@@ -64,7 +64,9 @@ class ConsoleLink:
 
     def show(self, robot_id: str, step: int, poses: BodyPoses) -> None:
         """Leave a robot's newest poses; what was not sent yet is replaced."""
-        self._due_s[robot_id] = time.monotonic() + self._interval_s.get(robot_id, 1.0)
+        # From the time it was due, not from now: else each delay would add to the interval.
+        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
+        self._due_s[robot_id] = max(time.monotonic(), due_s)
         self._frames[robot_id] = encode_frame(PoseFrame(robot_id=robot_id, step=step, time_s=time.time(), poses=poses))
         self._ring()
 
