@@ -7,10 +7,10 @@ SEEDS ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
 
-.PHONY: demo test lint learn reproduce reproduce-smoke learn-test faults simulate bench bench-data lock clean
+.PHONY: demo test lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
-	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN)
+	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN) --console
 
 # Two processes: much of the suite waits for servers and other processes. A file's tests share its fixtures, so files stay whole.
 test: $(READY) lint  ## the default suite
@@ -35,6 +35,17 @@ learn-test: $(READY)  ## tests that train until something is learned
 
 faults: $(READY)  ## tests that kill, corrupt and partition, in full
 	$(BIN)/pytest -m faults
+
+e2e: $(READY) web/node_modules  ## a browser against a whole fleet (needs Node; installs Debian's Chromium where it is missing)
+	command -v chromium >/dev/null || (apt-get update && apt-get install --yes --no-install-recommends chromium)
+	$(BIN)/pytest -m e2e
+
+web: web/node_modules  ## build the console's page into src/lwd/console/static (committed: users need no Node)
+	cd web && npm run build
+
+web/node_modules: web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	touch $@
 
 simulate: $(READY)  ## the commit protocol under seeded chaos (SEEDS=10000); a failing seed becomes a regression test
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

@@ -15,6 +15,7 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
+ +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
       +-- PortInUse
       +-- BusRefused        the NATS server refuses us, or we do not trust it
@@ -79,6 +80,10 @@ class RobotFault(LWDError):
 
 class ActionRejected(RobotFault):
     """An action that must not reach the robot (non-finite or of the wrong shape)."""
+
+
+class ControlRefused(LWDError):
+    """An operator may not do that to a robot now."""
 
 
 class ServiceError(LWDError):

@@ -138,6 +138,9 @@ class EpisodeInfo:
     started_at_s: float
     """Unix time."""
     software_version: str
+    operator_ids: tuple[str, ...] = ()
+    """Who acted from the steps in `operator_steps` on, as long as steps are human; empty where nobody is named."""
+    operator_steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +196,10 @@ class RobotView:
 
 class Intent(StrEnum):
     OBSERVE = "observe"
+    HOLD = "hold"
     TAKE_OVER = "take_over"
     LABEL = "label"
+    DISCARD = "discard"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +207,16 @@ class Command:
     """An operator's wish for the next step.
 
     TAKE_OVER executes `action` instead of the policy's; the operator releases the robot by observing again.
-    LABEL ends the episode with `outcome`.
+    HOLD lets the robot stand still: no step is made, and none recorded.
+    LABEL ends the episode with `outcome`; DISCARD ends it, and nothing of it is kept.
     """
 
     intent: Intent
     action: FloatArray | None = None
     outcome: Outcome | None = None
+    operator_id: str = ""
+    """Who wishes it; empty where nobody is named."""
 
 
 OBSERVE = Command(intent=Intent.OBSERVE)
+HOLD = Command(intent=Intent.HOLD)

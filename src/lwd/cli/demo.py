@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from lwd.cli.options import BudgetOption, ObservationOption, RunOption, SeedOption, console, run_at
+from lwd.cli.options import BudgetOption, ConsoleOption, ObservationOption, RunOption, SeedOption, run_at
+from lwd.cli.options import console as terminal
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.errors import ConfigError, LWDError
 from lwd.recipes.interrupt import run_interruptibly
@@ -24,6 +25,7 @@ def run(
     budget: BudgetOption = "full",
     seed: SeedOption = 0,
     observation: ObservationOption = "state",
+    console: ConsoleOption = False,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     directory = run_at(run, where)
@@ -38,18 +40,18 @@ def run(
         ("offline", *at, *same, *seeded),
         ("evaluate", str(run), "--method", "sft", *episodes),
         ("evaluate", str(run), "--method", "lwd_offline", *episodes),
-        ("up", *at, *same, *seeded),
+        ("up", *at, *same, *seeded, *(("--console",) if console else ())),
         ("evaluate", str(run), "--method", "lwd_online", *episodes),
         ("report", str(run)),
     ]
     for number, step in enumerate(steps, start=1):
-        console.rule(f"[bold]{number}/{len(steps)}[/bold]  lwd {' '.join(step)}", align="left")
+        terminal.rule(f"[bold]{number}/{len(steps)}[/bold]  lwd {' '.join(step)}", align="left")
         status = run_interruptibly((sys.executable, "-m", "lwd", *step))
         if status == 130:
             raise KeyboardInterrupt
         if status != 0:
             raise StepFailed(f"`lwd {' '.join(step)}` failed; mend it and run the same demo command again")
-    console.print(f"open {directory.path / 'report.html'} in a browser")
+    terminal.print(f"open {directory.path / 'report.html'} in a browser")
 
 
 def _require_same(directory: RunDirectory, settings: dict[str, str | int]) -> None:

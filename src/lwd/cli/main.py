@@ -36,6 +36,8 @@ VERBS: dict[str, Verb] = {
     "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine"),
     "coordinator": Verb("lwd.cli.coordinator", "validate episodes and commit them to snapshots"),
     "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
+    "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
+    "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
     "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),
@@ -61,6 +63,10 @@ EXTRAS = {
     "draccus": "lerobot",
     "metaworld": "metaworld",
     "matplotlib": "report",
+    "fastapi": "console",
+    "uvicorn": "console",
+    "websockets": "console",
+    "argon2": "console",
 }
 """Optional module -> the extra that installs it (pyproject.toml)."""
 

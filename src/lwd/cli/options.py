@@ -54,6 +54,9 @@ WorldOption = Annotated[
 TasksOption = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="[TASK ...]", help="names of tasks; none: all tasks of the robot")
 ]
+ConsoleOption = Annotated[
+    bool, tyro.conf.arg(help="also serve the console, on which one watches the robots and takes them over")
+]
 EnvStepsOption = Annotated[
     int | None,
     tyro.conf.arg(metavar="INT", help="control steps of the whole fleet that end the stage; None: the budget's number"),

@@ -11,6 +11,7 @@ import tyro
 from lwd.cli.fleet_progress import watch_fleet
 from lwd.cli.options import (
     BudgetOption,
+    ConsoleOption,
     DeviceOption,
     EnvStepsOption,
     MethodOption,
@@ -20,6 +21,7 @@ from lwd.cli.options import (
     next_step,
     require_device,
     run_at,
+    status,
 )
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.recipes.fleet_up import FleetUp, run_fleet
@@ -47,6 +49,8 @@ def run(
     nats_port: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help="loopback port of the embedded message bus; None: a free one")
     ] = None,
+    console: ConsoleOption = False,
+    console_port: Annotated[int, tyro.conf.arg(help="loopback port of the console")] = 8787,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).fleet
@@ -61,7 +65,10 @@ def run(
         quantile_level=quantile_level,
         device=require_device(device),
         nats_port=nats_port,
+        console_port=console_port if console else None,
     )
+    if console:
+        status.print(f"console: http://127.0.0.1:{console_port}", highlight=False)
     with watch_fleet(directory, fleet.env_steps) as on_event:
         run_fleet(directory, fleet, on_event=on_event)
     online = directory.checkpoints("online").latest()

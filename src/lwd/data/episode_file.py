@@ -66,6 +66,8 @@ class _Description(BaseModel):
     world: _Text = Field(min_length=1, max_length=256)
     started_at_s: float = Field(ge=0, le=MAX_STARTED_AT_S)
     software_version: _Text = Field(max_length=256)
+    operator_ids: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(default=(), max_length=4096)
+    operator_steps: tuple[Annotated[int, Field(ge=0, le=MAX_STEPS)], ...] = Field(default=(), max_length=4096)
 
 
 def episode_key(robot_id: str, episode_id: str) -> str:
@@ -91,7 +93,9 @@ def write_episode(episode: Episode) -> bytes:
     }
     for camera, frames in sorted(episode.images.items()):
         columns[_IMAGE + camera] = pa.array(frames, type=pa.binary())
-    description = _Description.model_construct(**asdict(episode.info)).model_dump_json()
+    # Left out where nobody is named: readers of an older version know no such fields.
+    unnamed = set() if episode.info.operator_ids else {"operator_ids", "operator_steps"}
+    description = _Description.model_construct(**asdict(episode.info)).model_dump_json(exclude=unnamed)
     schema = pa.schema(
         [pa.field(name, column.type) for name, column in columns.items()],
         metadata={_FORMAT_KEY: FORMAT.encode(), _EPISODE_KEY: description.encode()},

@@ -51,7 +51,7 @@ def commit_revocation(
             revoked=chosen,
             reason=reason,
         )
-        if _committed(reader, writer, entry):
+        if commit_entry(reader, writer, entry):
             writer.write_index_if_due()
             return Revocation(version=entry.version, episode_ids=chosen)
 
@@ -101,8 +101,14 @@ def require_known(snapshot: Snapshot, selection: Selection) -> None:
         )
 
 
-def _committed(reader: LogReader, writer: LogWriter, entry: LogEntry) -> bool:
-    """Try one version; after a lost answer, find out what became of it."""
+def commit_entry(reader: LogReader, writer: LogWriter, entry: LogEntry) -> bool:
+    """Try one version; after a lost answer, find out what became of it.
+
+    Returns:
+        False if another writer was faster.
+    Raises:
+        StoreError: if the store fails; the entry may or may not be committed.
+    """
     wait_s = _FIRST_WAIT_S
     for attempt in range(1, _ATTEMPTS + 1):
         try:

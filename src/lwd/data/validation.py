@@ -91,6 +91,14 @@ def _check_labels(episode: Episode) -> None:
     for number, score in enumerate(info.sub_step_scores):
         if not 0 <= score <= 1:
             raise EpisodeRejected(f"sub_step_scores[{number}] is {score}; scores lie in [0, 1]: correct the label")
+    if len(info.operator_ids) != len(info.operator_steps):
+        raise EpisodeRejected(
+            f"operator_ids names {len(info.operator_ids)} operators, operator_steps {len(info.operator_steps)} steps: "
+            "give one step for each"
+        )
+    for before, step in zip((-1, *info.operator_steps), info.operator_steps, strict=False):
+        if not before < step < episode.steps or episode.controllers_T[step] != Controller.HUMAN:
+            raise EpisodeRejected(f"operator_steps holds {step}; they increase, and each is a human step: correct it")
     if info.source is Source.FLEET and info.outcome is Outcome.UNLABELLED:
         raise EpisodeRejected("outcome of a fleet episode is unlabelled; a robot that does not know it says truncated")
     if info.source is Source.DEMONSTRATION and info.outcome not in (Outcome.SUCCESS, Outcome.UNLABELLED):

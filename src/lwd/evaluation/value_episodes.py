@@ -7,12 +7,12 @@ room). A robot that sees pixels recorded its frames; one that sees states is rep
 import io
 from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image
 
 from lwd.data.episode_file import read_episode
 from lwd.data.frames import decode_frames
 from lwd.data.store import ObjectStore
+from lwd.errors import RobotFault
 from lwd.evaluation.episode_observations import episode_observations
 from lwd.evaluation.fleet_curves import known
 from lwd.evaluation.run_data import FleetEpisode, RunData
@@ -20,12 +20,10 @@ from lwd.evaluation.svg import Drawing
 from lwd.evaluation.value_figures import FRAMES, ValueTrace, frame_steps, value_figure, value_trace
 from lwd.models.critic import ValueCritic
 from lwd.models.instruction import InstructionEncoder
-from lwd.robots.sim import EMBODIMENTS, make_robot, task_named
+from lwd.robots.sim import EMBODIMENTS
 from lwd.types import ByteArray, Episode, Outcome
 
 FRAME_PIXELS = 160
-_REPLAY_TOLERANCE = 1e-3
-"""Largest difference between a replayed and a recorded state, in the state's own units."""
 
 
 def episode_drawings(
@@ -100,16 +98,12 @@ def _frame_size(encoded: bytes) -> tuple[int, int]:
 
 
 def _replayed(episode: Episode, steps: Sequence[int]) -> list[ByteArray]:
-    robot = make_robot(episode.info.embodiment, episode.info.world)
+    from lwd.robots.sim.replay import replay
+
+    frames: list[ByteArray] = []
     try:
-        observation = robot.reset(task_named(episode.info.task), episode.info.seed)
-        frames: list[ByteArray] = []
-        for step in range(max(steps) + 1):
-            if step:
-                observation = robot.step(episode.actions_TA[step - 1]).observation
-            if np.abs(observation.state - episode.states_TS[step]).max() > _REPLAY_TOLERANCE:
-                return []
+        for step, robot in zip(range(max(steps) + 1), replay(episode), strict=False):
             frames += [robot.render(FRAME_PIXELS, FRAME_PIXELS)] * list(steps).count(step)
-        return frames
-    finally:
-        robot.close()
+    except RobotFault:
+        return []
+    return frames

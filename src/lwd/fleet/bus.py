@@ -211,10 +211,26 @@ class Bus:
         Raises:
             ServiceError: if the connection is down and its buffer is full.
         """
+        await self.publish_bytes(subject, message.model_dump_json().encode())
+
+    async def publish_bytes(self, subject: str, data: bytes) -> None:
+        """Publish what is no message: pose frames.
+
+        Raises:
+            ServiceError: as `publish`.
+        """
         try:
-            await self._client.publish(subject, message.model_dump_json().encode())
+            await self._client.publish(subject, data)
         except (NatsError, OSError) as error:
             raise ServiceError(f"publishing on {subject} failed ({_words(error)})") from error
+
+    async def subscribe_bytes(self, subject: str, handler: Callable[[bytes], Awaitable[None]]) -> None:
+        """Call `handler` with what comes on a core subject, unread."""
+
+        async def receive(message: Msg) -> None:
+            await handler(message.data)
+
+        await self._client.subscribe(subject, cb=receive)
 
     async def subscribe(
         self, subject: str, kind: type[MessageT], handler: Callable[[MessageT], Awaitable[None]]

@@ -21,13 +21,16 @@ from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import RobotStatus
 from lwd.fleet.release import LoadedPolicy
 from lwd.operators.protocol import Operator
-from lwd.robots.protocol import Robot
+from lwd.operators.remote import RemoteOperator
+from lwd.robots.protocol import PosedRobot, Robot
 from lwd.robots.session import EpisodeSession
 from lwd.types import Episode, Outcome, Source, Task
 
 TRAINING_SEEDS = 2**30
 """Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 _IDLE_S = 0.02
+_DRIVEN_IDLE_S = 0.003
+"""The same while a person drives a robot: a step must begin when it is due."""
 _STATUS_EVERY_S = 0.25
 _COMPLAIN_EVERY_S = 60.0
 _REST_S = 1.0
@@ -80,6 +83,8 @@ class _Slot:
     begun: int = 0
     faults: int = 0
     rest_until_s: float = 0.0
+    next_step_s: float = 0.0
+    """When a robot that a person drives makes its next step: they see the world in real time."""
     session: EpisodeSession | None = None
     policy: LoadedPolicy | None = None
 
@@ -122,7 +127,7 @@ class RobotHost:
                 moved = self._step_round(should_stop)
                 self._publish_status(state)
                 if not moved:
-                    time.sleep(_IDLE_S)
+                    time.sleep(_DRIVEN_IDLE_S if any(map(_is_driven, self._slots)) else _IDLE_S)
         finally:
             if self._ahead is not None:
                 self._ahead.close()
@@ -187,6 +192,7 @@ class RobotHost:
                 episode_id=f"{slot.unit.start:06d}-{slot.begun:06d}-{uuid.uuid4().hex[:16]}",
             )
             slot.policy = policy
+            self._network.console.note_fault(slot.unit.robot_id, "")
         except RobotFault as error:
             self._fault(slot, error)
 
@@ -202,7 +208,9 @@ class RobotHost:
         """Ask each policy version once for all the robots that wait for a chunk of it."""
         waiting: dict[int, tuple[LoadedPolicy, list[tuple[_Slot, EpisodeSession]]]] = {}
         for slot in self._slots:
-            if slot.session is not None and slot.policy is not None and slot.session.needs_chunk:
+            if slot.session is None or slot.policy is None or not _is_due(slot):
+                continue
+            if slot.session.needs_chunk:
                 if self._filled_ahead(slot, slot.session):
                     continue
                 _, group = waiting.setdefault(slot.policy.version, (slot.policy, []))
@@ -243,22 +251,40 @@ class RobotHost:
         moved = False
         for slot in self._slots:
             session = slot.session
-            if session is None or session.needs_chunk:
+            if session is None:
+                continue
+            self._show(slot, session)
+            if not _is_due(slot) or session.needs_chunk or session.held:
                 continue
             moved = True
+            before = session.steps
             try:
                 if self._ahead is not None and slot.policy is not None:
                     self._ahead.update(session, slot.policy)
                 session.step()
-                self._env_steps += 1
-                self._human_steps += session.human_acts
             except RobotFault as error:
                 self._fault(slot, error)
                 continue
-            if session.done:
+            if session.steps > before:
+                self._env_steps += 1
+                self._human_steps += session.human_acts
+                now_s, period_s = time.monotonic(), 1 / slot.unit.robot.embodiment.control_hz
+                # In step with the clock: no two at once after a pause, and no wait after running ahead.
+                on_time_s = slot.next_step_s + period_s
+                slot.next_step_s = on_time_s if now_s < on_time_s <= now_s + period_s else now_s + period_s
+            if session.discarded:
+                _logger.info("robot %s: episode %s is discarded", slot.unit.robot_id, session.episode_id)
+                slot.session = slot.policy = None
+            elif session.done:
                 slot.faults = 0
+                self._show(slot, session)
                 self._hand_over(slot, session.episode())
         return moved
+
+    def _show(self, slot: _Slot, session: EpisodeSession) -> None:
+        robot, console = slot.unit.robot, self._network.console
+        if isinstance(robot, PosedRobot) and console.is_due(slot.unit.robot_id):
+            console.show(slot.unit.robot_id, session.steps, robot.body_poses())
 
     def _fault(self, slot: _Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated, and it rests before its next episode."""
@@ -270,6 +296,7 @@ class RobotHost:
         if slot.faults >= _MAX_FAULTS:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
         slot.rest_until_s = time.monotonic() + _REST_S * slot.faults
+        self._network.console.note_fault(slot.unit.robot_id, str(error))
 
     def _hand_over(self, slot: _Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
@@ -325,7 +352,19 @@ def _robot_status(slot: _Slot, session: EpisodeSession) -> RobotStatus:
         policy_version=slot.policy.version if slot.policy else -1,
         human=session.human_acts,
         sub_step_scores=session.sub_step_scores,
+        time_limit=session.task.time_limit,
+        control_hz=slot.unit.robot.embodiment.control_hz,
+        embodiment=slot.unit.robot.embodiment.name,
     )
+
+
+def _is_driven(slot: _Slot) -> bool:
+    return isinstance(slot.unit.operator, RemoteOperator) and slot.unit.operator.drives
+
+
+def _is_due(slot: _Slot) -> bool:
+    """Whether the robot may step now: always, but in real time while a person drives it."""
+    return not _is_driven(slot) or time.monotonic() >= slot.next_step_s
 
 
 def _generator(seed: int, unit: FleetRobot) -> np.random.Generator:

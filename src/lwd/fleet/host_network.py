@@ -19,6 +19,7 @@ from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.backoff import Backoff
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.loop_thread import LoopThread
 from lwd.fleet.messages import (
     LEARNER_SUBJECT,
@@ -41,6 +42,8 @@ _POLICY_LOOK_S = 5.0
 _LOG_LOOK_S = 2.0
 _ADOPT_EVERY_S = 30.0
 _RETRY_S = 1.0
+_WATCHED_HEARTBEAT_S = 0.25
+"""The same while somebody watches: a new episode must show at once."""
 MAX_UNSPOOLED = 64
 
 _logger = logging.getLogger(__name__)
@@ -74,12 +77,15 @@ class HostNetwork:
         policies: PolicyFollower,
         metrics: MetricsFile,
         heartbeat_s: float,
+        console: ConsoleLink | None = None,
     ) -> None:
         """
         Args:
             bus: asked again at every try to connect, for a server that moved.
+            console: the link for remote operators; None: this host's robots have none.
         """
         self.status = HostStatus()
+        self.console = console or ConsoleLink(host_id, {})
         self.policies = policies
         self._host_id = host_id
         self._bus_config = bus
@@ -176,6 +182,7 @@ class HostNetwork:
                 tasks.create_task(self._keep_following_log())
                 tasks.create_task(self._keep_policy_new())
                 tasks.create_task(self._keep_beating())
+                tasks.create_task(self.console.run(lambda: self._bus))
         finally:
             if self._bus is not None:
                 await self._bus.close()
@@ -191,6 +198,7 @@ class HostNetwork:
                 await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)
                 await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
+                await self.console.attach(bus)
                 self._bus = bus
                 # The network is back: store and bus are worth a try at once.
                 self._wake_upload_again.set()
@@ -284,22 +292,25 @@ class HostNetwork:
             await _wait(self._wake_policy, _RETRY_S)
 
     async def _keep_beating(self) -> None:
+        next_row_s = 0.0
         while True:
             status = self.status
-            self._metrics.write(
-                {
-                    "edge/env_steps": float(status.env_steps),
-                    "edge/episodes": float(status.episodes),
-                    "edge/spooled": float(self.waiting),
-                    "edge/spooled_bytes": float(self._shipper.waiting_bytes),
-                    "edge/oldest_waiting_s": self._shipper.oldest_s,
-                    "edge/committed": float(self._shipper.committed),
-                    "edge/connected": float(self._bus is not None and self._bus.connected),
-                    **status.metrics,
-                },
-                snapshot=self._shipper.snapshot,
-                policy_version=self.policies.version,
-            )
+            if time.monotonic() >= next_row_s:
+                next_row_s = time.monotonic() + self._heartbeat_s
+                self._metrics.write(
+                    {
+                        "edge/env_steps": float(status.env_steps),
+                        "edge/episodes": float(status.episodes),
+                        "edge/spooled": float(self.waiting),
+                        "edge/spooled_bytes": float(self._shipper.waiting_bytes),
+                        "edge/oldest_waiting_s": self._shipper.oldest_s,
+                        "edge/committed": float(self._shipper.committed),
+                        "edge/connected": float(self._bus is not None and self._bus.connected),
+                        **status.metrics,
+                    },
+                    snapshot=self._shipper.snapshot,
+                    policy_version=self.policies.version,
+                )
             if self._bus is not None:
                 beat = HostHeartbeat(
                     host_id=self._host_id,
@@ -316,7 +327,8 @@ class HostNetwork:
                 )
                 with contextlib.suppress(ServiceError):
                     await self._bus.publish(host_subject(self._host_id), beat)
-            await asyncio.sleep(self._heartbeat_s)
+            watched_s = _WATCHED_HEARTBEAT_S if self.console.is_watched else self._heartbeat_s
+            await asyncio.sleep(min(self._heartbeat_s, watched_s))
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

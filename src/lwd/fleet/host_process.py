@@ -13,6 +13,7 @@ import torch
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.coordinator_process import bus_of, store_of
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
@@ -22,7 +23,9 @@ from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.models.checkpoint import load_policy, require_embodiment
 from lwd.models.protocol import Policy
+from lwd.operators.help import StuckRule
 from lwd.operators.protocol import Operator
+from lwd.operators.remote import RemoteOperator
 from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
 from lwd.robots.sim import TASKS, make_robot, task_named
@@ -59,6 +62,8 @@ class RobotHostConfig:
     operator: Literal["scripted", "none"] = "scripted"
     operator_patience: int = 40
     operator_allowed_fraction: float = 0.4
+    help_patience: int = 60
+    """Control steps without a new sub-step after which a robot asks for a person at the console."""
     seed: int = 0
     max_env_steps: int | None = None
     max_episodes: int | None = None
@@ -140,18 +145,25 @@ def run_robot_host(
     spool = Spool(config.run / "spool", config.spool_limits)
     starts = {spec.robot_id: spool.claim(spec.robot_id) for spec in config.robots}
     units = []
+    remotes: dict[str, RemoteOperator] = {}
     try:
         for spec in config.robots:
             robot, operator = make(spec)
+            remote = RemoteOperator(
+                robot.embodiment.action_size,
+                otherwise=operator,
+                help_rule=StuckRule(patience=config.help_patience),
+            )
             units.append(
                 FleetRobot(
                     robot_id=spec.robot_id,
                     robot=robot,
                     world=spec.world,
-                    operator=operator,
+                    operator=remote,
                     start=starts[spec.robot_id],
                 )
             )
+            remotes[spec.robot_id] = remote
         settings = EdgeSettings(
             tasks=tasks,
             task_weights=config.task_weights,
@@ -160,7 +172,7 @@ def run_robot_host(
             max_episodes=config.max_episodes,
             predict_ahead=config.predict_ahead,
         )
-        _run(config, units, settings, spool, load, stop)
+        _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, stop)
     finally:
         for unit in units:
             unit.robot.close()
@@ -191,6 +203,7 @@ def _fitting(load: PolicyLoader, units: list[FleetRobot]) -> PolicyLoader:
 def _run(
     config: RobotHostConfig,
     units: list[FleetRobot],
+    console: ConsoleLink,
     settings: EdgeSettings,
     spool: Spool,
     load: PolicyLoader,
@@ -205,6 +218,7 @@ def _run(
         policies=PolicyFollower(store, _fitting(load, units), max_loaded=config.max_policies),
         metrics=MetricsFile(config.run, config.host_id),
         heartbeat_s=config.heartbeat_s,
+        console=console,
     )
     try:
         RobotHost(units, settings, network).run(lambda: stop.is_set)

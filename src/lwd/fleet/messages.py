@@ -1,6 +1,6 @@
 """What travels over the bus. Unknown fields are refused; nothing here is needed to keep an episode safe."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -90,6 +90,10 @@ class RobotStatus(Message):
     human: bool
     """Whether the last step was a human's."""
     sub_step_scores: tuple[float, ...]
+    time_limit: int = Field(default=0, ge=0)
+    """Control steps after which the episode ends; 0: not told."""
+    control_hz: float = Field(default=0.0, ge=0)
+    embodiment: str = Field(default="", max_length=256)
 
 
 class HostHeartbeat(Message):
@@ -123,19 +127,99 @@ class CoordinatorHeartbeat(Message):
     quarantined: int = Field(ge=0)
 
 
+class WatchRequest(Message):
+    """A console looks at the fleet; it repeats this every second, and hosts forget it after three."""
+
+    console_id: str = Field(pattern=NAME_PATTERN)
+    robots: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(max_length=4096)
+    """Whose poses to send; of all others only the state of control."""
+    hz: float = Field(gt=0, le=50)
+    """Pose frames per second, at most."""
+
+
+ControlVerb = Literal[
+    "take", "resume", "pause", "drive", "keep", "release", "success", "failure", "discard", "undo", "abandon"
+]
+
+
+class ControlCommand(Message):
+    """What an operator wants of one robot; the console has checked who it is."""
+
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    verb: ControlVerb
+    operator_id: str = Field(pattern=NAME_PATTERN)
+    client_id: str = Field(pattern=NAME_PATTERN)
+    """Browser tab or device; "abandon" gives up all that it holds."""
+    lease: int = Field(default=0, ge=0)
+    sequence: int = Field(default=0, ge=0)
+    """Counts a lease's `drive` commands: an older one never replaces a newer one."""
+    action: tuple[float, ...] = Field(default=(), max_length=4096)
+    request_id: str = Field(default="", max_length=64)
+    """Repeated in the answer; empty: no answer is wanted."""
+
+
+class ControlState(Message):
+    """Who controls one robot. Sent on every change, after every request, and each second while somebody watches."""
+
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    host_id: str = Field(pattern=NAME_PATTERN)
+    phase: Literal["autonomous", "paused", "human"]
+    lease: int = Field(ge=0)
+    """0: nobody holds it."""
+    operator_id: str = ""
+    client_id: str = ""
+    reason: str = Field(default="", max_length=500)
+    """Why it is paused."""
+    help_reason: str = Field(default="", max_length=500)
+    """Why it asks for an operator; empty if it does not."""
+    help_for_s: float = Field(default=0.0, ge=0)
+    label: str = ""
+    """Label that can still be taken back."""
+    fault: str = Field(default="", max_length=500)
+    """Why it rests; empty if it does not."""
+    request_id: str = Field(default="", max_length=64)
+    refused: str = Field(default="", max_length=500)
+    """Why the request was refused; empty if it was not."""
+
+
 LEARNER_SUBJECT = "lwd.heartbeat.learner"
 COORDINATOR_SUBJECT = "lwd.heartbeat.coordinator"
 POLICY_SUBJECT = "lwd.policy"
 SNAPSHOT_SUBJECT = "lwd.snapshot"
 EPISODE_SUBJECT = "lwd.episodes"
 """Episodes are announced on `lwd.episodes.<robot id>`."""
+WATCH_SUBJECT = "lwd.watch"
+COMMAND_SUBJECT = "lwd.control.command"
+"""Operators' commands are sent on `lwd.control.command.<robot id>`."""
+CONTROL_SUBJECT = "lwd.control.state"
+POSES_SUBJECT = "lwd.poses"
 
 
 def host_subject(host_id: str) -> str:
     """Return the subject of a host's heartbeat; `lwd.heartbeat.host.*` is all of them."""
-    return f"lwd.heartbeat.host.{host_id.replace('.', '_')}"
+    return f"lwd.heartbeat.host.{_token(host_id)}"
 
 
 def episode_subject(robot_id: str) -> str:
     """Return the subject on which a robot announces its episodes."""
-    return f"{EPISODE_SUBJECT}.{robot_id.replace('.', '_')}"
+    return f"{EPISODE_SUBJECT}.{_token(robot_id)}"
+
+
+def command_subject(robot_id: str) -> str:
+    """Return the subject on which a robot takes operators' commands."""
+    return f"{COMMAND_SUBJECT}.{_token(robot_id)}"
+
+
+def control_subject(robot_id: str) -> str:
+    """Return the subject on which a robot tells who controls it."""
+    return f"{CONTROL_SUBJECT}.{_token(robot_id)}"
+
+
+def poses_subject(robot_id: str) -> str:
+    """Return the subject of a robot's pose frames (`lwd.fleet.poses`)."""
+    return f"{POSES_SUBJECT}.{_token(robot_id)}"
+
+
+def _token(name: str) -> str:
+    """A dot would begin another level of the subject."""
+    return name.replace(".", "_")

@@ -46,7 +46,7 @@ class NatsServer:
         """
         self._directory = directory.absolute()
         self._log = log or self._directory / "nats-server.log"
-        self.port = _free_port() if port is None else _require_free(port)
+        self.port = _free_port() if port is None else require_free_port(port)
         self._token = secrets.token_hex(16)
         self.process: subprocess.Popen[bytes] | None = None
         config = _CONFIG.format(host=HOST, port=self.port, token=self._token, store=self._directory / "jetstream")
@@ -130,7 +130,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _require_free(port: int) -> int:
+def require_free_port(port: int) -> int:
+    """Return the loopback port.
+
+    Raises:
+        PortInUse: if something listens there.
+    """
     with socket.socket() as probe:
         # As the server does it: a port in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,9 +2,9 @@
 
 from typing import Protocol
 
-from lwd.types import OBSERVE, Command, FloatArray, Intent, RobotView
+from lwd.types import HOLD, OBSERVE, Command, FloatArray, Intent, RobotView
 
-__all__ = ["OBSERVE", "Command", "Expert", "Intent", "Operator", "RobotView"]
+__all__ = ["HOLD", "OBSERVE", "Command", "Expert", "Intent", "Operator", "RobotView", "sub_steps_done"]
 
 
 class Operator(Protocol):
@@ -22,3 +22,8 @@ class Expert(Protocol):
 
     def act(self, view: RobotView) -> FloatArray:
         """Return the next action (A,), within the embodiment's limits."""
+
+
+def sub_steps_done(view: RobotView) -> int:
+    """Return how many sub-steps of its task a robot has done by now."""
+    return sum(score > 0 for score in view.sub_step_scores)

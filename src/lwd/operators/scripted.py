@@ -3,7 +3,7 @@
 import numpy as np
 
 from lwd.errors import ConfigError
-from lwd.operators.protocol import OBSERVE, Command, Expert, Intent, RobotView
+from lwd.operators.protocol import OBSERVE, Command, Expert, Intent, RobotView, sub_steps_done
 
 
 class ScriptedOperator:
@@ -31,12 +31,12 @@ class ScriptedOperator:
         draw = np.random.default_rng((seed, 0x0E1F)).random()
         self._allowed = bool(draw < self._allowed_fraction)
         self._helping = False
-        self._done = _sub_steps_done(view)
+        self._done = sub_steps_done(view)
         self._last_progress = view.step
 
     def poll(self, view: RobotView) -> Command:
         """Take over, go on helping, or observe."""
-        done = _sub_steps_done(view)
+        done = sub_steps_done(view)
         if done > self._done:
             self._last_progress = view.step
             self._helping = False
@@ -46,7 +46,3 @@ class ScriptedOperator:
         if not self._helping:
             return OBSERVE
         return Command(intent=Intent.TAKE_OVER, action=self._expert.act(view))
-
-
-def _sub_steps_done(view: RobotView) -> int:
-    return sum(score > 0 for score in view.sub_step_scores)

@@ -1,6 +1,7 @@
 """A fleet on one machine: which processes `lwd up` starts, and with which commands."""
 
 import asyncio
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from lwd.errors import ConfigError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.nats_server import require_free_port
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
 from lwd.recipes.budget import Budget
 from lwd.recipes.method_name import MethodName
@@ -37,6 +39,8 @@ class FleetUp:
     """Of the method `constant_level`."""
     device: str = "cpu"
     nats_port: int | None = None
+    console_port: int | None = None
+    """Loopback port of the operators' console; None: no console."""
 
     def __post_init__(self) -> None:
         if self.robots < 1:
@@ -69,6 +73,10 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
     run.finished("sft", "sft")
     if METHODS[fleet.method].offline:
         run.finished("offline", "offline")
+    if fleet.console_port is not None:
+        if importlib.util.find_spec("fastapi") is None:
+            raise ConfigError("the console needs fastapi: pip install 'lwd[console]', or leave --console out")
+        require_free_port(fleet.console_port)
     if bus is not None:
         asyncio.run(_require_bus(bus))
     run.write_config("fleet", asdict(fleet))
@@ -81,7 +89,7 @@ async def _require_bus(bus: BusConfig) -> None:
 
 
 def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...], ...]:
-    """Return coordinator, learner and robot hosts, in the order in which they start."""
+    """Return coordinator, learner, robot hosts and the console, in the order in which they start."""
     lwd = (sys.executable, "-m", "lwd")
     where = ("--run", str(run.path))
     coordinator = ProcessSpec(name="coordinator", command=(*lwd, "coordinator", *where), environment=_ONE_THREAD)
@@ -111,4 +119,11 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
         )
         for index in range(count)
     )
-    return ((coordinator,), (learner,), hosts)
+    if fleet.console_port is None:
+        return ((coordinator,), (learner,), hosts)
+    console = ProcessSpec(
+        name="console",
+        command=(*lwd, "console", *where, "--port", str(fleet.console_port)),
+        environment=_ONE_THREAD,
+    )
+    return ((coordinator,), (learner,), hosts, (console,))

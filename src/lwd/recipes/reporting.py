@@ -34,7 +34,7 @@ def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:
     """
     data = run_data(run)
     drawings: list[Drawing] = []
-    checkpoint = _newest(run)
+    checkpoint = newest_valued(run)
     if checkpoint is not None and data.fleet:
         value = load_value(checkpoint.value_path)
         # The figures are of distributions; a value that is a number has none.
@@ -45,7 +45,7 @@ def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:
     return path
 
 
-def _newest(run: RunDirectory) -> Checkpoint | None:
+def newest_valued(run: RunDirectory) -> Checkpoint | None:
     """Return the last checkpoint that has a value network: of the online stage, else of the offline one."""
     for stage in ("online", "offline"):
         found = run.checkpoints(stage).latest()

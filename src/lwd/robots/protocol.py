@@ -1,7 +1,8 @@
 """What LWD asks of a robot, real or simulated."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from lwd.types import Embodiment, FloatArray, Observation, StepResult, Task
 
@@ -30,3 +31,21 @@ class Robot(Protocol):
 
     def close(self) -> None:
         """Release the hardware or the simulator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyPoses:
+    """Where the bodies of a robot and its scene are, for whoever draws them."""
+
+    poses_N7: FloatArray
+    """Per body x, y, z in m and the quaternion w, x, y, z, in the world's frame."""
+    lamps: int = 0
+    """Bit i: the scene's lamp i is lit (what it is, the scene's description says)."""
+
+
+@runtime_checkable
+class PosedRobot(Protocol):
+    """A robot that can be drawn elsewhere, from the poses of its bodies."""
+
+    def body_poses(self) -> BodyPoses:
+        """Return the poses as of the last step."""

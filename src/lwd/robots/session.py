@@ -66,8 +66,8 @@ class EpisodeSession:
 
     At each step the operator is asked first. While it takes over, its actions are executed and recorded as
     `Controller.HUMAN`, and the policy's queued chunk is dropped, so that the policy replans from where the
-    human left off. An operator's label ends the episode; before the first step it is kept until one step has
-    been held, because an episode has at least one step.
+    human left off. While it holds the robot there are no steps. An operator's label ends the episode; before the
+    first step it is kept until one step has been held, because an episode has at least one step.
 
     Raises:
         ConfigError: if the policy version does not fit the source.
@@ -113,6 +113,9 @@ class EpisodeSession:
         self._outcome: Outcome | None = None
         self._label: Outcome | None = None
         self._scores = (0.0,) * len(task.sub_steps)
+        self._discarded = False
+        self._operator_ids: list[str] = []
+        self._operator_steps: list[int] = []
         self._actions: list[FloatArray] = []
         self._controllers: list[int] = []
         self._states: list[FloatArray] = []
@@ -150,6 +153,11 @@ class EpisodeSession:
         return self._outcome is not None
 
     @property
+    def discarded(self) -> bool:
+        """Whether the operator ended the episode and wants nothing of it kept."""
+        return self._discarded
+
+    @property
     def sub_step_scores(self) -> tuple[float, ...]:
         return self._scores
 
@@ -178,6 +186,11 @@ class EpisodeSession:
     def needs_chunk(self) -> bool:
         """Whether the next step needs a policy action and none is queued; asks the operator once per step."""
         return not self.done and self._next_command().intent is Intent.OBSERVE and not self._queue
+
+    @property
+    def held(self) -> bool:
+        """Whether the operator holds the robot; then it is asked again each time, and `step` must wait."""
+        return not self.done and self._next_command().intent is Intent.HOLD
 
     def load_chunk(self, chunk_HA: FloatArray) -> None:
         """Queue a policy's actions; what was still queued is replaced.
@@ -226,7 +239,13 @@ class EpisodeSession:
         """
         if self.done:
             raise RobotFault(f"episode {self.episode_id} is over ({self._outcome}); start a new session")
+        if self.held:
+            raise RobotFault(f"episode {self.episode_id} is held by its operator; step again once `held` is false")
         command, self._command = self._next_command(), None
+        if command.intent is Intent.DISCARD:
+            self._drop_queue()
+            self._discarded = True
+            return
         if command.intent is Intent.LABEL:
             if command.outcome is None:
                 raise ConfigError("a LABEL command needs an outcome")
@@ -241,6 +260,7 @@ class EpisodeSession:
                 raise ConfigError("a TAKE_OVER command needs an action")
             action, controller = np.asarray(command.action, dtype=np.float32), Controller.HUMAN
             self._drop_queue()
+            self._note_operator(command.operator_id)
         elif self._queue:
             action, controller = self._queue.popleft(), Controller.POLICY
         elif self._label is not None:
@@ -266,9 +286,18 @@ class EpisodeSession:
         self._see(result.observation)
 
     def _next_command(self) -> Command:
-        if self._command is None:
+        if self._command is None or self._command.intent is Intent.HOLD:
             self._command = OBSERVE if self._operator is None else self._operator.poll(self.view)
+            if self._command.intent is Intent.HOLD:
+                # The policy replans from where the robot was held.
+                self._drop_queue()
         return self._command
+
+    def _note_operator(self, operator_id: str) -> None:
+        """Note who acts from this step on, unless it is known already."""
+        if operator_id and not (self.human_acts and self._operator_ids[-1:] == [operator_id]):
+            self._operator_ids.append(operator_id)
+            self._operator_steps.append(self.steps)
 
     def _reject_non_finite(self, action: FloatArray) -> None:
         # Non-finite actions are a fault, never clipped: NaN passes a clip.
@@ -305,7 +334,13 @@ class EpisodeSession:
         if not self._actions:
             raise RobotFault(f"episode {self.episode_id} has no steps to record")
         return Episode(
-            info=EpisodeInfo(outcome=outcome, sub_step_scores=self._scores, **self._identity),  # type: ignore[arg-type]
+            info=EpisodeInfo(
+                outcome=outcome,
+                sub_step_scores=self._scores,
+                operator_ids=tuple(self._operator_ids),
+                operator_steps=tuple(self._operator_steps),
+                **self._identity,  # type: ignore[arg-type]
+            ),
             states_TS=np.stack(self._states),
             actions_TA=np.stack(self._actions),
             controllers_T=np.array(self._controllers, dtype=np.uint8),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.robots.protocol import BodyPoses
 from lwd.robots.sim.embodiments import CAMERA_PIXELS, PIXEL_EMBODIMENT, STATE_EMBODIMENT, ObservationKind
 from lwd.robots.sim.observation import full_state, proprioception
 from lwd.robots.sim.progress import REACHED_M, Progress, SceneState, sub_steps_of
@@ -134,6 +135,12 @@ class SceneRobot:
             "privileged/cube_in_drawer": sim.cube_in_drawer,
             "privileged/cube_goal_pos": sim.cube_goal_m.copy(),
         }
+
+    def body_poses(self) -> BodyPoses:
+        """The bodies of the physics; lamps 0 and 1 are the buttons, lit where drawer and window are unlocked."""
+        data = self.sim.data
+        poses_N7 = np.concatenate([data.xpos, data.xquat], axis=1, dtype=np.float32)
+        return BodyPoses(poses_N7=poses_N7, lamps=self.sim.buttons[0] | self.sim.buttons[1] << 1)
 
     def render(self, height: int, width: int) -> ByteArray:
         """Draw the scene from the front camera, (height, width, 3); slow in software (see rendering.py)."""

@@ -1,0 +1,31 @@
+"""Add an account to a run's console, or give it another role and password. Restart the console for it to count.
+
+The password is asked for, or read from standard input if that is no terminal.
+"""
+
+import getpass
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from lwd.cli.options import RunOption, console, next_step, run_at
+
+
+def run(
+    run: RunOption = Path("runs/demo"),
+    name: Annotated[str, tyro.conf.arg(help="who; it is recorded with each step that they drive")] = "operator",
+    role: Annotated[
+        Literal["viewer", "operator", "admin"],
+        tyro.conf.arg(help="what they may do: look; take robots over; also read the audit log"),
+    ] = "operator",
+) -> None:
+    from lwd.console.accounts import Role
+    from lwd.console.server import accounts_of
+
+    directory = run_at(run)
+    password = getpass.getpass(f"password of {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    accounts_of(directory).put(name, Role.of(role), password)
+    console.print(f"{name} may log in as {role}")
+    next_step(f"lwd console --run {run}")

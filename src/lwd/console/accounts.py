@@ -1,0 +1,107 @@
+"""Who may use the console: local accounts with hashed passwords and a role, in RUN/console/accounts.json."""
+
+import re
+from enum import IntEnum
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwd.data import durable
+from lwd.data.episode_file import NAME_PATTERN
+from lwd.errors import ConfigError
+
+MIN_PASSWORD = 10
+MAX_PASSWORD = 1024
+
+
+class Role(IntEnum):
+    """What somebody may do; each role may do what those before it may."""
+
+    VIEWER = 0
+    """Look at everything but the audit log."""
+    OPERATOR = 1
+    """Take robots over, and label episodes."""
+    ADMIN = 2
+    """Read the audit log."""
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @classmethod
+    def of(cls, label: str) -> "Role":
+        """Return the role of a name.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        try:
+            return cls[label.upper()]
+        except KeyError as error:
+            raise ConfigError(f"role is {label!r}; use viewer, operator or admin") from error
+
+
+class _Account(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME_PATTERN)
+    role: str
+    password_hash: str
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accounts: tuple[_Account, ...] = ()
+
+
+class Accounts:
+    """The accounts of one run. A changed file counts from the next start of the console on."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            ConfigError: if the file is damaged.
+        """
+        self._path = path
+        self._hasher = PasswordHasher()
+        self._nobody = self._hasher.hash("the password of nobody")
+        try:
+            found = _File.model_validate_json(path.read_bytes()).accounts
+        except FileNotFoundError:
+            found = ()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"{path} is damaged ({first['msg']}): mend it, or delete it and add accounts") from error
+        for account in found:
+            Role.of(account.role)
+        self._accounts = {account.name: account for account in found}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def put(self, name: str, role: Role, password: str) -> None:
+        """Add an account, or give one another role and password; durable on return.
+
+        Raises:
+            ConfigError: if the name or the password will not do.
+        """
+        if not re.match(NAME_PATTERN, name):
+            raise ConfigError(f"name is {name!r}; use letters, digits, dot, dash and underscore, 128 at most")
+        if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+            raise ConfigError(f"the password has {len(password)} characters; use {MIN_PASSWORD} to {MAX_PASSWORD}")
+        self._accounts[name] = _Account(name=name, role=role.label, password_hash=self._hasher.hash(password))
+        content = _File(accounts=tuple(self._accounts.values())).model_dump_json(indent=2)
+        durable.ensure_directory(self._path.parent)
+        durable.replace(self._path, content.encode(), mode=0o600)
+
+    def role_of(self, name: str, password: str) -> Role | None:
+        """Return the role of who logs in; None if name or password is wrong. Takes as long for an unknown name."""
+        account = self._accounts.get(name)
+        try:
+            self._hasher.verify(self._nobody if account is None else account.password_hash, password)
+        except (VerificationError, InvalidHashError):
+            return None
+        return None if account is None else Role.of(account.role)

@@ -1,0 +1,322 @@
+"""The console's HTTP and WebSocket interface. docs/console.md describes the protocol."""
+
+import asyncio
+import contextlib
+import importlib.resources
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
+
+from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
+from lwd.console.audit import AuditLog
+from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
+from lwd.console.fleet_link import FleetLink
+from lwd.console.fleet_view import FleetView
+from lwd.console.heavy import HeavyWork
+from lwd.console.learning import LearningView
+from lwd.console.live import LiveClient
+from lwd.console.sessions import COOKIE, LIFETIME_S, LoginThrottle, Session, Sessions, same_secret
+from lwd.data.episode_file import NAME_PATTERN
+from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
+from lwd.fleet.bus_config import BusConfig
+from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Outcome
+
+LOCAL_USER = "local"
+"""Who uses a console without accounts: whoever can reach this machine's loopback."""
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """What the interface needs to know."""
+
+    run: RunDirectory
+    bus: Callable[[], BusConfig]
+    origins: frozenset[str]
+    """Exact origins, such as https://console.example; requests that change something come from nowhere else."""
+    accounts: Accounts
+    """Without any, whoever connects is an administrator: for loopback only."""
+    secure_cookies: bool = False
+
+
+class Login(BaseModel):
+    """Name and password."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=NAME_PATTERN)
+    password: str = Field(min_length=1, max_length=MAX_PASSWORD)
+
+
+class SessionInfo(BaseModel):
+    """Who is logged in; without anybody, name and role are empty."""
+
+    name: str = ""
+    role: str = ""
+    csrf: str = ""
+    accounts: bool
+    """Whether this console has accounts, so that one must log in."""
+
+
+class NewLabel(BaseModel):
+    """What the outcome should have been."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outcome: Literal["success", "failure", "time_limit", "truncated"]
+
+
+class LabelChange(BaseModel):
+    """Where the episode with the new label is."""
+
+    episode_id: str
+    snapshot: int
+
+
+class _Console:
+    """State of one running console; its methods are the routes."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self.config = config
+        self.view = FleetView()
+        self.link = FleetLink(config.bus, self.view)
+        self.sessions = Sessions()
+        self.throttle = LoginThrottle()
+        self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
+        self.episodes = Episodes(config.run)
+        self.learning = LearningView(config.run)
+        self.heavy = HeavyWork()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.link.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            self.audit.close()
+
+    def info(self, session: Session | None) -> SessionInfo:
+        has_accounts = len(self.config.accounts) > 0
+        if session is None:
+            return SessionInfo(accounts=has_accounts)
+        return SessionInfo(name=session.name, role=session.role.label, csrf=session.csrf, accounts=has_accounts)
+
+    def set_cookie(self, response: Response, secret: str) -> None:
+        response.set_cookie(
+            COOKIE,
+            secret,
+            max_age=int(LIFETIME_S),
+            httponly=True,
+            samesite="strict",
+            secure=self.config.secure_cookies,
+        )
+
+
+def create_app(config: AppConfig) -> FastAPI:
+    """Build the interface of one run's console.
+
+    Raises:
+        ConfigError: if the audit log was changed, or cannot be written.
+    """
+    console = _Console(config)
+    app = FastAPI(title="LWD console", version="1", lifespan=console.lifespan, docs_url=None, redoc_url=None)
+    hosts = frozenset(origin.partition("://")[2] for origin in config.origins)
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        # A page of another site whose name is made to point at us sends its own name as Host.
+        if request.headers.get("host", "") not in hosts:
+            return JSONResponse({"detail": "this console has another name: see --origin"}, status_code=421)
+        origin = request.headers.get("origin")
+        if request.method not in ("GET", "HEAD") and origin is not None and origin not in config.origins:
+            return JSONResponse({"detail": "requests from this origin are not accepted"}, status_code=403)
+        response = await call_next(request)
+        response.headers.update(_HEADERS)
+        if request.url.path.startswith("/api/"):
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    @app.exception_handler(LWDError)
+    async def explain(_: Request, error: LWDError) -> Response:
+        status = 404 if isinstance(error, ConfigError) else 503 if isinstance(error, ServiceError | StoreError) else 500
+        return JSONResponse({"detail": str(error)}, status_code=status)
+
+    def session_of(request: Request) -> Session:
+        session = console.sessions.find(request.cookies.get(COOKIE))
+        if session is None:
+            raise HTTPException(401, "log in first")
+        return session
+
+    def may(role: Role) -> Callable[[Request], Session]:
+        def check(request: Request) -> Session:
+            session = session_of(request)
+            if session.role < role:
+                raise HTTPException(403, f"only an {role.label} may do that")
+            if request.method not in ("GET", "HEAD") and not same_secret(
+                request.headers.get("x-csrf-token", ""), session.csrf
+            ):
+                raise HTTPException(403, "the header X-CSRF-Token is missing or wrong: load the page again")
+            return session
+
+        return check
+
+    viewer, operator, admin = (Depends(may(role)) for role in Role)
+    refusals: dict[int | str, dict[str, Any]] = {
+        code: {"description": words}
+        for code, words in (
+            (401, "not logged in"),
+            (403, "not allowed"),
+            (404, "there is no such thing"),
+            (421, "the Host header is not one of this console's names"),
+            (503, "the store, the bus or the simulator is not there"),
+        )
+    }
+
+    @app.get("/api/session", responses=refusals)
+    async def get_session(request: Request, response: Response) -> SessionInfo:
+        """Say who is logged in; on a console without accounts everybody is, at once."""
+        session = console.sessions.find(request.cookies.get(COOKIE))
+        if session is None and not len(config.accounts):
+            secret, session = console.sessions.begin(LOCAL_USER, Role.ADMIN)
+            console.set_cookie(response, secret)
+        return console.info(session)
+
+    @app.post("/api/login", responses={**refusals, 429: {"description": "too many wrong passwords"}})
+    async def login(body: Login, response: Response) -> SessionInfo:
+        """Begin a session."""
+        if (wait_s := console.throttle.wait_s(body.name)) > 0:
+            raise HTTPException(429, f"too many wrong passwords: wait {wait_s:.0f} s")
+        role = await asyncio.to_thread(config.accounts.role_of, body.name, body.password)
+        console.throttle.note(body.name, success=role is not None)
+        await asyncio.to_thread(console.audit.append, body.name, "login" if role is not None else "login refused")
+        if role is None:
+            raise HTTPException(401, "name or password is wrong")
+        secret, session = console.sessions.begin(body.name, role)
+        console.set_cookie(response, secret)
+        return console.info(session)
+
+    @app.post("/api/logout", responses=refusals)
+    async def logout(request: Request, response: Response, session: Annotated[Session, viewer]) -> SessionInfo:
+        """End the session."""
+        console.sessions.end(request.cookies.get(COOKIE))
+        response.delete_cookie(COOKIE)
+        await asyncio.to_thread(console.audit.append, session.name, "logout")
+        return console.info(None)
+
+    @app.get("/api/fleet", dependencies=[viewer], responses=refusals)
+    async def fleet() -> dict[str, Any]:
+        """Return the newest state of all robots, hosts, learner and coordinator."""
+        return {"bus": console.link.connected, **console.view.snapshot()}
+
+    @app.get("/api/learning", dependencies=[viewer], responses=refusals)
+    async def learning() -> dict[str, Any]:
+        """Return curves, latencies, versions, quarantine and storage."""
+        return await asyncio.to_thread(console.learning.content)
+
+    @app.get("/api/episodes", dependencies=[viewer], responses=refusals)
+    async def episodes(
+        task: str = "",
+        robot: str = "",
+        outcome: str = "",
+        source: str = "",
+        policy_version: int | None = None,
+        helped: bool | None = None,
+        snapshot: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+        offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
+    ) -> dict[str, Any]:
+        """Return episodes of a snapshot, newest first."""
+        wanted = EpisodeFilter(
+            task=task, robot=robot, outcome=outcome, source=source, policy_version=policy_version, helped=helped
+        )
+        return await asyncio.to_thread(console.episodes.page, wanted, snapshot=snapshot, offset=offset, limit=limit)
+
+    @app.get("/api/episodes/{episode_id}", dependencies=[viewer], responses=refusals)
+    async def episode(episode_id: str) -> dict[str, Any]:
+        """Return one episode with its actions and who was in control."""
+        return await asyncio.to_thread(console.episodes.detail, episode_id)
+
+    @app.post("/api/episodes/{episode_id}/label", responses={**refusals, 409: {"description": "it cannot be so"}})
+    async def label(episode_id: str, body: NewLabel, session: Annotated[Session, operator]) -> LabelChange:
+        """Give an episode another outcome, in a new snapshot; the old label stays in the log's history."""
+        outcome = Outcome(body.outcome)
+        try:
+            change = await asyncio.to_thread(console.episodes.relabel, episode_id, outcome, session.name)
+        except EpisodeRejected as error:
+            raise HTTPException(409, str(error)) from error
+        await asyncio.to_thread(
+            console.audit.append, session.name, "relabel", episode_id=episode_id, outcome=body.outcome
+        )
+        return LabelChange(episode_id=change.episode_id, snapshot=change.version)
+
+    @app.get("/api/episodes/{episode_id}/track", dependencies=[viewer], responses=refusals)
+    async def track(episode_id: str) -> Response:
+        """Return poses and value distributions of each step (see lwd.console.episode_track)."""
+        found = await asyncio.to_thread(console.episodes.find, episode_id)
+        data = await console.heavy.output("lwd.console.episode_track", str(config.run.path), found.entry.key)
+        return Response(data, media_type="application/octet-stream")
+
+    @app.get("/api/episodes/{episode_id}/frames/{camera}/{step}", dependencies=[viewer], responses=refusals)
+    async def frame(episode_id: str, camera: str, step: int) -> Response:
+        """Return one recorded camera frame."""
+        data = await asyncio.to_thread(console.episodes.frame, episode_id, camera, step)
+        return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
+
+    @app.get("/api/scene", dependencies=[viewer], responses=refusals)
+    async def scene() -> Response:
+        """Return the simulated scene's shapes and meshes (see lwd.robots.sim.drawing)."""
+        data = await console.heavy.output("lwd.console.scene")
+        return Response(data, media_type="application/octet-stream", headers={"Cache-Control": "private, max-age=3600"})
+
+    @app.get("/api/audit", dependencies=[admin], responses=refusals)
+    async def audit(limit: Annotated[int, Query(ge=1, le=10_000)] = 200) -> list[dict[str, Any]]:
+        """Return the audit log's last lines, newest first."""
+        return await asyncio.to_thread(console.audit.tail, limit)
+
+    @app.websocket("/api/live")
+    async def live(socket: WebSocket) -> None:
+        """The fleet's state and poses out, commands in."""
+        if socket.headers.get("origin") not in config.origins or socket.headers.get("host") not in hosts:
+            await socket.close(4403)
+            return
+        secret = socket.cookies.get(COOKIE)
+        session = console.sessions.find(secret)
+        if session is None:
+            await socket.close(4401)
+            return
+        await socket.accept()
+        client = LiveClient(
+            socket,
+            session,
+            console.link,
+            console.view,
+            console.audit,
+            is_valid=lambda: console.sessions.find(secret) is session,
+        )
+        await client.run()
+
+    static = Path(str(importlib.resources.files("lwd.console"))) / "static"
+    app.mount("/assets", StaticFiles(directory=static / "assets"), name="assets")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
+
+    return app

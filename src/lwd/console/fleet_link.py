@@ -1,0 +1,188 @@
+"""The console's connection to the fleet: listens on the bus, asks for poses, passes commands on."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from lwd.console.fleet_view import FleetView
+from lwd.errors import ConfigError, ControlRefused, ServiceError
+from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.messages import (
+    CONTROL_SUBJECT,
+    COORDINATOR_SUBJECT,
+    LEARNER_SUBJECT,
+    POSES_SUBJECT,
+    WATCH_SUBJECT,
+    ControlCommand,
+    ControlState,
+    CoordinatorHeartbeat,
+    HostHeartbeat,
+    LearnerHeartbeat,
+    WatchRequest,
+    command_subject,
+    host_subject,
+)
+from lwd.fleet.poses import robot_of_frame
+
+_RETRY_S = 1.0
+_WATCH_EVERY_S = 1.0
+_ANSWER_WITHIN_S = 2.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Somebody who looks: a browser."""
+
+    @property
+    def robots(self) -> frozenset[str]:
+        """Whose poses it draws."""
+
+    @property
+    def hz(self) -> float:
+        """How often, at most."""
+
+    def on_frame(self, robot_id: str, frame: bytes) -> None:
+        """A new pose frame; must not wait."""
+
+    def on_change(self) -> None:
+        """The state of control of a robot has changed; must not wait."""
+
+
+class FleetLink:
+    """One connection for all browsers of this console."""
+
+    def __init__(self, bus: Callable[[], BusConfig], view: FleetView) -> None:
+        """
+        Args:
+            bus: asked at every try to connect.
+        """
+        self._bus_config = bus
+        self._view = view
+        self._bus: Bus | None = None
+        self._console_id = f"console-{uuid.uuid4().hex[:12]}"
+        self._watchers: set[Watcher] = set()
+        self._answers: dict[str, asyncio.Future[ControlState]] = {}
+        self._wake = asyncio.Event()
+        self._complaint = ""
+
+    @property
+    def connected(self) -> bool:
+        return self._bus is not None and self._bus.connected
+
+    def add(self, watcher: Watcher) -> None:
+        self._watchers.add(watcher)
+        self._wake.set()
+
+    def remove(self, watcher: Watcher) -> None:
+        self._watchers.discard(watcher)
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """A watcher looks at other robots now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Stay connected and tell robots what is watched, until cancelled."""
+        try:
+            while True:
+                if self._bus is None or self._bus.closed:
+                    await self._connect()
+                if self._bus is not None:
+                    with contextlib.suppress(ServiceError):
+                        await self._bus.publish(WATCH_SUBJECT, self._request())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_WATCH_EVERY_S):
+                        await self._wake.wait()
+                self._wake.clear()
+        finally:
+            if self._bus is not None:
+                await self._bus.close()
+
+    async def _connect(self) -> None:
+        try:
+            bus = await Bus.connect(self._bus_config(), name=self._console_id, timeout_s=2 * _RETRY_S)
+            await bus.subscribe(host_subject("*"), HostHeartbeat, self._on_host)
+            await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
+            await bus.subscribe(COORDINATOR_SUBJECT, CoordinatorHeartbeat, self._on_coordinator)
+            await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
+            await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
+            self._bus = bus
+            self._complaint = ""
+        except (ServiceError, ConfigError) as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _logger.warning("%s; trying again", error)
+
+    def _request(self) -> WatchRequest:
+        robots: Iterable[str] = frozenset().union(*(watcher.robots for watcher in self._watchers))
+        return WatchRequest(
+            console_id=self._console_id,
+            robots=tuple(sorted(robots)),
+            hz=max((watcher.hz for watcher in self._watchers), default=1.0),
+        )
+
+    async def _on_host(self, beat: HostHeartbeat) -> None:
+        self._view.on_host(beat)
+
+    async def _on_learner(self, beat: LearnerHeartbeat) -> None:
+        self._view.on_learner(beat)
+
+    async def _on_coordinator(self, beat: CoordinatorHeartbeat) -> None:
+        self._view.on_coordinator(beat)
+
+    async def _on_control(self, state: ControlState) -> None:
+        self._view.on_control(state)
+        answer = self._answers.get(state.request_id)
+        if answer is not None and not answer.done():
+            answer.set_result(state)
+        for watcher in self._watchers:
+            watcher.on_change()
+
+    async def _on_frame(self, data: bytes) -> None:
+        try:
+            robot_id = robot_of_frame(data)
+        except ServiceError as error:
+            _logger.warning("dropped: %s", error)
+            return
+        for watcher in self._watchers:
+            if robot_id in watcher.robots:
+                watcher.on_frame(robot_id, data)
+
+    async def send(self, command: ControlCommand) -> None:
+        """Pass a command on; nobody answers.
+
+        Raises:
+            ServiceError: if the bus is not there.
+        """
+        if self._bus is None:
+            raise ServiceError("the message bus is not there yet")
+        await self._bus.publish(command_subject(command.robot_id), command)
+
+    async def ask(self, command: ControlCommand) -> ControlState:
+        """Pass a command on and return the robot's answer.
+
+        Raises:
+            ControlRefused: if the robot refuses.
+            ServiceError: if the robot does not answer.
+        """
+        request_id = uuid.uuid4().hex
+        answer: asyncio.Future[ControlState] = asyncio.get_running_loop().create_future()
+        self._answers[request_id] = answer
+        try:
+            await self.send(command.model_copy(update={"request_id": request_id}))
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                state = await answer
+        except TimeoutError as error:
+            raise ServiceError(
+                f"robot {command.robot_id} did not answer within {_ANSWER_WITHIN_S:g} s: is its host running?"
+            ) from error
+        finally:
+            del self._answers[request_id]
+        if state.refused:
+            raise ControlRefused(state.refused)
+        return state

@@ -1,0 +1,125 @@
+"""`lwd console`: serves one run's console. Loopback needs no accounts; any other address refuses to start without."""
+
+import ipaddress
+import logging
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import uvicorn
+
+from lwd.console.accounts import Accounts
+from lwd.console.app import AppConfig, create_app
+from lwd.errors import ConfigError, PortInUse
+from lwd.fleet.coordinator_process import bus_of
+from lwd.recipes.run_directory import RunDirectory
+
+_MAX_MESSAGE_BYTES = 65_536
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleConfig:
+    """Settings of the console's process."""
+
+    run: RunDirectory
+    host: str = "127.0.0.1"
+    port: int = 8787
+    origins: tuple[str, ...] = ()
+    """Where browsers find it, if that is not http://HOST:PORT: behind a proxy, or under a name."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port is {self.port}; it must lie in [1, 65535]")
+        for origin in self.origins:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or not parts.hostname
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ConfigError(
+                    f"origin {origin!r} is no origin: give such as https://console.example or http://NAME:8787"
+                )
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins given, and those that the address itself has.
+
+        Raises:
+            ConfigError: if nothing says under which name browsers find it.
+        """
+        if self.is_loopback:
+            names = ("127.0.0.1", "localhost", "[::1]")
+            return frozenset((*self.origins, *(f"http://{name}:{self.port}" for name in names)))
+        if not self.origins:
+            raise ConfigError(
+                f"host is {self.host}, so browsers need a name: give --origin https://NAME or http://NAME:PORT"
+            )
+        return frozenset(self.origins)
+
+
+def accounts_of(run: RunDirectory) -> Accounts:
+    """Read the accounts of a run."""
+    return Accounts(run.path / "console" / "accounts.json")
+
+
+def run_console(config: ConsoleConfig) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: if it would be open to others without accounts, or a setting or file is wrong.
+        PortInUse: if the port is taken.
+    """
+    accounts = accounts_of(config.run)
+    if not config.is_loopback and not len(accounts):
+        raise ConfigError(
+            f"host is {config.host}, which others can reach, and there are no accounts: add one with "
+            f"`lwd console account --run {config.run.path} --name NAME --role admin`, or use --host 127.0.0.1"
+        )
+    if not config.run.path.is_dir():
+        raise ConfigError(f"run {config.run.path} does not exist: make it with `lwd demo` or `lwd up`")
+    origins = config.allowed_origins
+    app = create_app(
+        AppConfig(
+            run=config.run,
+            bus=lambda: bus_of(config.run.path, config.run.bus()),
+            origins=origins,
+            accounts=accounts,
+            secure_cookies=not config.is_loopback and all(origin.startswith("https://") for origin in origins),
+        )
+    )
+    listening = _listen(config.host, config.port)
+    _logger.info("console of %s: http://%s:%d", config.run.path, config.host, config.port)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            ws_max_size=_MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=2,
+            server_header=False,
+        )
+    )
+    with listening:
+        server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise PortInUse(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
+    return listening

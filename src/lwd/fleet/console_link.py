@@ -1,0 +1,200 @@
+"""The robot's side of the console: poses out while somebody watches, operators' commands in.
+
+Nothing here makes a robot wait: the robots' thread leaves its newest poses, this side sends them when it can.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import numpy as np
+
+from lwd.errors import ControlRefused, ServiceError
+from lwd.fleet.bus import Bus
+from lwd.fleet.messages import (
+    WATCH_SUBJECT,
+    ControlCommand,
+    ControlState,
+    WatchRequest,
+    command_subject,
+    control_subject,
+    poses_subject,
+)
+from lwd.fleet.poses import PoseFrame, encode_frame
+from lwd.operators.remote import RemoteOperator
+from lwd.robots.protocol import BodyPoses
+from lwd.types import Outcome
+
+WATCH_FORGOTTEN_S = 3.0
+_STATE_EVERY_S = 1.0
+_LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
+
+_logger = logging.getLogger(__name__)
+
+
+class ConsoleLink:
+    """Links the remote operators of one host to the bus. `is_due`, `show` and `note_fault` are the robots' thread's."""
+
+    def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
+        self._host_id = host_id
+        self._operators = dict(operators)
+        for robot_id, operator in operators.items():
+            operator.on_change = functools.partial(self.note_change, robot_id)
+        self._watches: dict[str, tuple[float, WatchRequest]] = {}
+        self._interval_s: dict[str, float] = {}
+        self._due_s: dict[str, float] = {}
+        self._frames: dict[str, bytes] = {}
+        self._faults: dict[str, str] = {}
+        self._changed: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether any console looks at the fleet."""
+        return bool(self._watches)
+
+    def is_due(self, robot_id: str) -> bool:
+        """Whether somebody wants this robot's poses now."""
+        interval_s = self._interval_s.get(robot_id)
+        return interval_s is not None and time.monotonic() >= self._due_s.get(robot_id, 0.0)
+
+    def show(self, robot_id: str, step: int, poses: BodyPoses) -> None:
+        """Leave a robot's newest poses; what was not sent yet is replaced."""
+        # From the time it was due, not from now: else each delay would add to the interval.
+        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
+        self._due_s[robot_id] = max(time.monotonic(), due_s)
+        self._frames[robot_id] = encode_frame(PoseFrame(robot_id=robot_id, step=step, time_s=time.time(), poses=poses))
+        self._ring()
+
+    def note_fault(self, robot_id: str, fault: str) -> None:
+        """Tell why a robot rests; empty: it works again."""
+        if self._faults.get(robot_id, "") != fault:
+            self._faults[robot_id] = fault
+            self.note_change(robot_id)
+
+    def note_change(self, robot_id: str) -> None:
+        """Tell watchers that the state of control of a robot has changed."""
+        self._changed.add(robot_id)
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the host ends
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def attach(self, bus: Bus) -> None:
+        """Listen for consoles and for commands on a new connection."""
+
+        async def command(message: ControlCommand) -> None:
+            await self._on_command(bus, message)
+
+        await bus.subscribe(WATCH_SUBJECT, WatchRequest, self._on_watch)
+        for robot_id in self._operators:
+            await bus.subscribe(command_subject(robot_id), ControlCommand, command)
+
+    async def run(self, bus: Callable[[], Bus | None]) -> None:
+        """Send what changed, for ever."""
+        self._loop = asyncio.get_running_loop()
+        next_states_s = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.25):
+                    await self._wake.wait()
+            self._wake.clear()
+            now_s = time.monotonic()
+            self._forget(now_s)
+            connection = bus()
+            if connection is None or not self._watches:
+                continue
+            if now_s >= next_states_s:
+                self._changed.update(self._operators)
+                next_states_s = now_s + _STATE_EVERY_S
+            with suppress(ServiceError):
+                await self._send(connection)
+
+    async def _send(self, bus: Bus) -> None:
+        frames, self._frames = self._frames, {}
+        changed, self._changed = self._changed, set()
+        for robot_id, frame in frames.items():
+            await bus.publish_bytes(poses_subject(robot_id), frame)
+        for robot_id in changed & self._operators.keys():
+            await bus.publish(control_subject(robot_id), self._state(robot_id))
+
+    async def _on_watch(self, request: WatchRequest) -> None:
+        if request.console_id not in self._watches:
+            self._changed.update(self._operators)
+            self._wake.set()
+        self._watches[request.console_id] = (time.monotonic() + WATCH_FORGOTTEN_S, request)
+        self._count()
+
+    def _forget(self, now_s: float) -> None:
+        gone = [name for name, (until_s, _) in self._watches.items() if now_s > until_s]
+        for name in gone:
+            del self._watches[name]
+        if gone:
+            self._count()
+
+    def _count(self) -> None:
+        hz: dict[str, float] = {}
+        for _, request in self._watches.values():
+            for robot_id in request.robots:
+                if robot_id in self._operators:
+                    hz[robot_id] = max(hz.get(robot_id, 0.0), request.hz)
+        self._interval_s = {robot_id: 1 / each for robot_id, each in hz.items()}
+
+    async def _on_command(self, bus: Bus, command: ControlCommand) -> None:
+        operator = self._operators.get(command.robot_id)
+        if operator is None:
+            return
+        refused = ""
+        before = operator.view()
+        try:
+            _obey(operator, command)
+        except ControlRefused as error:
+            refused = str(error)
+            _logger.info("robot %s: %s of %s refused: %s", command.robot_id, command.verb, command.operator_id, error)
+        after = operator.view()
+        if (before.phase, before.lease, before.label) != (after.phase, after.lease, after.label):
+            _logger.info("robot %s: %s by %s", command.robot_id, command.verb, command.operator_id)
+            self.note_change(command.robot_id)
+        if command.request_id or refused:
+            with suppress(ServiceError):
+                await bus.publish(
+                    control_subject(command.robot_id), self._state(command.robot_id, command.request_id, refused)
+                )
+
+    def _state(self, robot_id: str, request_id: str = "", refused: str = "") -> ControlState:
+        view = self._operators[robot_id].view()
+        return ControlState(
+            robot_id=robot_id,
+            host_id=self._host_id,
+            phase=view.phase.value,
+            lease=view.lease,
+            operator_id=view.operator_id,
+            client_id=view.client_id,
+            reason=view.reason,
+            help_reason=view.help_reason,
+            help_for_s=view.help_for_s,
+            label=view.label,
+            fault=self._faults.get(robot_id, "")[:500],
+            request_id=request_id,
+            refused=refused[:500],
+        )
+
+
+def _obey(operator: RemoteOperator, command: ControlCommand) -> None:
+    match command.verb:
+        case "take":
+            operator.take(command.operator_id, command.client_id)
+        case "drive":
+            operator.drive(command.lease, command.sequence, np.array(command.action, dtype=np.float32))
+        case "abandon":
+            operator.abandon(command.client_id)
+        case "success" | "failure" | "discard":
+            operator.end(command.lease, _LABELS[command.verb])
+        case _:
+            operator.apply(command.verb, command.lease)

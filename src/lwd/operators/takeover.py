@@ -1,0 +1,203 @@
+"""Who controls one robot: the lease, the phases and the dead-man's switch, on the robot's own monotonic clock.
+
+    AUTONOMOUS --take--> PAUSED --resume--> HUMAN --release--> AUTONOMOUS
+                           ^                  |
+                           +--- dead-man, pause, episode's end, label
+
+Exactly one operator holds the lease of a robot. A new lease has a higher number, and a command under any other number
+is refused, so a command that was delayed in the network cannot move a robot that somebody else took since.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from lwd.errors import ConfigError, ControlRefused
+from lwd.operators.protocol import HOLD, Command, Intent
+from lwd.types import FloatArray, Outcome
+
+DEAD_MAN_S = 0.2
+"""Without a command for so long, a driven robot holds."""
+FIRST_COMMAND_S = 2.0
+"""The same after `resume`: until the first command the robot holds anyway."""
+ABANDONED_S = 10.0
+"""Without a sign of life for so long, an operator loses the lease; the robot goes on holding."""
+UNDO_S = 3.0
+"""For so long a label can be taken back."""
+
+
+class Phase(StrEnum):
+    AUTONOMOUS = "autonomous"
+    PAUSED = "paused"
+    HUMAN = "human"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One operator's exclusive right to control one robot."""
+
+    number: int
+    operator_id: str
+    client_id: str
+    """Which browser tab or device: one person's second tab is a second client."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """How the operator says that the episode ended. None: nothing of it is kept."""
+
+    outcome: Outcome | None
+
+
+class Takeover:
+    """The state of control of one robot. Not thread-safe: `RemoteOperator` holds the lock."""
+
+    def __init__(self, action_size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            clock: monotonic seconds of this machine; no other machine's clock counts.
+        """
+        if action_size < 1:
+            raise ConfigError(f"action_size is {action_size}; a robot that can be driven has at least one action")
+        self._action_size = action_size
+        self._clock = clock
+        self._numbers = 0
+        self._sequence = -1
+        self._action: FloatArray | None = None
+        self._commanded_s = self._alive_s = -np.inf
+        self._label: Label | None = None
+        self._labelled_s = 0.0
+        self.phase = Phase.AUTONOMOUS
+        self.lease: Lease | None = None
+        self.reason = ""
+        """Why the robot is paused."""
+
+    @property
+    def label(self) -> Label | None:
+        """The label that ends the episode once it can no longer be taken back."""
+        return self._label
+
+    def take(self, operator_id: str, client_id: str) -> Lease:
+        """Give the lease to an operator; the robot holds at once.
+
+        Raises:
+            ControlRefused: if another client holds it; names who.
+        """
+        self.expire()
+        if self.lease is not None:
+            if self.lease.client_id == client_id:
+                return self.lease
+            raise ControlRefused(f"{self.lease.operator_id} controls this robot: ask them to release it")
+        self._numbers += 1
+        self.lease = Lease(number=self._numbers, operator_id=operator_id, client_id=client_id)
+        self._sequence = -1
+        self._alive_s = self._clock()
+        self._pause("taken over")
+        return self.lease
+
+    def resume(self, number: int) -> None:
+        """Let the operator drive: the explicit step after a take-over and after every hold."""
+        self._require(number)
+        if self._label is not None:
+            raise ControlRefused("the episode is labelled: undo the label, or wait for the next episode")
+        if self.phase is not Phase.HUMAN:
+            self._action, self._commanded_s = None, self._clock()
+            self.phase, self.reason = Phase.HUMAN, ""
+
+    def drive(self, number: int, sequence: int, action: FloatArray) -> None:
+        """Set the action for the next steps. One that is older than another, or comes while paused, is dropped.
+
+        Raises:
+            ControlRefused: if the lease is another, or the action is not finite or of the wrong size; then it holds.
+        """
+        self._require(number)
+        if action.shape != (self._action_size,) or not np.isfinite(action).all():
+            self._pause("a malformed action was refused")
+            raise ControlRefused(f"action has shape {action.shape}; send {self._action_size} finite numbers")
+        self.expire()
+        if sequence <= self._sequence or self.phase is not Phase.HUMAN:
+            return
+        self._sequence, self._action, self._commanded_s = sequence, action, self._clock()
+
+    def keep(self, number: int) -> None:
+        """A sign of life of an operator who does not drive."""
+        self._require(number)
+
+    def pause(self, number: int) -> None:
+        """Hold the robot until `resume`."""
+        self._require(number)
+        self._pause("paused by the operator")
+
+    def release(self, number: int) -> None:
+        """Give the robot back to its policy, which plans anew from where it stands."""
+        self._require(number)
+        if self._label is not None:
+            raise ControlRefused("the episode is labelled: undo the label, or wait until it has ended")
+        self.lease = None
+        self.phase, self.reason, self._action = Phase.AUTONOMOUS, "", None
+
+    def abandon(self, client_id: str) -> None:
+        """The client is gone: its robot holds, and anybody may take it."""
+        if self.lease is not None and self.lease.client_id == client_id:
+            self.lease = None
+            self._pause("its operator is gone: take over and release")
+
+    def end(self, number: int, label: Label) -> None:
+        """Hold, and end the episode with a label after `UNDO_S`."""
+        self._require(number)
+        self._label, self._labelled_s = label, self._clock()
+        self._pause("labelled")
+
+    def undo(self, number: int) -> None:
+        """Take the label back; the robot still holds."""
+        self._require(number)
+        if self._label is None:
+            raise ControlRefused("there is no label to take back; after 3 s it is final")
+        self._label = None
+        self._pause("label taken back")
+
+    def begin(self) -> None:
+        """A new episode begins; under a lease the robot holds first."""
+        self._label = None
+        if self.phase is not Phase.AUTONOMOUS:
+            self._pause("a new episode begins")
+
+    def next(self) -> Command | None:
+        """Return the operator's command for the next step; None where the robot acts by itself."""
+        self.expire()
+        if self._label is not None and self._clock() - self._labelled_s >= UNDO_S:
+            return self._ending(self._label)
+        if self.phase is Phase.AUTONOMOUS:
+            return None
+        if self.phase is Phase.PAUSED or self._action is None or self.lease is None:
+            return HOLD
+        if not self._action.any():
+            # Hands off the keys: standing still is no step, so it uses up no time limit and is not recorded.
+            return HOLD
+        return Command(intent=Intent.TAKE_OVER, action=self._action, operator_id=self.lease.operator_id)
+
+    def expire(self) -> None:
+        """Apply what time alone brings about: the dead-man's switch and the loss of an abandoned lease."""
+        now_s = self._clock()
+        patience_s = FIRST_COMMAND_S if self._action is None else DEAD_MAN_S
+        if self.phase is Phase.HUMAN and now_s - self._commanded_s > patience_s:
+            self._pause(f"no command for {1000 * patience_s:.0f} ms")
+        if self.lease is not None and now_s - self._alive_s > ABANDONED_S:
+            self.abandon(self.lease.client_id)
+
+    def _ending(self, label: Label) -> Command:
+        who = "" if self.lease is None else self.lease.operator_id
+        if label.outcome is None:
+            return Command(intent=Intent.DISCARD, operator_id=who)
+        return Command(intent=Intent.LABEL, outcome=label.outcome, operator_id=who)
+
+    def _pause(self, reason: str) -> None:
+        self.phase, self.reason, self._action = Phase.PAUSED, reason, None
+
+    def _require(self, number: int) -> None:
+        if self.lease is None or self.lease.number != number:
+            raise ControlRefused(f"lease {number} has ended: take the robot over again")
+        self._alive_s = self._clock()

@@ -1,0 +1,91 @@
+"""A whole fleet of four robots under `lwd up --console`, and one operator's shift in a real browser (`make e2e`).
+
+Set LWD_E2E_PICTURES to a directory to keep the screenshots.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lwd.data.episode_file import read_episode
+from lwd.data.log import LogReader
+from lwd.data.store import open_store
+from lwd.fleet.process import spawn, stop
+from lwd.types import Controller, Outcome
+
+from ..nats_servers import free_port
+
+pytestmark = pytest.mark.e2e
+WEB = Path(__file__).parents[2] / "web"
+LWD = (sys.executable, "-m", "lwd")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run whose offline stages are finished."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    if prepared := os.environ.get("LWD_E2E_RUN"):
+        shutil.copytree(prepared, run)
+        return run
+    for stage in (["data", "generate"], ["sft"], ["offline"]):
+        subprocess.run([*LWD, *stage, "--run", str(run), "--budget", "smoke"], check=True)
+    return run
+
+
+@pytest.fixture(scope="module")
+def url(run) -> Iterator[str]:
+    port = free_port()
+    command = [*LWD, "up", "--run", str(run), "--budget", "smoke", "--robots", "4", "--env-steps", "100000000"]
+    process = spawn([*command, "--console", "--console-port", str(port)], log=run / "up.log")
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(process, patience_s=60)
+
+
+def test_an_operators_shift(run, url, tmp_path):
+    pictures = Path(os.environ.get("LWD_E2E_PICTURES", tmp_path))
+    pictures.mkdir(parents=True, exist_ok=True)
+    wait_for(url)
+    result = subprocess.run(
+        ["node", "e2e/console.mjs", url, str(pictures)], cwd=WEB, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    measured = json.loads(result.stdout)
+    print(json.dumps(measured, indent=1))
+    assert min(measured["pose_updates_per_s"].values()) >= 5
+    assert measured["second_operator"] == "local controls this robot: ask them to release it"
+    # What the person did is in a committed snapshot, with their name and the executed actions.
+    store = open_store(run / "store")
+    reader = LogReader(store)
+    reader.poll()
+    committed = reader.find(measured["driven"]["episode_id"])
+    assert committed.entry.outcome is Outcome.SUCCESS
+    episode = read_episode(store.get(committed.entry.key))
+    human_T = episode.controllers_T == Controller.HUMAN
+    assert human_T.all()
+    assert (abs(episode.actions_TA).max(axis=1) > 0).all()
+    assert set(episode.info.operator_ids) == {"local"}
+
+
+def wait_for(url: str) -> None:
+    script = """
+        const end = Date.now() + 180000;
+        for (;;) {
+          try {
+            const session = await fetch(`${process.argv[1]}/api/session`);
+            const cookie = session.headers.get("set-cookie").split(";")[0];
+            const fleet = await (await fetch(`${process.argv[1]}/api/fleet`, { headers: { cookie } })).json();
+            if (fleet.robots.filter((robot) => robot.task).length === 4) break;
+          } catch {}
+          if (Date.now() > end) throw new Error("no fleet");
+          await new Promise((resolve) => setTimeout(resolve, 500));
+        }
+    """
+    subprocess.run(["node", "--input-type=module", "-e", script, url], check=True, timeout=200)

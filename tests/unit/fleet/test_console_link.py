@@ -1,0 +1,224 @@
+"""A person drives a robot of a running host over a real bus: what is recorded, who is refused, what is shown."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from lwd.data.episode_file import read_episode
+from lwd.errors import ServiceError
+from lwd.fleet.bus import Bus
+from lwd.fleet.messages import (
+    CONTROL_SUBJECT,
+    POSES_SUBJECT,
+    WATCH_SUBJECT,
+    ControlCommand,
+    ControlState,
+    WatchRequest,
+    command_subject,
+)
+from lwd.fleet.nats_server import NatsServer
+from lwd.fleet.poses import PoseFrame, decode_frame, encode_frame, robot_of_frame
+from lwd.robots.protocol import BodyPoses
+from lwd.types import Controller, Outcome
+
+from ... import driven_fleet
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+class Operator:
+    """A console's side of the bus, with the newest answers of all robots."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        self.bus, self.name = bus, name
+        self.states: dict[str, ControlState] = {}
+        self.answers: dict[str, ControlState] = {}
+        self.frames: list[PoseFrame] = []
+        self._requests = 0
+        self._sequence = 0
+
+    @classmethod
+    async def connect(cls, url: str, name: str) -> "Operator":
+        self = cls(await Bus.connect(url, name=name), name)
+
+        async def state(message: ControlState) -> None:
+            self.states[message.robot_id] = message
+            self.answers[message.request_id] = message
+
+        async def frame(data: bytes) -> None:
+            self.frames.append(decode_frame(data))
+
+        await self.bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, state)
+        await self.bus.subscribe_bytes(f"{POSES_SUBJECT}.*", frame)
+        return self
+
+    async def watch(self, *robots: str, hz: float = 20) -> None:
+        await self.bus.publish(WATCH_SUBJECT, WatchRequest(console_id=self.name, robots=robots, hz=hz))
+
+    async def ask(self, robot_id: str, verb: str, lease: int = 0) -> ControlState:
+        self._requests += 1
+        request_id = f"{self.name}-{self._requests}"
+        await self.tell(robot_id, verb, lease, request_id=request_id)
+        await until(lambda: request_id in self.answers)
+        return self.answers[request_id]
+
+    async def tell(self, robot_id: str, verb: str, lease: int = 0, **rest) -> None:
+        command = ControlCommand(
+            robot_id=robot_id, verb=verb, operator_id=self.name, client_id=f"{self.name}-tab", lease=lease, **rest
+        )
+        await self.bus.publish(command_subject(robot_id), command)
+
+    async def drive(self, robot_id: str, lease: int, action: tuple[float, ...], seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._sequence += 1
+            await self.tell(robot_id, "drive", lease, sequence=self._sequence, action=action)
+            await asyncio.sleep(0.03)
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextmanager
+def running(fleet: driven_fleet.DrivenFleet):
+    stop = threading.Event()
+    thread = threading.Thread(target=fleet.host().run, args=(stop.is_set,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
+
+    async def operate() -> None:
+        ada, bob = await Operator.connect(server.url, "ada"), await Operator.connect(server.url, "bob")
+        await ada.watch("robot-0")
+        await until(lambda: fleet.steps_of("robot-0") > 20)
+        taken = await ada.ask("robot-0", "take")
+        assert (taken.phase, taken.operator_id, taken.refused) == ("paused", "ada", "")
+        await asyncio.sleep(0.05)
+        held_at = fleet.steps_of("robot-0")
+        await asyncio.sleep(0.3)
+        assert fleet.steps_of("robot-0") == held_at > 0
+        refused = await bob.ask("robot-0", "take")
+        assert refused.refused == "ada controls this robot: ask them to release it"
+        await ada.ask("robot-0", "resume", taken.lease)
+        started_s = time.monotonic()
+        await ada.drive("robot-0", taken.lease, (0.25, 0.0), 0.5)
+        # Then her network goes: the robot holds, in real time.
+        await asyncio.sleep(0.35)
+        moved = fleet.steps_of("robot-0") - held_at
+        assert 8 <= moved <= 20 * (time.monotonic() - started_s)
+        assert fleet.remotes["robot-0"].view().reason == "no command for 200 ms"
+        await asyncio.sleep(0.2)
+        assert fleet.steps_of("robot-0") == held_at + moved
+        ended = await ada.ask("robot-0", "failure", taken.lease)
+        assert ended.label == "failure"
+        await until(lambda: fleet.network.status.episodes > 0)
+        await ada.watch("robot-0")
+        await until(lambda: ada.states["robot-0"].reason == "a new episode begins")
+        released = await ada.ask("robot-0", "release", taken.lease)
+        assert (released.phase, released.lease) == ("autonomous", 0)
+        steps["held"], steps["moved"] = held_at, moved
+        await ada.bus.close()
+        await bob.bus.close()
+
+    steps: dict[str, int] = {}
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0) as fleet:
+        with running(fleet):
+            asyncio.run(operate())
+        entries = fleet.finish()
+        entry = next(entry for entry in entries if entry.outcome is Outcome.FAILURE)
+        episode = read_episode(fleet.store.get(entry.key))
+    held, moved = steps["held"], steps["moved"]
+    assert episode.steps == held + moved
+    assert list(episode.controllers_T) == [Controller.POLICY] * held + [Controller.HUMAN] * moved
+    np.testing.assert_allclose(episode.actions_TA[held:], np.tile([[0.25, 0.0]], (moved, 1)))
+    assert (episode.info.operator_ids, episode.info.operator_steps) == (("ada",), (held,))
+    assert (entry.human_steps, entry.interventions) == (moved, 1)
+
+
+def test_a_discarded_episode_leaves_nothing_and_a_lost_operator_a_robot_that_holds(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
+
+    async def operate() -> None:
+        ada = await Operator.connect(server.url, "ada")
+        await until(lambda: fleet.steps_of("robot-0") > 0)
+        taken = await ada.ask("robot-0", "take")
+        before = fleet.episode_of("robot-0")
+        await ada.ask("robot-0", "discard", taken.lease)
+        await until(lambda: fleet.episode_of("robot-0") not in ("", before))
+        discarded.append(before)
+        await ada.ask("robot-0", "resume", taken.lease)
+        await ada.drive("robot-0", taken.lease, (1.0, 0.0), 0.2)
+        await ada.tell("robot-0", "abandon")
+        await until(lambda: fleet.remotes["robot-0"].view().lease == 0)
+        assert fleet.remotes["robot-0"].view().phase == "paused"
+        bob = await Operator.connect(server.url, "bob")
+        again = await bob.ask("robot-0", "take")
+        assert again.lease > taken.lease
+        assert (await ada.ask("robot-0", "resume", taken.lease)).refused.startswith(f"lease {taken.lease} has ended")
+        await bob.ask("robot-0", "release", again.lease)
+        await ada.bus.close()
+        await bob.bus.close()
+
+    discarded: list[str] = []
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0) as fleet:
+        with running(fleet):
+            asyncio.run(operate())
+        assert fleet.finish()
+        spooled_or_stored = [item.key for item in fleet.store.list("episodes")]
+    assert spooled_or_stored
+    assert not any(discarded[0] in key for key in spooled_or_stored)
+
+
+def test_poses_are_sent_only_while_somebody_watches_and_at_most_so_often(tmp_path, server):
+    async def look() -> None:
+        ada = await Operator.connect(server.url, "ada")
+        await until(lambda: fleet.steps_of("robot-0") > 0)
+        await asyncio.sleep(0.3)
+        assert ada.frames == []
+        await ada.watch("robot-0", hz=20)
+        await until(lambda: len(ada.frames) >= 3)
+        begun, started_s = len(ada.frames), time.monotonic()
+        await asyncio.sleep(1.0)
+        assert {frame.robot_id for frame in ada.frames} == {"robot-0"}
+        assert len(ada.frames) - begun <= 20 * (time.monotonic() - started_s) + 1
+        assert {"robot-0", "robot-1"} <= ada.states.keys()  # who is in control is told of all
+        fleet.network.console._watches["ada"] = (0.0, fleet.network.console._watches["ada"][1])  # three seconds later
+        await asyncio.sleep(0.4)
+        silent = len(ada.frames)
+        await asyncio.sleep(0.4)
+        assert len(ada.frames) == silent
+        await ada.bus.close()
+
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0, robots=2) as fleet, running(fleet):
+        asyncio.run(look())
+
+
+def test_a_pose_frame_survives_its_bytes_and_others_are_refused():
+    poses = BodyPoses(poses_N7=np.arange(21, dtype=np.float32).reshape(3, 7), lamps=5)
+    frame = PoseFrame(robot_id="arm.7", step=12, time_s=1.5, poses=poses)
+    data = encode_frame(frame)
+    read = decode_frame(data)
+    assert (read.robot_id, read.step, read.time_s, read.poses.lamps) == ("arm.7", 12, 1.5, 5)
+    np.testing.assert_array_equal(read.poses.poses_N7, poses.poses_N7)
+    for wrong in (b"", b"\x01", b"\x02" + data[1:], data[:-1], data + b"\0", b"\x01\xff" + data[2:]):
+        with pytest.raises(ServiceError):
+            robot_of_frame(wrong)

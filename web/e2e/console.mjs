@@ -1,0 +1,266 @@
+// One operator's shift in a real browser: node e2e/console.mjs BASE_URL SCREENSHOTS. Prints what it measured as JSON.
+
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const [base, pictures] = process.argv.slice(2);
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const measured = {};
+const problems = [];
+
+const assert = (condition, what) => {
+  if (!condition) throw new Error(what);
+};
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+});
+
+async function tab(options = {}) {
+  // axe is injected into the page, which the console's own policy forbids.
+  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, bypassCSP: true, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on("pageerror", (error) => problems.push(error.message));
+  await page.goto(base);
+  await page.waitForSelector(".tile");
+  return page;
+}
+
+/** What the wall's own data says of a robot. */
+const robot = (page, id) =>
+  page.evaluate(async (wanted) => (await (await fetch("/api/fleet")).json()).robots.find((each) => each.robot_id === wanted), id);
+
+async function until(page, id, condition, what, within_ms = 60_000) {
+  const end = Date.now() + within_ms;
+  for (;;) {
+    const found = await robot(page, id);
+    if (condition(found)) return found;
+    assert(Date.now() < end, `${what}: ${JSON.stringify(found)}`);
+    await page.waitForTimeout(50);
+  }
+}
+
+/** A second connection of the page, which keeps the newest poses where the script can read them. */
+async function follow(page, ids, hz) {
+  await page.evaluate(
+    async ([wanted, rate]) => {
+      const head = await (await fetch("/api/scene")).arrayBuffer();
+      const length = new DataView(head).getUint32(0, true);
+      window.bodies = JSON.parse(new TextDecoder().decode(new Uint8Array(head, 4, length))).bodies;
+      window.frames = {};
+      window.counts = {};
+      const socket = new WebSocket(`ws://${location.host}/api/live`);
+      socket.binaryType = "arraybuffer";
+      socket.onmessage = (event) => {
+        if (typeof event.data === "string") {
+          const message = JSON.parse(event.data);
+          if (message.kind === "hello") socket.send(JSON.stringify({ kind: "watch", robots: wanted, hz: rate }));
+          if (message.kind === "fleet") window.fleetNow = message;
+          return;
+        }
+        const view = new DataView(event.data);
+        for (let at = 0; at < event.data.byteLength; ) {
+          const size = view.getUint32(at, true);
+          const name = view.getUint8(at + 5);
+          const id = new TextDecoder().decode(new Uint8Array(event.data, at + 6, name));
+          const rest = at + 6 + name;
+          window.counts[id] = (window.counts[id] ?? 0) + 1;
+          window.frames[id] = {
+            step: view.getUint32(rest, true),
+            lamps: view.getUint32(rest + 4, true),
+            poses: new Float32Array(event.data.slice(rest + 18, at + 4 + size)),
+          };
+          at += 4 + size;
+        }
+        socket.send(JSON.stringify({ kind: "ack" }));
+      };
+      window.follower = socket;
+    },
+    [ids, hz],
+  );
+}
+
+const place = (page, id) =>
+  page.evaluate((wanted) => {
+    const frame = window.frames[wanted];
+    if (!frame) return null;
+    const at = (name) => {
+      const body = window.bodies.indexOf(name);
+      return Array.from(frame.poses.slice(7 * body, 7 * body + 3));
+    };
+    const [left, right] = [at("ur5e/robotiq/left_pad"), at("ur5e/robotiq/right_pad")];
+    const { episode_id, phase } = window.fleetNow.robots.find((each) => each.robot_id === wanted);
+    return { episode_id, phase, hand: left.map((value, axis) => (value + right[axis]) / 2), button: at("button_0"), lamps: frame.lamps, step: frame.step };
+  }, id);
+
+async function keys(page, wanted, held) {
+  for (const key of held) if (!wanted.has(key)) await page.keyboard.up(key);
+  for (const key of wanted) if (!held.has(key)) await page.keyboard.down(key);
+  return wanted;
+}
+
+/** Steer to the drawer's button and press it, by the keys that a person would use. Returns whether it succeeded. */
+async function pressButton(page, id, episode) {
+  let held = new Set();
+  const end = Date.now() + 30_000;
+  while ((await place(page, id)).episode_id !== episode) await page.waitForTimeout(20);
+  while (Date.now() < end) {
+    const seen = await place(page, id);
+    if (seen.episode_id !== episode) break;
+    if (seen.phase === "paused") await page.keyboard.press("Enter");
+    const [dx, dy, dz] = seen.button.map((value, axis) => value - seen.hand[axis]);
+    const far = Math.hypot(dx, dy);
+    const wanted = new Set(["j"]);
+    if (far > 0.04 && dz > -0.09) wanted.add("r");
+    if (Math.abs(dx) > 0.012) wanted.add(dx < 0 ? "w" : "s");
+    if (Math.abs(dy) > 0.012) wanted.add(dy < 0 ? "a" : "d");
+    if (far < 0.025) wanted.add("f");
+    else if (far < 0.08) wanted.add("Shift");
+    held = await keys(page, wanted, held);
+    await page.waitForTimeout(40);
+  }
+  await keys(page, new Set(), held);
+  const found = await page.evaluate(async (wanted) => {
+    for (let attempt = 0; attempt < 100; attempt++) {
+      const response = await fetch(`/api/episodes/${wanted}`);
+      if (response.ok) return response.json();
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+    return null;
+  }, episode);
+  return found?.outcome === "success" ? found : null;
+}
+
+async function lookAt(page, name) {
+  for (const scheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.waitForTimeout(700);
+    await page.screenshot({ path: `${pictures}/${name}-${scheme}.png` });
+    await page.evaluate(AXE);
+    const result = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+    for (const each of result.violations) {
+      if (each.impact === "serious" || each.impact === "critical") {
+        problems.push(`${name}, ${scheme}: ${each.id}: ${each.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(", ")}`);
+      }
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+try {
+  // Watch.
+  const page = await tab();
+  const all = await page.evaluate(async () => (await (await fetch("/api/fleet")).json()).robots.map((each) => each.robot_id));
+  assert(all.length === 4, `there are ${all.length} robots, not 4`);
+  await follow(page, all, 10);
+  await page.waitForTimeout(3000);
+  await page.evaluate(() => (window.counts = {}));
+  await page.waitForTimeout(5000);
+  const counts = await page.evaluate(() => window.counts);
+  measured.pose_updates_per_s = Object.fromEntries(all.map((id) => [id, (counts[id] ?? 0) / 5]));
+  await page.waitForFunction(() => {
+    const canvas = document.querySelector(".tile canvas");
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+    return new Set(new Uint32Array(pixels.buffer)).size > 50;
+  });
+  await lookAt(page, "fleet");
+  await page.evaluate(() => window.follower.close());
+
+  // Take over by keyboard; how long until the last autonomous step?
+  const id = all[0];
+  await page.goto(`${base}/#/robot/${id}`);
+  await page.waitForSelector(".robot");
+  await follow(page, [id], 20);
+  await page.waitForFunction((wanted) => window.frames?.[wanted], id);
+  await page.keyboard.press("t");
+  let state = await until(page, id, (now) => now.phase === "paused" && now.lease > 0, "the robot does not hold");
+
+  // A second operator is refused, and told by whom.
+  const other = await tab();
+  await other.goto(`${base}/#/robot/${id}`);
+  await other.waitForSelector(".robot");
+  await other.waitForFunction(() => document.querySelector(".big-state")?.textContent.includes("controls it"));
+  await other.keyboard.press("t");
+  await other.waitForFunction(() => document.querySelector(".message")?.textContent.includes("controls this robot"));
+  measured.second_operator = await other.textContent(".message");
+  await other.context().close();
+  await lookAt(page, "robot");
+
+  // Discard episodes until one is a task that a script can steer, then drive it to success.
+  let won = null;
+  for (let attempt = 0; attempt < 32 && !won; attempt++) {
+    if (state.task === "press_button" && state.step === 0) {
+      await page.keyboard.press("Enter");
+      won = await pressButton(page, id, state.episode_id);
+    } else {
+      await page.keyboard.press("3");
+      await until(page, id, (now) => now.label === "discard", "no label");
+      if (attempt === 0) {
+        await page.keyboard.press("u");
+        await until(page, id, (now) => now.label === "", "the label was not taken back");
+        await page.keyboard.press("3");
+      }
+    }
+    const before = state.episode_id;
+    state = await until(page, id, (now) => now.episode_id && now.episode_id !== before, "no new episode");
+    // The script may have pressed Enter just when the next episode began.
+    if (state.phase === "human") await page.keyboard.press("p");
+    state = await until(page, id, (now) => now.phase === "paused", "the new episode is not held");
+  }
+  assert(won, "the script did not drive a robot to success");
+  measured.driven = { episode_id: won.episode_id, human_steps: won.human_steps, steps: won.steps, snapshot: won.snapshot, operator_ids: won.operator_ids };
+  await page.keyboard.press("Escape");
+  await until(page, id, (now) => now.lease === 0 && now.phase === "autonomous", "the robot is not handed back");
+
+  // A tab that is killed while it drives leaves a robot that holds.
+  const doomed = await tab();
+  const second = all[1];
+  await doomed.goto(`${base}/#/robot/${second}`);
+  await doomed.waitForSelector(".robot");
+  await doomed.keyboard.press("t");
+  await until(doomed, second, (now) => now.phase === "paused" && now.lease > 0, "the second robot does not hold");
+  await doomed.keyboard.press("Enter");
+  await until(doomed, second, (now) => now.phase === "human", "nobody drives");
+  await doomed.keyboard.down("r");
+  await doomed.waitForTimeout(300);
+  await doomed.context().close();
+  const left = await until(page, second, (now) => now.phase === "paused" && now.lease === 0, "the robot of a killed tab does not hold");
+  measured.killed_tab = left.reason;
+  await page.waitForTimeout(1000);
+  const still = await robot(page, second);
+  assert(still.step === left.step || still.step - left.step <= 1, "a robot without an operator moves");
+
+  // The other views.
+  await page.goto(`${base}/#/robot/${second}`);
+  await page.waitForSelector(".robot");
+  await page.keyboard.press("t");
+  await until(page, second, (now) => now.lease > 0, "nobody may take the robot that was left");
+  await page.keyboard.press("Escape");
+  await page.goto(`${base}/#/learning`);
+  await page.waitForSelector(".chart svg");
+  await lookAt(page, "learning");
+  await page.goto(`${base}/#/episodes`);
+  await page.waitForSelector("td a");
+  await lookAt(page, "episodes");
+  await page.goto(`${base}/#/episode/${won.episode_id}`);
+  await page.waitForSelector(".replay", { timeout: 120_000 });
+  await page.fill(".player input", "10").catch(() => {});
+  await lookAt(page, "episode");
+  await page.goto(`${base}/#/audit`);
+  await page.waitForSelector("td");
+  const audit = await page.textContent("main");
+  for (const word of ["take", "discard", "undo", "release", "lost"]) assert(audit.includes(word), `no ${word} in the audit log`);
+  await lookAt(page, "audit");
+  await page.setViewportSize({ width: 820, height: 1180 });
+  await page.goto(`${base}/#/`);
+  await page.waitForSelector(".tile");
+  await page.waitForTimeout(1500);
+  await page.screenshot({ path: `${pictures}/tablet.png` });
+  assert(problems.length === 0, problems.join("\n"));
+  console.log(JSON.stringify(measured));
+} finally {
+  await browser.close();
+}

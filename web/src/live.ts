@@ -1,0 +1,168 @@
+// The WebSocket: the fleet's state and pose frames in, commands out. Reconnects for ever.
+
+export interface Robot {
+  robot_id: string;
+  host_id: string;
+  state: "help" | "fault" | "human" | "paused" | "autonomous" | "idle" | "offline";
+  task: string;
+  instruction: string;
+  episode_id: string;
+  step: number;
+  time_limit: number;
+  control_hz: number;
+  embodiment: string;
+  policy_version: number;
+  sub_step_scores: number[];
+  acted_by_human: boolean;
+  phase: "autonomous" | "paused" | "human";
+  lease: number;
+  operator_id: string;
+  client_id: string;
+  reason: string;
+  help_reason: string;
+  help_for_s: number;
+  label: string;
+  fault: string;
+}
+
+export interface Fleet {
+  bus: boolean;
+  robots: Robot[];
+  hosts: { host_id: string; age_s: number; state: string; error: string; env_steps: number; spooled: number }[];
+  learner: { age_s: number; stage: string; update: number; snapshot: number; policy_version: number } | null;
+  coordinator: { age_s: number; version: number; episodes: number; quarantined: number } | null;
+}
+
+export interface PoseFrame {
+  robotId: string;
+  step: number;
+  lamps: number;
+  time_s: number;
+  /** Per body x, y, z, then the quaternion w, x, y, z. */
+  poses: Float32Array;
+}
+
+export interface Answer {
+  request_id: string;
+  refused: string;
+  lease?: number;
+  phase?: string;
+}
+
+export class Live {
+  fleet: Fleet | null = null;
+  clientId = "";
+  connected = false;
+  readonly frames = new Map<string, PoseFrame>();
+  readonly listeners = new Set<() => void>();
+  readonly frameListeners = new Set<(frame: PoseFrame) => void>();
+  onExpired: () => void = () => {};
+  #socket: WebSocket | null = null;
+  #watched: string[] = [];
+  #hz = 10;
+  #requests = new Map<string, (answer: Answer) => void>();
+  #number = 0;
+  #closed = false;
+
+  open(): void {
+    this.#closed = false;
+    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
+    socket.binaryType = "arraybuffer";
+    this.#socket = socket;
+    socket.onmessage = (event) => {
+      if (event.data instanceof ArrayBuffer) this.#onPoses(event.data);
+      else this.#onText(JSON.parse(event.data as string));
+    };
+    socket.onclose = (event) => {
+      this.connected = false;
+      for (const answer of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
+      this.#requests.clear();
+      this.#notify();
+      if (event.code === 4401) this.onExpired();
+      else if (!this.#closed) setTimeout(() => this.open(), 1000);
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#socket?.close();
+  }
+
+  /** Say whose poses the page draws now. */
+  watch(robots: string[], hz: number): void {
+    if (robots.join() === this.#watched.join() && hz === this.#hz) return;
+    this.#watched = robots;
+    this.#hz = hz;
+    this.#send({ kind: "watch", robots, hz });
+  }
+
+  /** Send a command that nobody answers. */
+  tell(robot_id: string, verb: "drive" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
+    this.#send({ kind: "command", robot_id, verb, lease, ...rest });
+  }
+
+  /** Send a command and wait for the robot's answer. */
+  ask(robot_id: string, verb: string, lease = 0): Promise<Answer> {
+    const request_id = `r${++this.#number}`;
+    if (!this.#send({ kind: "command", robot_id, verb, lease, request_id })) {
+      return Promise.resolve({ request_id, refused: "there is no connection to the console" });
+    }
+    return new Promise((resolve) => this.#requests.set(request_id, resolve));
+  }
+
+  #send(message: unknown): boolean {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  #onText(message: { kind: string } & Record<string, unknown>): void {
+    if (message.kind === "hello") {
+      this.clientId = message.client_id as string;
+      this.connected = true;
+      this.#send({ kind: "watch", robots: this.#watched, hz: this.#hz });
+    } else if (message.kind === "fleet") {
+      this.fleet = message as unknown as Fleet;
+    } else if (message.kind === "answer") {
+      const answer = message as unknown as Answer;
+      this.#requests.get(answer.request_id)?.(answer);
+      this.#requests.delete(answer.request_id);
+    } else {
+      console.warn(message);
+    }
+    this.#notify();
+  }
+
+  #onPoses(data: ArrayBuffer): void {
+    const view = new DataView(data);
+    for (let at = 0; at < data.byteLength; ) {
+      const length = view.getUint32(at, true);
+      const frame = parseFrame(data, at + 4);
+      at += 4 + length;
+      this.frames.set(frame.robotId, frame);
+      for (const listener of this.frameListeners) listener(frame);
+    }
+    // Only now may the console send the next ones: a slow page skips frames instead of falling behind.
+    requestAnimationFrame(() => this.#send({ kind: "ack" }));
+  }
+
+  #notify(): void {
+    for (const listener of this.listeners) listener();
+  }
+}
+
+function parseFrame(data: ArrayBuffer, at: number): PoseFrame {
+  const view = new DataView(data);
+  const nameLength = view.getUint8(at + 1);
+  const robotId = new TextDecoder().decode(new Uint8Array(data, at + 2, nameLength));
+  const rest = at + 2 + nameLength;
+  const bodies = view.getUint16(rest + 16, true);
+  return {
+    robotId,
+    step: view.getUint32(rest, true),
+    lamps: view.getUint32(rest + 4, true),
+    time_s: view.getFloat64(rest + 8, true),
+    // A copy, because the numbers may begin anywhere.
+    poses: new Float32Array(data.slice(rest + 18, rest + 18 + bodies * 28)),
+  };
+}

@@ -1,0 +1,141 @@
+// The page: header, routes, login.
+
+import "./style.css";
+import { loadSession, login, logout, type SessionInfo } from "./api";
+import { AuditPage } from "./audit";
+import { h, setText } from "./dom";
+import { EpisodePage, EpisodesPage } from "./episodes";
+import { FleetWall } from "./fleet";
+import { LearningPage } from "./learning";
+import { Live } from "./live";
+import { RobotView } from "./robot";
+import { Stage } from "./stage";
+
+interface Page {
+  element: HTMLElement;
+  close(): void;
+}
+
+const app = document.getElementById("app")!;
+const live = new Live();
+let session: SessionInfo;
+let page: Page | null = null;
+let stage: Stage | null = null;
+
+const status = h("span", { class: "status", role: "status" });
+const nav = h("nav", { "aria-label": "views" });
+const holder = h("div", { class: "holder" });
+
+function theme(): void {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+}
+
+function shell(): void {
+  const stored = localStorage.getItem("theme");
+  if (stored === "dark" || stored === "light") document.documentElement.dataset.theme = stored;
+  const views: [string, string][] = [
+    ["#/", "Fleet"],
+    ["#/learning", "Learning"],
+    ["#/episodes", "Episodes"],
+  ];
+  if (session.role === "admin") views.push(["#/audit", "Audit"]);
+  nav.replaceChildren(...views.map(([href, name]) => h("a", { href }, name)));
+  app.replaceChildren(
+    h("a", { class: "skip", href: "#main" }, "skip to content"),
+    h(
+      "header",
+      {},
+      h("strong", { class: "brand" }, "LWD console"),
+      nav,
+      status,
+      h("span", { class: "user" }, `${session.name} (${session.role})`),
+      h("button", { type: "button", onclick: theme, "aria-label": "light or dark" }, "◐"),
+      session.accounts ? h("button", { type: "button", onclick: () => void logout().then(start) }, "Log out") : null,
+    ),
+    holder,
+  );
+}
+
+function showStatus(): void {
+  const fleet = live.fleet;
+  const parts = [live.connected ? "" : "no connection to the console"];
+  if (live.connected && fleet && !fleet.bus) parts.push("no message bus");
+  if (fleet?.learner) parts.push(`${fleet.learner.stage}, update ${fleet.learner.update}, policy ${fleet.learner.policy_version}${fleet.learner.age_s > 5 ? " (silent)" : ""}`);
+  if (fleet?.coordinator) parts.push(`snapshot ${fleet.coordinator.version}${fleet.coordinator.age_s > 5 ? " (silent)" : ""}`);
+  for (const host of fleet?.hosts ?? []) if (host.error) parts.push(`${host.host_id}: ${host.error}`);
+  setText(status, parts.filter(Boolean).join(" · "));
+  status.classList.toggle("bad", !live.connected || (fleet !== null && !fleet.bus));
+}
+
+function route(): void {
+  const [path = "", argument = ""] = location.hash.replace(/^#\//, "").split("?")[0]!.split("/");
+  page?.close();
+  const current = (): Stage | null => stage;
+  if (path === "learning") page = new LearningPage();
+  else if (path === "episodes") page = new EpisodesPage();
+  else if (path === "episode") page = new EpisodePage(argument, current, session.role !== "viewer");
+  else if (path === "audit") page = new AuditPage();
+  else if (path === "robot") page = new RobotView(live, current, argument, session.role !== "viewer");
+  else page = new FleetWall(live, current);
+  if (path !== "" && path !== "robot") live.watch([], 1);
+  holder.replaceChildren(page.element);
+  for (const link of nav.querySelectorAll("a")) {
+    const own = link.getAttribute("href")!.slice(2);
+    const here = own === path || (own === "" && path === "robot") || (own === "episodes" && path === "episode");
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function loginForm(): void {
+  page?.close();
+  page = null;
+  const message = h("p", { class: "message", role: "alert" });
+  const name = h("input", { name: "name", autocomplete: "username", required: true });
+  const password = h("input", { name: "password", type: "password", autocomplete: "current-password", required: true });
+  const submit = (event: Event): void => {
+    event.preventDefault();
+    login(name.value, password.value).then(begin, (error: Error) => setText(message, error.message));
+  };
+  app.replaceChildren(
+    h(
+      "main",
+      { class: "login" },
+      h("h1", {}, "LWD console"),
+      h("form", { onsubmit: submit }, h("label", {}, "Name", name), h("label", {}, "Password", password), message, h("button", { type: "submit" }, "Log in")),
+    ),
+  );
+  name.focus();
+}
+
+async function begin(found: SessionInfo): Promise<void> {
+  session = found;
+  shell();
+  live.open();
+  route();
+  if (!stage) {
+    try {
+      stage = await Stage.load();
+      route();
+    } catch (error) {
+      console.warn(error);
+    }
+  }
+}
+
+async function start(): Promise<void> {
+  live.close();
+  const found = await loadSession();
+  if (found.name) await begin(found);
+  else loginForm();
+}
+
+live.listeners.add(showStatus);
+live.onExpired = () => void start();
+window.addEventListener("hashchange", () => {
+  if (session?.name && location.hash !== "#main") route();
+});
+void start();
