@@ -237,6 +237,5 @@ class LiveClient:
             )
             with suppress(ServiceError):
                 await self._link.send(command)
-            await asyncio.to_thread(
-                self._audit.append, self._session.name, "lost", robot_id=robot_id, client_id=self._client_id
-            )
+            # Not in a thread: this task may be cancelled with its connection, and the line must be written.
+            self._audit.append(self._session.name, "lost", robot_id=robot_id, client_id=self._client_id)
