@@ -187,11 +187,14 @@ class DataPlane:
         """Delete the whole JetStream stream; False if the bus is down."""
 
         async def delete() -> None:
-            client = await nats.connect(self._bus_server.url, allow_reconnect=False, connect_timeout=2)
-            try:
-                await client.jetstream(timeout=2).delete_stream(STREAM)
-            finally:
-                await client.close()
+            # Bounded as a whole: to a server that is down, nats-py's `connect` goes on for two minutes, in which nobody
+            # would tend the processes.
+            async with asyncio.timeout(3):
+                client = await nats.connect(self._bus_server.url, allow_reconnect=False, connect_timeout=2)
+                try:
+                    await client.jetstream(timeout=2).delete_stream(STREAM)
+                finally:
+                    await client.close()
 
         try:
             asyncio.run(delete())
