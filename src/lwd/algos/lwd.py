@@ -6,7 +6,6 @@ settings differ.
 Source: method.md sections 2 and 3, arXiv 2605.00416.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -183,9 +182,6 @@ class LWD:
             # The temperature must be the same in all processes.
             self._sum(total)
         self.spread.add((total[0] / total[1]).item())
-
-    def policy_state(self) -> Mapping[str, Tensor]:
-        return self.deployed_policy().state_dict()
 
     def state(self) -> State:
         return {

@@ -1,9 +1,9 @@
 """What the learner asks of an algorithm."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-from torch import Generator, Tensor
+from torch import Generator
+from torch.nn import Module
 
 from lwd.batch import TransitionBatch
 
@@ -26,8 +26,8 @@ class Algorithm(Protocol):
             NonFiniteLoss: if a loss is NaN or infinite; parameters are as they were before this loss's step.
         """
 
-    def policy_state(self) -> Mapping[str, Tensor]:
-        """Parameters and buffers of the policy to deploy."""
+    def deployed_policy(self) -> Module:
+        """Return the policy to publish; it changes with later updates."""
 
     def state(self) -> State:
         """Everything that a bit-for-bit continuation needs, the random generator included."""

@@ -6,7 +6,6 @@ indicator "better than usual" as an input. Deployed, the policy is asked for suc
 Source: arXiv 2511.14759 (pi*0.6); method.md section 7.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -15,12 +14,12 @@ from torch import Tensor
 
 from lwd.algos.optimization import OptimizerStep
 from lwd.algos.protocol import Metrics, State
+from lwd.algos.sft import chunk_matching_loss
 from lwd.batch import TransitionBatch
 from lwd.errors import ConfigError
 from lwd.models.advantage import NEGATIVE, POSITIVE, UNSAID, AdvantagePolicy
 from lwd.models.critic import ValueCritic
 from lwd.ops.categorical import categorical_cross_entropy, two_hot
-from lwd.ops.flow import flow_matching_loss, interpolate
 from lwd.ops.soft_update import soft_update
 
 
@@ -136,12 +135,9 @@ class Recap:
         said_B = torch.rand(batch.size, generator=self.generator, device=positive_B.device)
         indicator_B = torch.where(positive_B, POSITIVE, NEGATIVE)
         indicator_B = torch.where(said_B < self.config.indicator_dropout, UNSAID, indicator_B)
-        chunk = self.policy.normalizer.action(batch.action_chunk_BHA)
-        noise = torch.randn(chunk.shape, generator=self.generator, device=chunk.device)
-        flow_time_B = torch.rand(chunk.shape[:1], generator=self.generator, device=chunk.device)
         context = self.policy.encode(batch.observation, indicator_B)
-        velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
-        step = self._policy_step(flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH), "loss/flow")
+        loss = chunk_matching_loss(self.policy.policy, context, batch, self.generator)
+        step = self._policy_step(loss, "loss/flow")
         soft_update(
             list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.policy_polyak_rate
         )
@@ -165,9 +161,6 @@ class Recap:
     def deployed_policy(self) -> AdvantagePolicy:
         """Return the policy to publish; it changes with later updates."""
         return self.averaged_policy
-
-    def policy_state(self) -> Mapping[str, Tensor]:
-        return self.averaged_policy.state_dict()
 
     def state(self) -> State:
         return {

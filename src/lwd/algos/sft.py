@@ -1,6 +1,5 @@
 """Supervised fine-tuning: flow matching on demonstrations. Its result is the reference policy f_beta."""
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -74,19 +73,11 @@ class SFT:
         return {"loss/flow": step.loss, "gradient_norm/policy": step.gradient_norm}
 
     def _loss(self, batch: TransitionBatch) -> Tensor:
-        chunk = self.policy.normalizer.action(batch.action_chunk_BHA)
-        noise = torch.randn(chunk.shape, generator=self.generator, device=chunk.device)
-        flow_time_B = torch.rand(chunk.shape[:1], generator=self.generator, device=chunk.device)
-        context = self.policy.encode(batch.observation)
-        velocity = self.policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
-        return flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
+        return chunk_matching_loss(self.policy, self.policy.encode(batch.observation), batch, self.generator)
 
     def deployed_policy(self) -> SmallVLA:
         """Return the policy to publish; it changes with later updates."""
         return self.averaged_policy
-
-    def policy_state(self) -> Mapping[str, Tensor]:
-        return self.averaged_policy.state_dict()
 
     def state(self) -> State:
         return {
@@ -103,3 +94,20 @@ class SFT:
         self._step.load_state(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.updates = state["updates"]
+
+
+def chunk_matching_loss(
+    policy: SmallVLA, context: Tensor, batch: TransitionBatch, generator: torch.Generator
+) -> Tensor:
+    """Return the flow-matching loss of a batch's chunks, a scalar: || f(s, (1-w) a_0 + w a_1, w) - (a_1 - a_0) ||^2.
+
+    Args:
+        context: of the batch's observations, under whatever the policy is conditioned on.
+        generator: draws noise a_0 and flow times w.
+    Source: arXiv 2210.02747; arXiv 2605.00416, the SFT loss.
+    """
+    chunk = policy.normalizer.action(batch.action_chunk_BHA)
+    noise = torch.randn(chunk.shape, generator=generator, device=chunk.device)
+    flow_time_B = torch.rand(chunk.shape[:1], generator=generator, device=chunk.device)
+    velocity = policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
+    return flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)

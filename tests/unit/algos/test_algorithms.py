@@ -110,7 +110,7 @@ def test_the_deployed_policy_is_the_running_average(policy, critic, make_batch):
     algorithm.update_actor(make_batch().observation)
     for name, before in policy.named_parameters():
         trained = dict(algorithm.policy.named_parameters())[name]
-        assert_close(algorithm.policy_state()[name], 0.75 * before + 0.25 * trained)
+        assert_close(algorithm.deployed_policy().state_dict()[name], 0.75 * before + 0.25 * trained)
 
 
 def test_at_infinite_temperature_the_policy_stays_at_the_reference(policy, critic, make_batch):

@@ -138,7 +138,7 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
     algorithm = SFT(policy, SFTConfig(learning_rate=3e-3, polyak_rate=0.05), torch.Generator().manual_seed(0))
     for _ in range(150):
         algorithm.update(batch)
-    policy.load_state_dict(algorithm.policy_state())
+    policy.load_state_dict(algorithm.deployed_policy().state_dict())
     policy.instructions = InstructionEncoder({"go": np.zeros(384, np.float32)})
     seen = [Observation(state=np.zeros(2, np.float32), images={"front": image.numpy()}) for image in images]
     actions = policy.act(seen * 8, ["go"] * 16, generator=torch.Generator().manual_seed(1)).reshape(8, 2, -1)

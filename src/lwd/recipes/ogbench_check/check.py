@@ -129,21 +129,20 @@ def run_check(
         "batch_size": config.batch_size,
         "algorithm": asdict(algorithm.config),
     }
+    checkpoints = CheckpointStore(run / "checkpoints")
     points = sorted({*range(config.evaluate_every, config.updates, config.evaluate_every), config.updates})
     for updates in points:
+        found = checkpoints.latest()
+        if found is not None and found.progress.update > updates:
+            continue
         stage = Stage(
-            "ogbench-check",
-            algorithm,
-            CheckpointStore(run / "checkpoints"),
-            stage_files(algorithm, described),
-            updates=updates,
-            snapshot=0,
+            "ogbench-check", algorithm, checkpoints, stage_files(algorithm, described), updates=updates, snapshot=0
         )
         for result in stage.run(batches, stop=stop):
             watch(result, config.updates)
         if stage.progress.update < updates:
             return False
-        if stage.progress.update == updates and not _is_recorded(config, updates):
+        if not _is_recorded(config, updates):
             say(f"evaluating after {updates:,} updates")
             _record(config, updates, evaluate(algorithm.averaged_policy, config))
     return True

@@ -81,7 +81,7 @@ class _Builder:
         if stage == "sft":
             return True
         found = self._registry.methods.get(method)
-        return found is not None and (found.offline if stage == "offline" else found.online)
+        return found is not None and (found.offline or stage == "online")
 
     def fleet_sizes(self, seed: int) -> Iterator[Cell]:
         """The same method with fewer robots: for as many robot hours, and for as much wall clock."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from lwd.recipes.budget import Budget
-from lwd.recipes.methods import METHODS, method_recipe
+from lwd.recipes.methods import METHODS, Method, method_recipe
 from lwd.recipes.scene import Recipe
 
 _ORDER = ("recap", "hg_dagger", "lwd", "lwd_paper", "expectile", "constant_level", "qam", "best_of_n", "fql")
@@ -15,19 +15,6 @@ _PLANNED_LEVEL = 0.5
 cell's key."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """Which stages a method has after SFT."""
-
-    offline: bool
-    online: bool
-
-
-def _all_methods() -> dict[str, Method]:
-    # The constant level is table 3's, which is offline.
-    return {name: Method(offline=METHODS[name].offline, online=name != "constant_level") for name in _ORDER}
-
-
 def _recipe(budget: Budget, method: str) -> Recipe:
     return method_recipe(budget, method, quantile_level=_PLANNED_LEVEL if method == "constant_level" else None)
 
@@ -36,7 +23,7 @@ def _recipe(budget: Budget, method: str) -> Recipe:
 class Registry:
     """The methods that exist."""
 
-    methods: Mapping[str, Method] = field(default_factory=_all_methods)
+    methods: Mapping[str, Method] = field(default_factory=lambda: METHODS)
     recipe: Callable[[Budget, str], Recipe] = _recipe
 
     def options(self, method: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 
 from lwd.data import durable
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, NonFiniteLoss
+from lwd.evaluation.results import EvaluationResult
 from lwd.evaluation.statistics import mean_over_tasks
 from lwd.recipes.evaluate import evaluate_checkpoint
 from lwd.recipes.methods import with_method
@@ -124,22 +126,37 @@ def run_search(
             row, finished = future.result(), finished + 1
             running.pop(future)
             _add(config.out, row)
-            say(f"{finished}/{len(todo)}  {row['method']} {row['setting']} = {row['value']}: {row['success']:.3f}")
+            outcome = "failed" if row["success"] is None else f"{row['success']:.3f}"
+            say(f"{finished}/{len(todo)}  {row['method']} {row['setting']} = {row['value']}: {outcome}")
             if not stop() and (item := next(waiting, None)) is not None:
                 running[pool.submit(_try, config, recipe, item)] = item
     return finished == len(todo)
 
 
 def _try(config: SearchConfig, recipe: Recipe, candidate: Candidate) -> dict[str, Any]:
-    """Train and evaluate one candidate in this process."""
+    """Train and evaluate one candidate in this process; one that diverges is a result, too: no success, no episode."""
     torch.set_num_threads(1)
     started_s = time.monotonic()
+    success, episodes = None, 0
+    with suppress(NonFiniteLoss):
+        result = _trained_and_evaluated(config, recipe, candidate)
+        success, episodes = round(mean_over_tasks([result.scores()]).mean, 4), len(result.episodes)
+    return {
+        **asdict(candidate),
+        "seed": config.seed,
+        "success": success,
+        "episodes": episodes,
+        "minutes": round((time.monotonic() - started_s) / 60, 1),
+    }
+
+
+def _trained_and_evaluated(config: SearchConfig, recipe: Recipe, candidate: Candidate) -> EvaluationResult:
     run = RunDirectory(config.root / f"{candidate.name}-seed{config.seed}")
     link_tree(config.run / "store", run.path / "store")
     link_tree(config.run / "checkpoints" / "sft", run.path / "checkpoints" / "sft")
     stage = candidate.apply(with_method(recipe, candidate.method).offline)
     checkpoint = run_offline(run, stage, seed=config.seed)
-    result = evaluate_checkpoint(
+    return evaluate_checkpoint(
         checkpoint.policy_path,
         run.path / "eval" / "validation.json",
         method=candidate.method,
@@ -148,13 +165,6 @@ def _try(config: SearchConfig, recipe: Recipe, candidate: Candidate) -> dict[str
         seed=VALIDATION_SEED,
         workers=0,
     )
-    return {
-        **asdict(candidate),
-        "seed": config.seed,
-        "success": round(mean_over_tasks([result.scores()]).mean, 4),
-        "episodes": len(result.episodes),
-        "minutes": round((time.monotonic() - started_s) / 60, 1),
-    }
 
 
 def _load(out: Path) -> list[dict[str, Any]]:
