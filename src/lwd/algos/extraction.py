@@ -1,6 +1,6 @@
 """How the policy gets better by Q: adjoint matching (QAM), and one-step distillation (FQL) to measure it against."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from lwd.algos.protocol import Metrics
 from lwd.algos.temperature import QSpread
 from lwd.batch import ObservationBatch
 from lwd.models.critic import ValueCritic
-from lwd.models.expert import VelocityField
-from lwd.models.vla import SmallVLA
+from lwd.models.flow_policy import Field, FlowPolicy
 from lwd.ops.adjoint import adjoint_matching_loss, lean_adjoint_from_vjp
 from lwd.ops.flow import flow_times, memoryless_sde_rollout, memoryless_sigma
 
@@ -31,8 +30,8 @@ class QAM:
 
     def __init__(
         self,
-        policy: SmallVLA,
-        reference: SmallVLA,
+        policy: FlowPolicy,
+        reference: FlowPolicy,
         target_critic: ValueCritic,
         config: LWDConfig,
         generator: torch.Generator,
@@ -64,8 +63,9 @@ class QAM:
         adjoint = lean_adjoint_from_vjp(vjp, terminal_adjoint, steps)
 
         velocity = self._policy.velocity(self._policy_context(states, features), trajectory[:-1], starts_N1)
-        delta = velocity - reference_velocity
-        loss = adjoint_matching_loss(delta, adjoint, memoryless_sigma(times_N, 1 / steps))
+        # Padding is no action: it is neither moved nor counted.
+        delta = self._policy.real(velocity - reference_velocity)
+        loss = adjoint_matching_loss(delta, self._policy.real(adjoint), memoryless_sigma(times_N, 1 / steps))
         return loss, {
             "qam/temperature": temperature,
             "qam/adjoint_norm": terminal_adjoint.flatten(1).norm(dim=-1).mean().item(),
@@ -73,28 +73,32 @@ class QAM:
             "critic/q_spread": self._spread.value or 0.0,
         }
 
-    def _policy_context(self, states: ObservationBatch, reference_features: Tensor) -> Tensor:
+    def _policy_context(self, states: ObservationBatch, reference_features: Any) -> Any:
         """Encode for the policy; a frozen backbone's features are the reference's."""
         if self._config.train_backbone:
             return self._policy.encode(states)
         return self._policy.condition(reference_features)
 
     def _rollout(
-        self, states: ObservationBatch, reference_features: Tensor, reference_field: VelocityField
+        self, states: ObservationBatch, reference_features: Any, reference_field: Field
     ) -> tuple[Tensor, Tensor]:
         """Sample chunks with the memoryless SDE; return its trajectory (N + 1, ...) and velocities (N, ...)."""
         field = reference_field
         if self._config.rollout == "policy":
             field = self._policy.field(self._policy_context(states, reference_features))
-        noise = chunk_noise(self._policy, states.size, self._generator)
+        noise = self._policy.chunk_noise(states.size, self._generator)
         return memoryless_sde_rollout(field, noise, self._config.flow_steps, generator=self._generator)
 
-    def _q_gradient(self, states: ObservationBatch, chunk_BHA: Tensor) -> Tensor:
+    def _q_gradient(self, states: ObservationBatch, chunk_BHF: Tensor) -> Tensor:
         """Gradient of the mean target critic at generated chunks, which count as clipped to the action limits."""
         with torch.no_grad():
             z = self._target.encode(states)
-        chunk_BHA = chunk_BHA.clamp(-1, 1).requires_grad_()
-        (gradient,) = torch.autograd.grad(torch.stack(self._target.q(z, chunk_BHA)).mean(dim=0).sum(), chunk_BHA)
+        chunk_BHF = chunk_BHF.requires_grad_()
+        unit_BHA = self._policy.unit_chunk(states, chunk_BHF)
+        clipped_BHA = unit_BHA.detach().clamp(-1, 1).requires_grad_()
+        (gradient,) = torch.autograd.grad(torch.stack(self._target.q(z, clipped_BHA)).mean(dim=0).sum(), clipped_BHA)
+        # At the clipped chunk, but of the chunk: what lies outside is pulled back in.
+        (gradient,) = torch.autograd.grad(unit_BHA, chunk_BHF, gradient)
         return gradient
 
 
@@ -107,8 +111,8 @@ class FQL:
 
     def __init__(
         self,
-        policy: SmallVLA,
-        reference: SmallVLA,
+        policy: FlowPolicy,
+        reference: FlowPolicy,
         target_critic: ValueCritic,
         config: LWDConfig,
         generator: torch.Generator,
@@ -117,21 +121,16 @@ class FQL:
         self._config, self._generator = config, generator
 
     def loss(self, states: ObservationBatch) -> tuple[Tensor, Metrics]:
-        noise = chunk_noise(self._policy, states.size, self._generator)
+        noise = self._policy.chunk_noise(states.size, self._generator)
         with torch.no_grad():
-            flow_BHA = self._reference.sample(states, noise)
+            flow_BHF = self._reference.sample(states, noise)
             z = self._target.encode(states)
-        chunk_BHA = self._policy.sample(states, noise)
-        distillation = (chunk_BHA - flow_BHA).square().mean()
-        q_B = torch.stack(self._target.q(z, chunk_BHA.clamp(-1, 1))).mean(dim=0)
+        chunk_BHF = self._policy.sample(states, noise)
+        distillation = self._policy.real(chunk_BHF - flow_BHF).square().mean()
+        unit_BHA = self._policy.unit_chunk(states, chunk_BHF)
+        q_B = torch.stack(self._target.q(z, unit_BHA.clamp(-1, 1))).mean(dim=0)
         scale = q_B.detach().abs().mean().clamp(min=1e-6)
         return self._config.distillation_weight * distillation - q_B.mean() / scale, {
             "fql/distillation": distillation.item(),
             "fql/q": q_B.detach().mean().item(),
         }
-
-
-def chunk_noise(policy: SmallVLA, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Draw standard normal noise (B, H, A) for a policy's chunks."""
-    shape = (batch_size, policy.horizon, policy.embodiment.action_size)
-    return torch.randn(shape, generator=generator, device=generator.device)

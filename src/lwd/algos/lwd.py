@@ -9,10 +9,10 @@ Source: method.md sections 2 and 3, arXiv 2605.00416.
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lwd.algos.config import LWDConfig
-from lwd.algos.extraction import FQL, QAM, chunk_noise
+from lwd.algos.extraction import FQL, QAM
 from lwd.algos.optimization import OptimizerStep, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.algos.sft import SFT, SFTConfig
@@ -22,7 +22,7 @@ from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.errors import ConfigError
 from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import ValueCritic
-from lwd.models.vla import SmallVLA
+from lwd.models.flow_policy import FlowPolicy
 from lwd.ops.flow import memoryless_sde_rollout
 from lwd.ops.soft_update import soft_update
 
@@ -32,8 +32,8 @@ class LWD:
 
     def __init__(
         self,
-        policy: SmallVLA,
-        reference: SmallVLA,
+        policy: FlowPolicy,
+        reference: FlowPolicy,
         critic: ValueCritic,
         config: LWDConfig,
         generator: torch.Generator,
@@ -60,7 +60,7 @@ class LWD:
         self.spread = QSpread()
         self.averaged_policy = deepcopy(policy).requires_grad_(False)
         policy.requires_grad_(True)
-        policy.backbone.requires_grad_(config.train_backbone)
+        policy.train_backbone(config.train_backbone)
         self._critic_step = OptimizerStep(
             critic.parameters(),
             learning_rate=config.critic_learning_rate,
@@ -97,15 +97,15 @@ class LWD:
             return QAM(*parts, self.spread)
         if self.config.extraction == "best_of_n":
             return None
-        if self.policy.config.flow_steps != 1:
+        if self.policy.flow_steps != 1:
             raise ConfigError(
-                f"flow_steps of the policy is {self.policy.config.flow_steps}; with extraction 'fql' it must be 1"
+                f"flow_steps of the policy is {self.policy.flow_steps}; with extraction 'fql' it must be 1"
             )
         return FQL(*parts)
 
     def _policy_sample(self, observation: ObservationBatch) -> Tensor:
-        noise = chunk_noise(self.policy, observation.size, self.generator)
-        return self.policy.sample(observation, noise)
+        noise = self.policy.chunk_noise(observation.size, self.generator)
+        return self.policy.unit_chunk(observation, self.policy.sample(observation, noise))
 
     def update(self, batch: TransitionBatch) -> Metrics:
         batch = batch.to(self.generator.device)
@@ -134,7 +134,7 @@ class LWD:
         """
         if self.imitation is None:
             return {}
-        before = [parameter.clone() for parameter in self.reference.parameters()]
+        before = [parameter.clone() for parameter in self._trained(self.reference)]
         # Also without a chunk of its own a process takes part: the others may have some.
         metrics = self.imitation.update(batch.imitable())
         if not metrics:
@@ -142,9 +142,9 @@ class LWD:
         if self.config.extraction != "qam":
             return {"loss/reference": metrics["loss/flow"]}
         with torch.no_grad():
-            steps = [after - old for after, old in zip(self.reference.parameters(), before, strict=True)]
+            steps = [after - old for after, old in zip(self._trained(self.reference), before, strict=True)]
             for network in (self.policy, self.averaged_policy):
-                for parameter, step in zip(network.parameters(), steps, strict=True):
+                for parameter, step in zip(self._trained(network), steps, strict=True):
                     parameter.add_(step)
         return {"loss/reference": metrics["loss/flow"]}
 
@@ -154,12 +154,15 @@ class LWD:
             return {}
         loss, metrics = self._extraction.loss(states)
         step = self._actor_step(loss, "loss/actor")
-        soft_update(
-            list(self.averaged_policy.parameters()), list(self.policy.parameters()), self.config.policy_polyak_rate
-        )
+        soft_update(self._trained(self.averaged_policy), self._trained(self.policy), self.config.policy_polyak_rate)
         return {"loss/actor": loss.item(), **metrics, "gradient_norm/actor": step.gradient_norm}
 
-    def deployed_policy(self) -> SmallVLA | BestOfN:
+    def _trained(self, network: FlowPolicy) -> list[nn.Parameter]:
+        """A network's parameters that the policy's training changes; a frozen backbone may be everybody's own."""
+        pairs = zip(network.parameters(), self.policy.parameters(), strict=True)
+        return [parameter for parameter, of_policy in pairs if of_policy.requires_grad]
+
+    def deployed_policy(self) -> FlowPolicy | BestOfN:
         """Return the policy to publish; it changes with later updates."""
         if self._extraction is None:
             return BestOfN(self.reference, self.target_critic, self.config.samples)
@@ -171,11 +174,12 @@ class LWD:
         repeated = states.repeat(samples)
         trajectory, _ = memoryless_sde_rollout(
             self.reference.field(self.reference.encode(repeated)),
-            chunk_noise(self.reference, repeated.size, self.generator),
+            self.reference.chunk_noise(repeated.size, self.generator),
             self.config.flow_steps,
             generator=self.generator,
         )
-        q = self.target_critic.q(self.target_critic.encode(repeated), trajectory[-1].clamp(-1, 1))
+        chunk_BHA = self.reference.unit_chunk(repeated, trajectory[-1]).clamp(-1, 1)
+        q = self.target_critic.q(self.target_critic.encode(repeated), chunk_BHA)
         spread_B = torch.stack(q).mean(dim=0).view(samples, states.size).std(dim=0)
         total = torch.stack([spread_B.sum(), spread_B.new_tensor(states.size)])
         if self._sum is not None:
@@ -214,7 +218,7 @@ class LWD:
 
 
 def _imitation(
-    reference: SmallVLA,
+    reference: FlowPolicy,
     learning_rate: float,
     config: LWDConfig,
     generator: torch.Generator,
@@ -223,7 +227,7 @@ def _imitation(
     """The reference as a learner of its own: it imitates what the replay holds of good behaviour."""
     reference.requires_grad_(True)
     # A frozen backbone's features are shared with the policy, so it must stay as it is here, too.
-    reference.backbone.requires_grad_(config.train_backbone)
+    reference.train_backbone(config.train_backbone)
     settings = SFTConfig(
         learning_rate=learning_rate,
         max_gradient_norm=config.max_gradient_norm,

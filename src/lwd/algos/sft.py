@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from lwd.algos.optimization import OptimizerStep, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.batch import TransitionBatch
-from lwd.models.vla import SmallVLA
+from lwd.models.flow_policy import FlowPolicy
 from lwd.ops.flow import flow_matching_loss, interpolate
 from lwd.ops.soft_update import soft_update
 
@@ -36,7 +37,7 @@ class SFT:
 
     def __init__(
         self,
-        policy: SmallVLA,
+        policy: FlowPolicy,
         config: SFTConfig,
         generator: torch.Generator,
         *,
@@ -75,7 +76,7 @@ class SFT:
     def _loss(self, batch: TransitionBatch) -> Tensor:
         return chunk_matching_loss(self.policy, self.policy.encode(batch.observation), batch, self.generator)
 
-    def deployed_policy(self) -> SmallVLA:
+    def deployed_policy(self) -> FlowPolicy:
         """Return the policy to publish; it changes with later updates."""
         return self.averaged_policy
 
@@ -96,9 +97,7 @@ class SFT:
         self.updates = state["updates"]
 
 
-def chunk_matching_loss(
-    policy: SmallVLA, context: Tensor, batch: TransitionBatch, generator: torch.Generator
-) -> Tensor:
+def chunk_matching_loss(policy: FlowPolicy, context: Any, batch: TransitionBatch, generator: torch.Generator) -> Tensor:
     """Return the flow-matching loss of a batch's chunks, a scalar: || f(s, (1-w) a_0 + w a_1, w) - (a_1 - a_0) ||^2.
 
     Args:
@@ -106,8 +105,8 @@ def chunk_matching_loss(
         generator: draws noise a_0 and flow times w.
     Source: arXiv 2210.02747; arXiv 2605.00416, the SFT loss.
     """
-    chunk = policy.normalizer.action(batch.action_chunk_BHA)
+    chunk = policy.flow_chunk(batch.observation, batch.action_chunk_BHA)
     noise = torch.randn(chunk.shape, generator=generator, device=chunk.device)
     flow_time_B = torch.rand(chunk.shape[:1], generator=generator, device=chunk.device)
     velocity = policy.velocity(context, interpolate(noise, chunk, flow_time_B), flow_time_B)
-    return flow_matching_loss(velocity, noise, chunk, batch.action_mask_BH)
+    return flow_matching_loss(policy.real(velocity), policy.real(noise), policy.real(chunk), batch.action_mask_BH)

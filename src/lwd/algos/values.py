@@ -25,7 +25,7 @@ from lwd.ops.regression import expectile_loss
 from lwd.ops.returns import td_target
 
 PolicySample = Callable[[ObservationBatch], Tensor]
-"""Chunks (B, H, A), normalised, of the policy as it is now."""
+"""Chunks (B, H, A) of the policy as it is now, [-1, 1] being the limits of the embodiment."""
 
 
 class ValueLearning(Protocol):

@@ -29,7 +29,10 @@ from lwd.robots.sim import ObservationKind
 
 RunOption = Annotated[Path, tyro.conf.arg(help="directory of the run: its data, checkpoints and report")]
 BudgetOption = Annotated[
-    Budget, tyro.conf.arg(help="full; smoke: a few minutes to see that everything runs; large: for a GPU")
+    Budget,
+    tyro.conf.arg(
+        help="full; smoke: a few minutes, to see that all runs; large: for a GPU; vla: for a policy of LeRobot's"
+    ),
 ]
 MethodOption = Annotated[
     MethodName, tyro.conf.arg(help="LWD, or a method that it is compared with (docs/baselines.md)")

@@ -4,8 +4,10 @@ Ctrl-C saves a checkpoint; the same command continues from it, bit for bit on a 
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from lwd.cli.options import (
     BudgetOption,
@@ -18,6 +20,8 @@ from lwd.cli.options import (
 )
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
+from lwd.errors import ConfigError
+from lwd.recipes.pretrained import PretrainedPolicy
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import described, run_sft
 
@@ -28,11 +32,55 @@ def run(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 2,
+    pretrained: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="PATH|ID",
+            help="pi0, pi0.5 or SmolVLA checkpoint of LeRobot to begin with (with --budget vla); None: a small policy",
+        ),
+    ] = None,
+    horizon: Annotated[
+        int | None, tyro.conf.arg(help="of --pretrained: control steps per chunk; None: the checkpoint's")
+    ] = None,
+    cameras: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="CAMERA=IMAGE", help="of --pretrained: the run's cameras among the checkpoint's images"),
+    ] = (),
+    fit_to_data: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="of --pretrained: features and normalisation from the run's data, for a base model that never saw "
+            "this robot; else the checkpoint's own"
+        ),
+    ] = False,
+    train_backbone: Annotated[
+        bool, tyro.conf.arg(help="of --pretrained: fine-tune the vision-language model, too, not only the expert")
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool, tyro.conf.arg(help="of --pretrained: less memory, about a third more time")
+    ] = False,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
     directory, settings = run_at(run, where), recipe(budget).sft
-    directory.write_config("sft", described(settings, seed=seed))
+    start = None
+    if pretrained is not None:
+        start = PretrainedPolicy(
+            source=pretrained,
+            horizon=horizon,
+            camera_keys=tuple(_pair(camera) for camera in cameras),
+            fit_to_data=fit_to_data,
+            backbone_trained=train_backbone,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+    directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device)) as control:
-        checkpoint = run_sft(directory, settings, seed=seed, control=control)
+        checkpoint = run_sft(directory, settings, seed=seed, pretrained=start, control=control)
     finish(checkpoint, f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    camera, found, image = text.partition("=")
+    if not (camera and found and image):
+        raise ConfigError(f"cameras has {text!r}; write CAMERA=IMAGE, such as front=camera1")
+    return camera, image

@@ -61,7 +61,6 @@ def roll_out(
         batch_size: rows of every call of the policy.
     """
     running: dict[int, tuple[Trial, EpisodeSession, np.random.Generator]] = {}
-    shape = (policy.horizon, policy.embodiment.action_size)
     while True:
         for slot in range(len(robots)):
             if slot not in running and (trial := next(trials, None)) is not None:
@@ -69,7 +68,9 @@ def roll_out(
                 running[slot] = (trial, session, np.random.default_rng(trial.seed))
         if not running:
             return
-        noise = {slot: rng.standard_normal(shape, dtype=np.float32) for slot, (_, _, rng) in running.items()}
+        noise = {
+            slot: rng.standard_normal(policy.noise_shape, dtype=np.float32) for slot, (_, _, rng) in running.items()
+        }
         # Empty rows repeat a running robot, so that the batch keeps its size.
         rows = [slot if slot in running else next(iter(running)) for slot in range(batch_size)]
         with torch.inference_mode():

@@ -25,9 +25,18 @@ class ActingPolicy(nn.Module, ABC):
     def normalizer(self) -> Normalizer:
         """Statistics of states and actions."""
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of one chunk's noise: (H, A), or (H, F) where the flow has more entries than the robot."""
+        return self.horizon, self.embodiment.action_size
+
     @abstractmethod
-    def sample(self, observation: ObservationBatch, noise_BHA: Tensor) -> Tensor:
-        """Return chunks (B, H, A), normalised to [-1, 1], as a function of standard normal noise."""
+    def sample(self, observation: ObservationBatch, noise_BHF: Tensor) -> Tensor:
+        """Return chunks (B, H, F) of the flow as a function of standard normal noise."""
+
+    def physical_chunk(self, observation: ObservationBatch, chunk_BHF: Tensor) -> Tensor:
+        """Return a flow's chunks as actions (B, H, A) in physical units, within the embodiment's limits."""
+        return self.normalizer.physical_action(chunk_BHF)
 
     @torch.no_grad()
     def act(
@@ -42,18 +51,18 @@ class ActingPolicy(nn.Module, ABC):
 
         Args:
             generator: draws the noise where none is given.
-            noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
+            noise_BHA: (B, *noise_shape) standard normal, for results that do not depend on who else is in the batch.
         Returns:
             (B, H, A) float32 in physical units, within the embodiment's limits.
         """
         batch = self.observation_batch(observations, instructions)
-        shape = (len(observations), self.horizon, self.embodiment.action_size)
+        shape = (len(observations), *self.noise_shape)
         device = batch.state_BS.device
         if noise_BHA is None:
             noise = torch.randn(shape, generator=generator, device=device)
         else:
             noise = torch.as_tensor(noise_BHA, dtype=torch.float32, device=device)
-        return self.normalizer.physical_action(self.sample(batch, noise)).cpu().numpy()
+        return self.physical_chunk(batch, self.sample(batch, noise)).cpu().numpy()
 
     def observation_batch(self, observations: Sequence[Observation], instructions: Sequence[str]) -> ObservationBatch:
         """Stack observations of several robots on the policy's device."""

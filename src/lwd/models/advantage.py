@@ -42,8 +42,8 @@ class AdvantagePolicy(ActingPolicy):
         """Return the velocity (B, H, A) at noisy chunks."""
         return self.policy.velocity(context, noisy_chunk_BHA, flow_time_B)
 
-    def sample(self, observation: ObservationBatch, noise_BHA: Tensor) -> Tensor:
-        """Integrate the guided flow from noise: chunks (B, H, A), normalised."""
+    def sample(self, observation: ObservationBatch, noise_BHF: Tensor) -> Tensor:
+        """Integrate the guided flow from noise: chunks (B, H, A), normalised to [-1, 1]."""
         features = self.policy.features(observation)
         unsaid, positive = (
             self.policy.field(self.policy.condition(features + self.indicator_IC[indicator]))
@@ -54,4 +54,4 @@ class AdvantagePolicy(ActingPolicy):
             free = unsaid(chunk_BHA, flow_time_B)
             return free + self.guidance * (positive(chunk_BHA, flow_time_B) - free)
 
-        return ode_sample(guided, noise_BHA, num_steps=self.policy.config.flow_steps)
+        return ode_sample(guided, noise_BHF, num_steps=self.policy.flow_steps)

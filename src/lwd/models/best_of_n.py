@@ -8,8 +8,8 @@ from lwd.batch import ObservationBatch
 from lwd.errors import ConfigError, ShapeError
 from lwd.models.acting import ActingPolicy
 from lwd.models.critic import ValueCritic
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.normalization import Normalizer
-from lwd.models.vla import SmallVLA
 
 
 class BestOfN(ActingPolicy):
@@ -20,7 +20,7 @@ class BestOfN(ActingPolicy):
     Source: arXiv 2304.10573 (IDQL) and arXiv 2507.07969 (Q-chunking), best-of-N sampling.
     """
 
-    def __init__(self, policy: SmallVLA, critic: ValueCritic, samples: int) -> None:
+    def __init__(self, policy: FlowPolicy, critic: ValueCritic, samples: int) -> None:
         """
         Args:
             samples: N.
@@ -45,23 +45,31 @@ class BestOfN(ActingPolicy):
     def normalizer(self) -> Normalizer:
         return self.policy.normalizer
 
-    def sample(self, observation: ObservationBatch, noise_BHA: Tensor) -> Tensor:
-        """Return the best of N chunks (B, H, A); the first proposal is the one that the policy itself would execute."""
-        proposals = self.policy.sample(observation.repeat(self.samples), self._noise(noise_BHA))
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        return self.policy.noise_shape
+
+    def physical_chunk(self, observation: ObservationBatch, chunk_BHF: Tensor) -> Tensor:
+        return self.policy.physical_chunk(observation, chunk_BHF)
+
+    def sample(self, observation: ObservationBatch, noise_BHF: Tensor) -> Tensor:
+        """Return the best of N chunks (B, H, F); the first proposal is the one that the policy itself would execute."""
+        repeated = observation.repeat(self.samples)
+        proposals = self.policy.sample(repeated, self._noise(noise_BHF))
         z = self.critic.encode(observation).repeat(self.samples, 1)
-        q = torch.stack(self.critic.q(z, proposals.clamp(-1, 1))).mean(dim=0)
+        q = torch.stack(self.critic.q(z, self.policy.unit_chunk(repeated, proposals).clamp(-1, 1))).mean(dim=0)
         best_B = q.view(self.samples, -1).argmax(dim=0)
         rows = torch.arange(observation.size, device=best_B.device)
         return proposals[best_B * observation.size + rows]
 
-    def _noise(self, noise_BHA: Tensor) -> Tensor:
+    def _noise(self, noise_BHF: Tensor) -> Tensor:
         """N times the noise: the given one, and more that follows from each row alone, whoever else is in the batch."""
-        rows = noise_BHA.cpu().numpy()
+        rows = noise_BHF.cpu().numpy()
         more = [
             np.random.default_rng(np.frombuffer(row.tobytes(), np.uint32)).standard_normal(
                 (self.samples - 1, *row.shape), dtype=np.float32
             )
             for row in rows
         ]
-        others_NBHA = torch.from_numpy(np.stack(more, axis=1)).to(noise_BHA.device)
-        return torch.cat([noise_BHA.unsqueeze(0), others_NBHA]).flatten(0, 1)
+        others_NBHF = torch.from_numpy(np.stack(more, axis=1)).to(noise_BHF.device)
+        return torch.cat([noise_BHF.unsqueeze(0), others_NBHF]).flatten(0, 1)

@@ -6,6 +6,7 @@ embeddings of the instructions it knows. No pickle is ever read.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ from lwd.errors import CheckpointError
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
+from lwd.models.lerobot import files
+from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.protocol import Policy
 from lwd.models.vla import SmallVLA, VLAConfig
@@ -29,7 +33,7 @@ FORMAT = "lwd-1"
 _INSTRUCTIONS = "instruction_embeddings"
 
 
-PolicyNetwork = SmallVLA | BestOfN | AdvantagePolicy
+PolicyNetwork = FlowPolicy | BestOfN | AdvantagePolicy
 """What a policy file can hold."""
 
 
@@ -38,20 +42,29 @@ def policy_bytes(policy: PolicyNetwork) -> bytes:
     known = policy.instructions.known
     embeddings = np.stack(list(known.values())) if known else np.zeros((0, EMBEDDING_SIZE), np.float32)
     metadata: dict[str, Any] = {"instructions": list(known)}
-    if isinstance(policy, SmallVLA):
-        metadata["config"] = asdict(policy.config)
-    elif isinstance(policy, AdvantagePolicy):
-        metadata |= {"config": asdict(policy.policy.config), "guidance": policy.guidance}
-    else:
-        critic = {"config": asdict(policy.critic.config), "horizon": policy.horizon}
-        metadata |= {"config": asdict(policy.policy.config), "samples": policy.samples, "critic": critic}
-    return _network_bytes("policy", policy, metadata, {_INSTRUCTIONS: torch.from_numpy(embeddings)})
+    extra = {_INSTRUCTIONS: torch.from_numpy(embeddings)}
+    if isinstance(policy, LeRobotVLA):
+        metadata["lerobot"] = files.described(policy)
+        return _network_bytes("policy", policy.embodiment, files.tensors_of(policy) | extra, metadata)
+    if isinstance(policy, AdvantagePolicy):
+        metadata["guidance"] = policy.guidance
+    elif isinstance(policy, BestOfN):
+        metadata["samples"] = policy.samples
+        metadata["critic"] = {"config": asdict(policy.critic.config), "horizon": policy.horizon}
+    flow = policy.policy if isinstance(policy, AdvantagePolicy | BestOfN) else policy
+    if not isinstance(flow, SmallVLA):
+        raise CheckpointError(
+            f"{type(policy).__name__} around {type(flow).__name__} cannot be written to a file: use another method"
+        )
+    metadata["config"] = asdict(flow.config)
+    return _network_bytes("policy", policy.embodiment, policy.state_dict() | extra, metadata)
 
 
 def value_bytes(critic: ValueCritic) -> bytes:
     """Serialise a value/critic network."""
     horizon = critic.pooling.position.shape[0]
-    return _network_bytes("value", critic, {"config": asdict(critic.config), "horizon": horizon}, {})
+    metadata = {"config": asdict(critic.config), "horizon": horizon}
+    return _network_bytes("value", critic.embodiment, critic.state_dict(), metadata)
 
 
 def load_policy(source: Path | str | bytes) -> PolicyNetwork:
@@ -62,12 +75,17 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
     """
     metadata, tensors = _read(source, "policy")
     embeddings = tensors.pop(_INSTRUCTIONS).numpy()
+    embodiment = _embodiment(metadata["embodiment"])
+    instructions = InstructionEncoder(dict(zip(metadata["instructions"], embeddings, strict=True)))
+    if "lerobot" in metadata:
+        statistics = _statistics(tensors, "state_normalizer")
+        return files.rebuilt(metadata["lerobot"], tensors, embodiment, statistics, instructions)
     wrapped = "guidance" in metadata or "samples" in metadata
     flow = SmallVLA(
-        _embodiment(metadata["embodiment"]),
+        embodiment,
         VLAConfig(**metadata["config"]),
         _statistics(tensors, f"{'policy.' if wrapped else ''}backbone.normalizer"),
-        InstructionEncoder(dict(zip(metadata["instructions"], embeddings, strict=True))),
+        instructions,
     )
     policy: PolicyNetwork = flow
     if "guidance" in metadata:
@@ -79,14 +97,14 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
     return policy.eval()
 
 
-def load_vla(source: Path | str | bytes) -> SmallVLA:
+def load_vla(source: Path | str | bytes) -> FlowPolicy:
     """Load the flow policy of a policy file, whatever is around it.
 
     Raises:
         CheckpointError: if the file is missing, damaged or no policy.
     """
     policy = load_policy(source)
-    return policy if isinstance(policy, SmallVLA) else policy.policy
+    return policy.policy if isinstance(policy, BestOfN | AdvantagePolicy) else policy
 
 
 def load_value(source: Path | str | bytes) -> ValueCritic:
@@ -122,12 +140,12 @@ def sha256_of(data: bytes) -> str:
 
 
 def _network_bytes(
-    kind: str, network: PolicyNetwork | ValueCritic, metadata: dict[str, Any], extra: dict[str, torch.Tensor]
+    kind: str, embodiment: Embodiment, tensors: Mapping[str, torch.Tensor], metadata: dict[str, Any]
 ) -> bytes:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    description = {"format": FORMAT, "kind": kind, "embodiment": asdict(network.embodiment), **metadata}
+    here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    description = {"format": FORMAT, "kind": kind, "embodiment": asdict(embodiment), **metadata}
     # One key only: safetensors writes several in random order, and equal networks must be equal bytes.
-    return save({**tensors, **extra}, metadata={"lwd": json.dumps(description)})
+    return save(here, metadata={"lwd": json.dumps(description)})
 
 
 def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -4,13 +4,12 @@ Shape suffixes: N flow steps, B batch, D = H * A flattened chunk, C features, W 
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-VJP = Callable[[int, Tensor], Tensor]
+from lwd.models.flow_policy import VJP
 
 
 class ActionExpert(nn.Module):

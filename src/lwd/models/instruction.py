@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lwd.errors import ConfigError
 from lwd.types import FloatArray
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class InstructionEncoder:
         # Normalised embeddings have entries of about 1/sqrt(E); networks want entries of about 1.
         scaled = (np.asarray(embeddings) * np.sqrt(EMBEDDING_SIZE)).astype(np.float32)
         self._known.update(zip(new, scaled, strict=True))
+
+    def texts(self, embeddings_BE: FloatArray) -> list[str]:
+        """Return the known instruction nearest to each embedding (B, E): the text for models that read text themselves.
+
+        Raises:
+            ConfigError: if no instruction is known.
+        """
+        if not self._known:
+            raise ConfigError("no instruction is known yet, so an embedding cannot be turned into text: add them first")
+        texts = list(self._known)
+        known_IE = np.stack([self._known[text] for text in texts])
+        # All embeddings have the same length: the nearest is the one with the largest product.
+        return [texts[index] for index in (embeddings_BE @ known_IE.T).argmax(axis=1).tolist()]
 
     def _sentence_encoder(self) -> "SentenceTransformer":
         if self._model is None:

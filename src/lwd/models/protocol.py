@@ -1,15 +1,11 @@
-"""What LWD asks of a policy: of one that acts, and of a flow policy that QAM can train."""
+"""What robots and evaluations ask of a policy; what training asks of it is in `lwd.models.flow_policy`."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from lwd.batch import ObservationBatch
 from lwd.types import Embodiment, FloatArray, Observation
-
-ContextT = TypeVar("ContextT")
 
 
 class Policy(Protocol):
@@ -17,6 +13,10 @@ class Policy(Protocol):
 
     embodiment: Embodiment
     horizon: int
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Shape of one chunk's noise."""
 
     def act(
         self,
@@ -30,15 +30,5 @@ class Policy(Protocol):
 
         Args:
             generator: draws the noise where none is given.
-            noise_BHA: (B, H, A) standard normal, for results that do not depend on who else is in the batch.
+            noise_BHA: (B, *noise_shape) standard normal, for results that do not depend on who else is in the batch.
         """
-
-
-class FlowPolicy(Policy, Protocol[ContextT]):
-    """A policy whose action head is a flow. Flow time 0 is noise, 1 is data; chunks are normalised to about [-1, 1]."""
-
-    def encode(self, observation: ObservationBatch) -> ContextT:
-        """Compute the prefix once per state; every flow step reuses it."""
-
-    def velocity(self, context: ContextT, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
-        """Return the velocity (B, H, A) of the flow at the noisy chunk."""

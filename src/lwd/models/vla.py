@@ -6,13 +6,12 @@ from torch import Tensor
 
 from lwd.batch import ObservationBatch
 from lwd.errors import ShapeError
-from lwd.models.acting import ActingPolicy
 from lwd.models.encoder import ObservationEncoder
-from lwd.models.expert import VJP, ActionExpert, VelocityField
+from lwd.models.expert import ActionExpert, VelocityField
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import Normalizer, StateStatistics
 from lwd.models.precision import Precision, compute_in, dtype_of
-from lwd.ops.flow import ode_sample
 from lwd.types import Embodiment
 
 
@@ -30,8 +29,8 @@ class VLAConfig:
     """Euler steps from noise to a chunk when acting."""
 
 
-class SmallVLA(ActingPolicy):
-    """Implements `FlowPolicy`: a backbone encodes each state once, an action expert predicts velocities.
+class SmallVLA(FlowPolicy):
+    """A backbone encodes each state once, an action expert predicts velocities.
 
     Chunks inside the flow are normalised to [-1, 1] per action dimension; `act` returns physical units.
     """
@@ -53,7 +52,6 @@ class SmallVLA(ActingPolicy):
         self.config = config
         self.horizon = config.horizon
         self.precision: Precision = "float32"
-        """Of the matrix products; the learner may lower it, acting stays at float32."""
         self.instructions = instructions or InstructionEncoder()
         self.backbone = ObservationEncoder(
             embodiment,
@@ -73,9 +71,12 @@ class SmallVLA(ActingPolicy):
         """Statistics of states and actions, part of the checkpoint."""
         return self.backbone.normalizer
 
-    def encode(self, observation: ObservationBatch) -> Tensor:
-        """Return the context (B, W) of `velocity`, computed once per state."""
-        return self.condition(self.features(observation))
+    @property
+    def flow_steps(self) -> int:
+        return self.config.flow_steps
+
+    def train_backbone(self, trained: bool) -> None:
+        self.backbone.requires_grad_(trained)
 
     def features(self, observation: ObservationBatch) -> Tensor:
         """Return the backbone's features (B, C); policy and reference share them where the backbone is frozen."""
@@ -87,18 +88,11 @@ class SmallVLA(ActingPolicy):
         with compute_in(self.precision, features_BC.device):
             return self.expert.condition(features_BC).float()
 
-    def velocity(self, context: Tensor, noisy_chunk_BHA: Tensor, flow_time_B: Tensor) -> Tensor:
-        """Return the velocity (..., B, H, A) at noisy chunks of the same shape and flow times (..., B)."""
-        return self.field(context)(noisy_chunk_BHA, flow_time_B)
-
     def field(self, context: Tensor) -> VelocityField:
-        """Return the velocity at fixed states, for many evaluations with the weights of this moment."""
         return self.expert.field(context, dtype_of(self.precision))
 
-    def linearize(self, context: Tensor, noisy_chunk_NBHA: Tensor, flow_time_NB: Tensor) -> VJP:
-        """Return `vjp(step, g_BHA)`: products of the velocity's Jacobian at each of N steps."""
-        return self.field(context).linearize(noisy_chunk_NBHA, flow_time_NB)
+    def flow_chunk(self, observation: ObservationBatch, action_chunk_BHA: Tensor) -> Tensor:
+        return self.normalizer.action(action_chunk_BHA)
 
-    def sample(self, observation: ObservationBatch, noise_BHA: Tensor) -> Tensor:
-        """Integrate the flow from noise: chunks (B, H, A), normalised."""
-        return ode_sample(self.field(self.encode(observation)), noise_BHA, num_steps=self.config.flow_steps)
+    def unit_chunk(self, observation: ObservationBatch, chunk_BHF: Tensor) -> Tensor:
+        return chunk_BHF

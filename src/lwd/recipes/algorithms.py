@@ -15,14 +15,15 @@ from lwd.learner.stage import StageFiles
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.checkpoint import load_policy, load_value, load_vla, policy_bytes, value_bytes
 from lwd.models.critic import ValueCritic
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.vla import SmallVLA
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import StageRecipe
 
 
 def build_lwd(
-    policy: SmallVLA,
-    reference: SmallVLA,
+    policy: FlowPolicy,
+    reference: FlowPolicy,
     critic: ValueCritic,
     recipe: StageRecipe,
     *,
@@ -64,16 +65,35 @@ def build_recap(
     return algorithm
 
 
-def in_one_step(policy: SmallVLA) -> SmallVLA:
-    """Return a policy with the same weights that goes from noise to a chunk in one step."""
+def in_one_step(policy: FlowPolicy) -> SmallVLA:
+    """Return a policy with the same weights that goes from noise to a chunk in one step.
+
+    Raises:
+        ConfigError: if it is a pretrained VLA.
+    """
+    small = small_policy(policy, "fql")
     changed = SmallVLA(
-        policy.embodiment,
-        dataclasses.replace(policy.config, flow_steps=1),
-        policy.normalizer.statistics,
-        policy.instructions,
+        small.embodiment,
+        dataclasses.replace(small.config, flow_steps=1),
+        small.normalizer.statistics,
+        small.instructions,
     )
     changed.load_state_dict(policy.state_dict())
     return changed
+
+
+def small_policy(policy: FlowPolicy, method: str) -> SmallVLA:
+    """Return a policy that a method can change inside.
+
+    Raises:
+        ConfigError: if it is a pretrained VLA.
+    """
+    if not isinstance(policy, SmallVLA):
+        raise ConfigError(
+            f"method {method!r} changes the inside of the small policy; with {type(policy).__name__} use lwd, "
+            "constant_level, expectile, qam or hg_dagger"
+        )
+    return policy
 
 
 def continue_online(

@@ -1,4 +1,4 @@
-"""The recipe for OGBench's scene: small networks, sparse success reward, eight tasks.
+"""The recipe for OGBench's scene (small networks, sparse success reward, eight tasks), and one for pretrained VLAs.
 
 The defaults in `lwd.algos` are the paper's numbers for a VLA on real robots. Where a number here differs, the
 reason stands beside it; docs/recipe.md has the measurements.
@@ -100,12 +100,17 @@ def recipe(budget: Budget) -> Recipe:
     """Return the recipe of a budget.
 
     `full` is the demo (at most 25 minutes on 2 cores), `smoke` walks the path, `large` is for a GPU: more data and
-    updates of larger batches, and as many updates per fleet step. Nobody has run `large` yet.
+    updates of larger batches, and as many updates per fleet step. `vla` is for a pretrained policy of LeRobot's
+    (docs/bring-your-own.md): the paper's settings. Nobody has run `large` or `vla` yet.
     """
     if budget == "smoke":
         return _smoke()
     if budget == "large":
         return _large()
+    if budget == "vla":
+        return _vla()
+    if budget == "vla_smoke":
+        return _vla_smoke()
     return Recipe(
         data=OfflineDataConfig(demonstrations_per_task=25),
         sft=_sft(updates=5000),
@@ -142,6 +147,43 @@ def _large() -> Recipe:
         fleet=replace(full.fleet, robots=64, env_steps=3_000_000),
         imitation_updates=75_000,
         evaluation_episodes=50,
+    )
+
+
+def _vla() -> Recipe:
+    """A pretrained VLA with a frozen backbone, as the paper's online stage has it: `LWDConfig`'s defaults.
+
+    The backbone brings language along, so instructions get no noise. What Q's spread is on a new robot nobody knows
+    beforehand, so the temperature follows it.
+    """
+    frozen = LWDConfig(train_backbone=False, temperature="auto", total_updates=40_000)
+    offline = StageRecipe(algorithm=frozen, updates=40_000, batch_size=64, n_step_long=10, instruction_noise=0.0)
+    online = replace(
+        offline, algorithm=replace(frozen, quantile_base=0.9, total_updates=None), updates=0, n_step_long=1
+    )
+    sft = SFTConfig(learning_rate=2e-5, total_updates=20_000, warmup_updates=500)
+    return replace(
+        recipe("full"),
+        sft=SFTRecipe(algorithm=sft, updates=20_000, batch_size=64, instruction_noise=0.0),
+        offline=offline,
+        online=online,
+        fleet=FleetRecipe(env_steps=1_000_000, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=2000)),
+        imitation=replace(sft, total_updates=None),
+        imitation_updates=50_000,
+    )
+
+
+def _vla_smoke() -> Recipe:
+    """A walk of the path with a small random model: enough updates to see every part move."""
+    whole = _vla()
+    return replace(
+        whole,
+        sft=replace(whole.sft, updates=10, batch_size=8),
+        offline=replace(whole.offline, updates=10, batch_size=8),
+        online=replace(whole.online, batch_size=8),
+        fleet=FleetRecipe(env_steps=600, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=100)),
+        imitation_updates=10,
+        evaluation_episodes=1,
     )
 
 

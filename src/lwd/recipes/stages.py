@@ -26,10 +26,12 @@ from lwd.learner.stage import Stage, require_same_settings
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.checkpoint import load_vla
 from lwd.models.critic import ValueCritic
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
-from lwd.recipes.algorithms import build_lwd, build_recap, stage_files
+from lwd.recipes.algorithms import build_lwd, build_recap, small_policy, stage_files
+from lwd.recipes.pretrained import PretrainedPolicy
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import GAMMA, Recipe, SFTRecipe, StageRecipe
 from lwd.robots.sim import TASKS
@@ -88,37 +90,52 @@ def open_arena_at(
     return reader
 
 
-def run_sft(run: RunDirectory, recipe: SFTRecipe, *, seed: int, control: Control | None = None) -> Checkpoint:
+def run_sft(
+    run: RunDirectory,
+    recipe: SFTRecipe,
+    *,
+    seed: int,
+    pretrained: PretrainedPolicy | None = None,
+    control: Control | None = None,
+) -> Checkpoint:
     """Fit the reference policy to the demonstrations; continue where it was interrupted.
 
+    Args:
+        pretrained: a policy of LeRobot's to begin with; None: the recipe's small policy, from scratch.
     Raises:
-        CheckpointError: if the store holds no demonstration.
+        CheckpointError: if the store holds no demonstration, or there is no such pretrained policy.
         ResumeError: if the stage was begun with other settings.
         ConfigError: if another process runs it.
     """
     with run.locked("sft"):
-        return _sft(run, recipe, seed, control or Control())
+        return _sft(run, recipe, seed, pretrained, control or Control())
 
 
-def _sft(run: RunDirectory, recipe: SFTRecipe, seed: int, control: Control) -> Checkpoint:
-    checkpoints, config = run.checkpoints("sft"), described(recipe, seed=seed)
+def _sft(
+    run: RunDirectory, recipe: SFTRecipe, seed: int, pretrained: PretrainedPolicy | None, control: Control
+) -> Checkpoint:
+    checkpoints, config = run.checkpoints("sft"), described(recipe, seed=seed, pretrained=pretrained)
     found = checkpoints.latest()
     if found is not None and found.progress.finished:
         require_same_settings(found, config)
         return found
     instructions = InstructionEncoder()
     snapshot = None if found is None else found.progress.snapshot
-    reader = open_arena_at(run, snapshot, horizon=recipe.policy.horizon, instructions=instructions)
+    horizon = recipe.policy.horizon if pretrained is None else pretrained.chunk_size()
+    reader = open_arena_at(run, snapshot, horizon=horizon, instructions=instructions)
     view = reader.arena.view
     if not any(info.source is Source.DEMONSTRATION for info in view.infos):
         raise CheckpointError(
             f"the store of run {run.path} has no demonstrations: run `lwd data generate --run {run.path}`"
         )
     torch.manual_seed(seed)
-    policy = SmallVLA(
-        reader.arena.embodiment, recipe.policy, StateStatistics.of(np.asarray(view.states_RS)), instructions
-    ).to(control.device)
-    algorithm = SFT(policy, recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
+    policy: FlowPolicy
+    if pretrained is None:
+        statistics = StateStatistics.of(np.asarray(view.states_RS))
+        policy = SmallVLA(reader.arena.embodiment, recipe.policy, statistics, instructions)
+    else:
+        policy = pretrained.load(reader.arena, instructions)
+    algorithm = SFT(policy.to(control.device), recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
     stage = Stage(
         "sft",
         algorithm,
@@ -163,7 +180,7 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
     critic = ValueCritic(policy.embodiment, recipe.critic, policy.normalizer.statistics, policy.horizon)
     algorithm: LWD | Recap
     if isinstance(recipe.algorithm, RecapConfig):
-        conditioned = AdvantagePolicy(policy, recipe.algorithm.guidance)
+        conditioned = AdvantagePolicy(small_policy(policy, "recap"), recipe.algorithm.guidance)
         algorithm = build_recap(conditioned, critic, recipe, recipe.algorithm, seed=seed, device=control.device)
     else:
         algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
@@ -263,9 +280,12 @@ def chunks_per_target(recipe: StageRecipe) -> dict[str, int]:
     return {**known, OTHER_TASKS: recipe.n_step_long}
 
 
-def described(recipe: SFTRecipe | StageRecipe, *, seed: int) -> dict[str, Any]:
+def described(
+    recipe: SFTRecipe | StageRecipe, *, seed: int, pretrained: PretrainedPolicy | None = None
+) -> dict[str, Any]:
     """Return the recipe and seed as plain data: what a resumed stage must agree with."""
-    return {"seed": seed, **dataclasses.asdict(recipe)}
+    start = {} if pretrained is None else {"pretrained": dataclasses.asdict(pretrained)}
+    return {"seed": seed, **dataclasses.asdict(recipe), **start}
 
 
 def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Control) -> Checkpoint:

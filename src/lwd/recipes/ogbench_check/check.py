@@ -18,6 +18,7 @@ from lwd.learner.checkpoint import CheckpointStore
 from lwd.learner.loop import UpdateResult
 from lwd.learner.stage import Stage
 from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA, VLAConfig
@@ -169,7 +170,7 @@ def _build(config: CheckConfig, batches: PlayBatches) -> LWD:
     return LWD(policy, reference, critic, settings, torch.Generator().manual_seed(config.seed))
 
 
-def evaluate(policy: SmallVLA, config: CheckConfig) -> list[bool]:
+def evaluate(policy: FlowPolicy, config: CheckConfig) -> list[bool]:
     """Return the successes of OGBench's own episodes: its start states, its time limit, its test of success."""
     import ogbench
 

@@ -1,0 +1,157 @@
+"""What differs between LeRobot's flow VLAs: how a state becomes a prefix, and how the expert reads it.
+
+Only LeRobot's own modules compute; here they are called in the order of their `sample_actions`, with the prefix kept.
+LeRobot's flow time runs from 1 (noise) to 0 (data), and its velocity points from data to noise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lwd.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """A state as the vision-language model has read it: keys and values of its tokens, computed once."""
+
+    pad_mask_BL: Tensor
+    """(B, L) bool, True on tokens that are there."""
+    cache: Any
+    """transformers' cache of keys and values, one pair per layer."""
+    state_BS: Tensor | None = None
+    """pi0's expert reads the (padded) state itself."""
+
+
+class Family(Protocol):
+    """One kind of VLA."""
+
+    def backbone(self, network: Any) -> list[nn.Module]:
+        """Return the modules that make the prefix; the expert is all the rest."""
+
+    def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
+        """Run the backbone on a batch that went through the checkpoint's preprocessor."""
+
+    def velocity(self, network: Any, prefix: Prefix, chunk_BHF: Tensor, time_B: Tensor) -> Tensor:
+        """Run the expert: LeRobot's velocity (B, H, F) at LeRobot's flow times."""
+
+
+class SmolVLAFamily:
+    """SmolVLA (arXiv 2506.01844): the state is a token of the prefix."""
+
+    def backbone(self, network: Any) -> list[nn.Module]:
+        return [network.model.vlm_with_expert.vlm, network.model.state_proj]
+
+    def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
+        from lerobot.policies.common.vla_utils import make_att_2d_masks
+
+        images, image_masks = network.prepare_images(batch)
+        tokens, token_mask = _language(batch)
+        state = network.prepare_state(batch)
+        model = network.model
+        embedded, pad_mask, attention = model.embed_prefix(images, image_masks, tokens, token_mask, state=state)
+        _, cache = model.vlm_with_expert.forward(
+            attention_mask=make_att_2d_masks(pad_mask, attention),
+            position_ids=torch.cumsum(pad_mask, dim=1) - 1,
+            past_key_values=None,
+            inputs_embeds=[embedded, None],
+            use_cache=True,
+        )
+        return Prefix(pad_mask_BL=pad_mask, cache=cache)
+
+    def velocity(self, network: Any, prefix: Prefix, chunk_BHF: Tensor, time_B: Tensor) -> Tensor:
+        from lerobot.policies.common.vla_utils import clone_past_key_values
+
+        # Its self-attention layers write into the cache they are given.
+        cache = clone_past_key_values(prefix.cache)
+        return network.model.denoise_step(prefix.pad_mask_BL, cache, chunk_BHF, time_B)  # type: ignore[no-any-return]
+
+
+class Pi05Family:
+    """pi0.5: the state is part of the prompt, the expert is conditioned on flow time by adaptive norms."""
+
+    def backbone(self, network: Any) -> list[nn.Module]:
+        return [network.model.paligemma_with_expert.paligemma]
+
+    def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
+        pad_mask, cache = _paligemma_prefix(network, batch)
+        return Prefix(pad_mask_BL=pad_mask, cache=cache)
+
+    def velocity(self, network: Any, prefix: Prefix, chunk_BHF: Tensor, time_B: Tensor) -> Tensor:
+        return network.model.denoise_step(  # type: ignore[no-any-return]
+            prefix_pad_masks=prefix.pad_mask_BL, past_key_values=prefix.cache, x_t=chunk_BHF, timestep=time_B
+        )
+
+
+class Pi0Family:
+    """pi0 (arXiv 2410.24164): the expert reads the state as a token of its own."""
+
+    def backbone(self, network: Any) -> list[nn.Module]:
+        return [network.model.paligemma_with_expert.paligemma]
+
+    def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
+        pad_mask, cache = _paligemma_prefix(network, batch)
+        return Prefix(pad_mask_BL=pad_mask, cache=cache, state_BS=network.prepare_state(batch))
+
+    def velocity(self, network: Any, prefix: Prefix, chunk_BHF: Tensor, time_B: Tensor) -> Tensor:
+        return network.model.denoise_step(  # type: ignore[no-any-return]
+            state=prefix.state_BS,
+            prefix_pad_masks=prefix.pad_mask_BL,
+            past_key_values=prefix.cache,
+            x_t=chunk_BHF,
+            timestep=time_B,
+        )
+
+
+FAMILIES: Mapping[str, Family] = {"smolvla": SmolVLAFamily(), "pi05": Pi05Family(), "pi0": Pi0Family()}
+"""LeRobot's policy type -> family."""
+
+
+def family_of(config: Any) -> Family:
+    """Return the family of a LeRobot policy's configuration.
+
+    Raises:
+        ConfigError: if LWD has no adapter for it, or if it has a setting that the adapter does not keep.
+    """
+    if config.type not in FAMILIES:
+        raise ConfigError(
+            f"policy type is {config.type!r}; LWD trains LeRobot's flow policies {', '.join(FAMILIES)}: "
+            "use one of these checkpoints"
+        )
+    if getattr(config, "adapt_to_pi_aloha", False):
+        raise ConfigError(
+            "adapt_to_pi_aloha is True in the checkpoint: its joint conversions sit inside the policy; "
+            "convert the data instead and set it to False"
+        )
+    if getattr(config, "compile_model", False):
+        raise ConfigError("compile_model is True: compiled models cannot be trained here, set it to False")
+    return FAMILIES[config.type]
+
+
+def _paligemma_prefix(network: Any, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+    from lerobot.policies.common.vla_utils import make_att_2d_masks, prepare_attention_masks_4d
+
+    images, image_masks = network._preprocess_images(batch)
+    model = network.model
+    embedded, pad_mask, attention = model.embed_prefix(images, image_masks, *_language(batch))
+    both = model.paligemma_with_expert
+    # As `sample_actions` does: the four-dimensional mask is for the plain attention.
+    both.paligemma.model.language_model.config._attn_implementation = "eager"
+    embedded = embedded.to(both.paligemma.model.language_model.layers[0].self_attn.q_proj.weight.dtype)
+    _, cache = both.forward(
+        attention_mask=prepare_attention_masks_4d(make_att_2d_masks(pad_mask, attention)),
+        position_ids=torch.cumsum(pad_mask, dim=1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embedded, None],
+        use_cache=True,
+    )
+    return pad_mask, cache
+
+
+def _language(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
+
+    return batch[OBS_LANGUAGE_TOKENS], batch[OBS_LANGUAGE_ATTENTION_MASK]

@@ -1,0 +1,235 @@
+"""LeRobot checkpoints in and out: a directory or hub id of LeRobot's, or LWD's one safetensors file for the fleet."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lwd.errors import CheckpointError, ConfigError
+from lwd.models.instruction import InstructionEncoder
+from lwd.models.lerobot.processors import Processors
+from lwd.models.lerobot.vla import LeRobotVLA, LeRobotVLAConfig
+from lwd.models.normalization import StateStatistics
+from lwd.types import Embodiment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FeatureStatistics = Mapping[str, Mapping[str, torch.Tensor]]
+"""Feature ("observation.state", "action") -> mean, std, min, max, q01, q99 of each entry."""
+
+
+def load_lerobot(
+    source: str,
+    embodiment: Embodiment,
+    statistics: StateStatistics,
+    *,
+    config: LeRobotVLAConfig | None = None,
+    horizon: int | None = None,
+    fit_to: FeatureStatistics | None = None,
+    instructions: InstructionEncoder | None = None,
+) -> LeRobotVLA:
+    """Load a policy that LeRobot saved.
+
+    Args:
+        source: a directory, or an id of the hub.
+        statistics: of states, for the critic.
+        horizon: H, control steps per chunk; None: the checkpoint's.
+        fit_to: statistics of the data that it will be fine-tuned on. Its features and normalisation then become the
+            embodiment's, as in LeRobot's own fine-tuning of a base model; None keeps the checkpoint's.
+    Raises:
+        CheckpointError: if there is no such checkpoint.
+        ConfigError: if LWD has no adapter for it, or it does not fit the embodiment.
+    """
+    lerobot = _lerobot_config(source)
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    if horizon is not None:
+        lerobot.chunk_size = lerobot.n_action_steps = horizon
+    overrides: dict[str, Any] = {"device_processor": {"device": "cpu"}}
+    outputs: dict[str, Any] = {"device_processor": {"device": "cpu"}}
+    if fit_to is not None:
+        _fit(lerobot, embodiment, config or LeRobotVLAConfig())
+        normalization = {"stats": fit_to, "norm_map": lerobot.normalization_mapping}
+        overrides["normalizer_processor"] = {
+            "features": {**lerobot.input_features, **lerobot.output_features},
+            **normalization,
+        }
+        outputs["unnormalizer_processor"] = {"features": lerobot.output_features, **normalization}
+    network = get_policy_class(lerobot.type).from_pretrained(source, config=lerobot)
+    pipelines = make_pre_post_processors(
+        lerobot, pretrained_path=source, preprocessor_overrides=overrides, postprocessor_overrides=outputs
+    )
+    processors = Processors(*pipelines)
+    if not processors.has_statistics:
+        raise ConfigError(
+            f"checkpoint {source} has no statistics of actions to normalise with: fit it to the run's data"
+        )
+    return LeRobotVLA(network, processors, embodiment, statistics, config, instructions)
+
+
+def chunk_size_of(source: str) -> int:
+    """Return the control steps per chunk of a checkpoint of LeRobot's.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint.
+        ConfigError: if LeRobot is not installed.
+    """
+    return int(_lerobot_config(source).chunk_size)
+
+
+def save_lerobot(policy: LeRobotVLA, directory: Path) -> None:
+    """Write a checkpoint that LeRobot's own tools load: configuration, weights, processors."""
+    policy.network.save_pretrained(directory)
+    policy.processors.preprocessor.save_pretrained(directory)
+    policy.processors.postprocessor.save_pretrained(directory)
+
+
+def described(policy: LeRobotVLA) -> dict[str, Any]:
+    """Return what a policy file says about a LeRobot policy beside its tensors, as plain data."""
+    import draccus
+    from lerobot.configs.policies import PreTrainedConfig
+
+    return {
+        "config": asdict(policy.config),
+        "lerobot": draccus.encode(policy.network.config, PreTrainedConfig),
+        "preprocessor": policy.processors.preprocessor.get_config(),
+        "postprocessor": policy.processors.postprocessor.get_config(),
+    }
+
+
+def tensors_of(policy: LeRobotVLA) -> dict[str, torch.Tensor]:
+    """Return all tensors of a policy: its network's, each only once where two names share one, and its processors'."""
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in policy.state_dict().items():
+        if tensor.data_ptr() not in seen or not tensor.numel():
+            seen.add(tensor.data_ptr())
+            tensors[name] = tensor
+    for pipeline in ("preprocessor", "postprocessor"):
+        for step, state in getattr(policy.processors, pipeline).state_dict().items():
+            tensors |= {f"{pipeline}/{step}/{name}": tensor for name, tensor in state.items()}
+    return tensors
+
+
+def rebuilt(
+    description: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    embodiment: Embodiment,
+    statistics: StateStatistics,
+    instructions: InstructionEncoder,
+) -> LeRobotVLA:
+    """Return the policy that `described` and `tensors_of` were made of.
+
+    Raises:
+        CheckpointError: if a tensor is missing.
+        ConfigError: if LeRobot is not installed.
+    """
+    with _needs_lerobot():
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.policies.factory import get_policy_class
+        from lerobot.processor import PolicyProcessorPipeline
+        from lerobot.processor.converters import policy_action_to_transition, transition_to_policy_action
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "config.json").write_text(json.dumps({**description["lerobot"], "device": "cpu"}))
+        lerobot = PreTrainedConfig.from_pretrained(directory)
+    states: dict[str, dict[str, dict[str, torch.Tensor]]] = {"preprocessor": {}, "postprocessor": {}}
+    for name in [name for name in tensors if name.count("/") == 2]:
+        pipeline, step, entry = name.split("/")
+        states[pipeline].setdefault(step, {})[entry] = tensors.pop(name)
+    preprocessor = PolicyProcessorPipeline.from_config(
+        description["preprocessor"],
+        state_dict=states["preprocessor"],
+        overrides={"device_processor": {"device": "cpu"}},
+    )
+    postprocessor = PolicyProcessorPipeline.from_config(
+        description["postprocessor"],
+        state_dict=states["postprocessor"],
+        to_transition=policy_action_to_transition,
+        to_output=transition_to_policy_action,
+    )
+    settings = description["config"]
+    config = LeRobotVLAConfig(**{**settings, "camera_keys": tuple(map(tuple, settings["camera_keys"]))})
+    policy = LeRobotVLA(
+        get_policy_class(lerobot.type)(lerobot),
+        Processors(preprocessor, postprocessor),
+        embodiment,
+        statistics,
+        config,
+        instructions,
+    )
+    load_tensors(policy, tensors)
+    return policy
+
+
+def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load a network's tensors; a name that shares another one's tensor may be missing.
+
+    Raises:
+        CheckpointError: if any other is missing, or one is too many.
+    """
+    missing, unexpected = policy.load_state_dict(tensors, strict=False)
+    own = policy.state_dict()
+    loaded = {own[name].data_ptr() for name in tensors if name in own}
+    lacking = [name for name in missing if own[name].data_ptr() not in loaded]
+    if lacking or unexpected:
+        raise CheckpointError(
+            f"the policy file does not fit LeRobot's {policy.network.config.type}: {len(lacking)} tensors are missing "
+            f"({', '.join(lacking[:3])}), {len(unexpected)} are unknown ({', '.join(unexpected[:3])}): "
+            "use the LeRobot version that it was made with"
+        )
+
+
+def _lerobot_config(source: str) -> Any:
+    with _needs_lerobot():
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.policies import factory  # noqa: F401  # registers the policies' configurations
+    try:
+        config = PreTrainedConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot read LeRobot's checkpoint {source} ({error}): give its directory or id"
+        ) from error
+    config.device = "cpu"
+    return config
+
+
+def _fit(lerobot: Any, embodiment: Embodiment, config: LeRobotVLAConfig) -> None:
+    """Give a checkpoint's configuration the features of an embodiment.
+
+    Raises:
+        ConfigError: if the checkpoint has too few entries for them.
+    """
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    for name, size, most in (
+        ("state", embodiment.state_size, lerobot.max_state_dim),
+        ("action", embodiment.action_size, lerobot.max_action_dim),
+    ):
+        if size > most:
+            raise ConfigError(
+                f"{name} of embodiment {embodiment.name!r} has {size} entries, the checkpoint takes {most}"
+            )
+    renamed = dict(config.camera_keys)
+    images = {
+        f"observation.images.{renamed.get(camera, camera)}": PolicyFeature(FeatureType.VISUAL, (3, *size))
+        for camera, size in embodiment.cameras.items()
+    }
+    state = PolicyFeature(FeatureType.STATE, (embodiment.state_size,))
+    lerobot.input_features = {"observation.state": state, **images}
+    lerobot.output_features = {"action": PolicyFeature(FeatureType.ACTION, (embodiment.action_size,))}
+
+
+@contextmanager
+def _needs_lerobot() -> "Iterator[None]":
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"LeRobot's policies need LeRobot ({error}): use Python 3.12 and pip install 'lwd[lerobot]'"
+        ) from error

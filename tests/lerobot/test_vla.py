@@ -1,0 +1,279 @@
+"""LeRobot's VLAs as ours: the same numbers as theirs, and QAM's gradient where it belongs."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
+from lwd.algos.sft import SFT, SFTConfig
+from lwd.batch import ObservationBatch, TransitionBatch
+from lwd.errors import ConfigError, ShapeError
+from lwd.models.checkpoint import load_policy, policy_bytes
+from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.lerobot.files import load_lerobot, save_lerobot
+from lwd.models.lerobot.vla import LeRobotVLA
+from lwd.models.normalization import StateStatistics
+from lwd.types import Observation, TokenSpec
+
+from .tiny_vla import EMBODIMENT, HORIZON, INSTRUCTIONS, KINDS, instructions, small_networks, tiny_vla
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def observations(policy: LeRobotVLA, size: int = 3, seed: int = 0) -> ObservationBatch:
+    rng = np.random.default_rng(seed)
+    texts = [INSTRUCTIONS[index % 2] for index in range(size)]
+    return ObservationBatch(
+        state_BS=torch.from_numpy(rng.standard_normal((size, 4), dtype=np.float32)),
+        instruction_BE=torch.from_numpy(np.stack([policy.instructions(text) for text in texts])),
+        images={
+            name: torch.from_numpy(rng.integers(0, 256, (size, *shape, 3), dtype=np.uint8))
+            for name, shape in EMBODIMENT.cameras.items()
+        },
+    )
+
+
+def theirs(policy: Any, batch: ObservationBatch, noise: torch.Tensor) -> torch.Tensor:
+    """What LeRobot's own tools make of the same weights, inputs and noise: actions in physical units."""
+    items: dict[str, Any] = {"observation.state": batch.state_BS.clone()}
+    items |= {
+        f"observation.images.{name}": image.permute(0, 3, 1, 2).float() / 255 for name, image in batch.images.items()
+    }
+    items["task"] = [INSTRUCTIONS[index % 2] for index in range(batch.size)]
+    processed = policy.processors.preprocessor(items)
+    chunk = policy.network.predict_action_chunk(processed, noise=noise)
+    return policy.processors.postprocessor(chunk)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_sampler_equals_lerobots(kind: str, relative: bool, tmp_path: Path) -> None:
+    if relative and kind == "smolvla":
+        pytest.skip("SmolVLA has no relative actions")
+    policy = tiny_vla(kind, tmp_path, relative=relative)
+    batch = observations(policy)
+    noise = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        chunk = policy.sample(batch, noise)
+        ours = policy.normalizer.action_scale * policy.unit_chunk(batch, chunk) + policy.normalizer.action_center
+    assert ours.shape == (3, HORIZON, EMBODIMENT.action_size)
+    torch.testing.assert_close(ours, theirs(policy, batch, noise), atol=1e-5, rtol=0)
+
+
+def transitions(policy: LeRobotVLA, size: int = 4) -> TransitionBatch:
+    rng = np.random.default_rng(2)
+    low, high = np.array(EMBODIMENT.action_low), np.array(EMBODIMENT.action_high)
+    actions = rng.uniform(low, high, (size, HORIZON, 3)).astype(np.float32)
+    mask = torch.ones(size, HORIZON, dtype=torch.bool)
+    mask[0, 3:] = False
+    return TransitionBatch(
+        observation=observations(policy, size),
+        action_chunk_BHA=torch.from_numpy(actions),
+        action_mask_BH=mask,
+        human_BH=torch.zeros(size, HORIZON, dtype=torch.bool),
+        return_B=torch.zeros(size),
+        outcome_return_B=torch.full((size,), 0.5),
+        bootstrap_observation=observations(policy, size, seed=1),
+        bootstrap_discount_B=torch.full((size,), 0.9),
+        task_B=torch.zeros(size, dtype=torch.int64),
+        imitable_B=torch.ones(size, dtype=torch.bool),
+    )
+
+
+def lwd(policy: LeRobotVLA, reference: LeRobotVLA, **settings: Any) -> LWD:
+    torch.manual_seed(0)
+    sizes = CriticConfig(token_width=8, readout_size=16, action_width=8, width=16, num_atoms=11)
+    critic = ValueCritic(EMBODIMENT, sizes, policy.normalizer.statistics, policy.horizon)
+    config = LWDConfig(train_backbone=False, temperature=0.1, flow_steps=3, **settings)
+    return LWD(policy, reference, critic, config, torch.Generator().manual_seed(0))
+
+
+def test_chunks_go_through_the_checkpoints_units_and_back(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path, relative=kind != "smolvla")
+    batch = transitions(policy)
+    chunk = policy.flow_chunk(batch.observation, batch.action_chunk_BHA)
+    assert chunk.shape == (4, *policy.noise_shape)
+    assert not chunk[..., 3:].any()
+    physical = policy.physical_chunk(batch.observation, chunk)
+    torch.testing.assert_close(physical, batch.action_chunk_BHA, atol=1e-5, rtol=0)
+    unit = policy.unit_chunk(batch.observation, chunk)
+    torch.testing.assert_close(unit, policy.normalizer.action(batch.action_chunk_BHA), atol=1e-5, rtol=0)
+    beyond = policy.flow_chunk(batch.observation, batch.action_chunk_BHA + 10)
+    high = torch.tensor(EMBODIMENT.action_high).expand(4, HORIZON, 3)
+    torch.testing.assert_close(policy.physical_chunk(batch.observation, beyond), high)
+
+
+def test_padding_counts_in_no_loss_and_no_adjoint(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path)
+    batch = observations(policy)
+    field = policy.field(policy.encode(batch))
+    trajectory = torch.randn(2, 3, *policy.noise_shape, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([[0.3], [0.6]])
+    vjp = field.linearize(trajectory, times)
+    gradient = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(1))
+    product = vjp(1, gradient)
+    assert product[..., :3].abs().sum() > 0
+    assert not product[..., 3:].any()
+    noisy = gradient.clone()
+    noisy[..., 3:] += 5
+    torch.testing.assert_close(vjp(1, noisy), product)
+    # The product is what a small change of the actions does to the velocity.
+    step = torch.zeros_like(gradient)
+    step[..., :3] = torch.randn(3, HORIZON, 3, generator=torch.Generator().manual_seed(2)) * 1e-2
+    with torch.no_grad():
+        change = field(trajectory[1] + step, times[1]) - field(trajectory[1] - step, times[1])
+    along = (product * step).sum() * 2
+    torch.testing.assert_close(along, (change[..., :3] * gradient[..., :3]).sum(), rtol=2e-2, atol=1e-4)
+
+
+def test_a_frozen_backbone_is_one_for_policy_reference_and_average(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path)
+    reference = deepcopy(policy)
+    algorithm = lwd(policy, reference, reference_learning_rate=1e-3)
+    assert algorithm.imitation is not None
+    copies = (algorithm.averaged_policy, algorithm.reference, algorithm.imitation.policy)
+    own = dict(policy.named_parameters())
+    assert any(parameter.requires_grad for parameter in own.values())
+    for copy in copies:
+        for name, parameter in copy.named_parameters():
+            assert (parameter is own[name]) == (not own[name].requires_grad), name
+    with pytest.raises(ConfigError, match="backbone_trained"):
+        reference.train_backbone(True)
+
+
+def test_qams_gradient_reaches_the_expert_and_nothing_else(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path)
+    reference = deepcopy(policy)
+    algorithm = lwd(policy, reference, actor_learning_rate=1e-2)
+    before = {name: parameter.clone() for name, parameter in policy.named_parameters()}
+    fixed = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
+    metrics = algorithm.update(transitions(policy))
+    assert metrics["gradient_norm/actor"] > 0
+    backbone = {id(p) for module in policy._backbone() for p in module.parameters()}
+    moved = {name for name, parameter in policy.named_parameters() if not torch.equal(parameter, before[name])}
+    expected = {name for name, parameter in policy.named_parameters() if id(parameter) not in backbone}
+    # No velocity is read from the head of the expert's language model.
+    assert moved == {name for name in expected if "lm_head" not in name}
+    for name, tensor in reference.state_dict().items():
+        assert torch.equal(tensor, fixed[name]), name
+
+
+def test_backbone_and_expert_learn_from_flow_matching_where_asked(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path, backbone_trained=True)
+    algorithm = SFT(policy, SFTConfig(learning_rate=1e-3), torch.Generator().manual_seed(0))
+    copies = dict(algorithm.averaged_policy.named_parameters())
+    assert not any(parameter is copies[name] for name, parameter in policy.named_parameters())
+    before = [p.clone() for module in policy._backbone() for p in module.parameters()]
+    first = algorithm.update(transitions(policy))["loss/flow"]
+    after = [p for module in policy._backbone() for p in module.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    losses = [algorithm.update(transitions(policy))["loss/flow"] for _ in range(30)]
+    assert np.mean(losses[-10:]) < first
+
+
+def test_activations_computed_again_give_the_same_gradient(kind: str, tmp_path: Path) -> None:
+    gradients = []
+    for again in (False, True):
+        policy = tiny_vla(kind, tmp_path, gradient_checkpointing=again)
+        algorithm = lwd(policy, deepcopy(policy))
+        algorithm.update(transitions(policy))
+        gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
+    for kept, computed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, computed)
+
+
+def test_bfloat16_products_keep_float32_weights_and_flow(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path)
+    algorithm = lwd(policy, deepcopy(policy))
+    noise = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(1))
+    batch = observations(policy)
+    with torch.no_grad():
+        exact = policy.sample(batch, noise)
+        policy.precision = "bfloat16"
+        rough = policy.sample(batch, noise)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.3
+    algorithm.reference.precision = "bfloat16"
+    metrics = algorithm.update(transitions(policy))
+    assert np.isfinite(metrics["loss/actor"])
+    assert all(p.dtype == torch.float32 for p in policy.parameters())
+
+
+def test_a_policy_file_acts_identically(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path, relative=kind != "smolvla")
+    data = policy_bytes(policy)
+    assert data == policy_bytes(policy)
+    with small_networks():
+        again = load_policy(data)
+    rng = np.random.default_rng(0)
+    seen = [
+        Observation(
+            state=rng.standard_normal(4, dtype=np.float32),
+            images={
+                name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in EMBODIMENT.cameras.items()
+            },
+        )
+        for _ in range(2)
+    ]
+    noise = rng.standard_normal((2, *policy.noise_shape), dtype=np.float32)
+    np.testing.assert_array_equal(
+        policy.act(seen, INSTRUCTIONS, noise_BHA=noise), again.act(seen, INSTRUCTIONS, noise_BHA=noise)
+    )
+
+
+def test_lerobot_loads_what_we_save_and_acts_identically(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path / "tokens", relative=kind != "smolvla")
+    algorithm = lwd(policy, deepcopy(policy), actor_learning_rate=1e-2)
+    algorithm.update(transitions(policy))
+    save_lerobot(policy, tmp_path / "saved")
+    batch = observations(policy)
+    noise = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(1))
+    expected = theirs(policy, batch, noise)
+
+    config = PreTrainedConfig.from_pretrained(tmp_path / "saved")
+    with small_networks():
+        network = get_policy_class(kind).from_pretrained(tmp_path / "saved", config=config)
+        ours = load_lerobot(str(tmp_path / "saved"), EMBODIMENT, policy.normalizer.statistics)
+    before, after = make_pre_post_processors(config, pretrained_path=str(tmp_path / "saved"))
+    alone = SimpleNamespace(network=network, processors=SimpleNamespace(preprocessor=before, postprocessor=after))
+    torch.testing.assert_close(theirs(alone, batch, noise), expected, atol=0, rtol=0)
+    torch.testing.assert_close(theirs(ours, batch, noise), expected, atol=0, rtol=0)
+
+
+def test_a_base_model_is_fitted_to_another_robot(kind: str, tmp_path: Path) -> None:
+    save_lerobot(tiny_vla(kind, tmp_path / "tokens"), tmp_path / "saved")
+    other = replace(
+        EMBODIMENT,
+        name="other",
+        state_tokens=(TokenSpec(name="joints", size=5),),
+        action_low=(-1.0,) * 6,
+        action_high=(1.0,) * 6,
+        cameras={"top": (20, 20)},
+    )
+    state = StateStatistics(mean=(0.0,) * 5, std=(1.0,) * 5)
+    with small_networks(), pytest.raises(ShapeError, match=r"observation\.state of the checkpoint has 4 entries"):
+        load_lerobot(str(tmp_path / "saved"), other, state)
+    numbers = {"mean": 0.0, "std": 2.0, "q01": -2.0, "q99": 2.0, "min": -3.0, "max": 3.0}
+    fit = {
+        key: {name: torch.full((size,), value) for name, value in numbers.items()}
+        for key, size in (("observation.state", 5), ("action", 6))
+    }
+    with small_networks():
+        policy = load_lerobot(str(tmp_path / "saved"), other, state, horizon=3, fit_to=fit, instructions=instructions())
+    assert policy.horizon == 3
+    seen = Observation(state=np.zeros(5, np.float32), images={"top": np.zeros((20, 20, 3), np.uint8)})
+    assert policy.act([seen], INSTRUCTIONS[:1], generator=torch.Generator().manual_seed(0)).shape == (1, 3, 6)
+    rows = torch.ones(1, 3, 6)
+    batch = policy.observation_batch([seen], INSTRUCTIONS[:1])
+    torch.testing.assert_close(policy.flow_chunk(batch, rows)[..., :6], rows / 2)
