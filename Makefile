@@ -6,8 +6,12 @@ RUN ?= runs/demo
 SEEDS ?= 10000
 BIN := $(VENV)/bin
 READY := $(VENV)/.lwd-ready
+# pyenv's shim of a version that is not selected fails, so its own binaries come first.
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
+VENV_LEROBOT ?= .venv-lerobot
+READY_LEROBOT := $(VENV_LEROBOT)/.lwd-ready
 
-.PHONY: demo test lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
+.PHONY: demo test test-lerobot lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN) --console
@@ -15,6 +19,10 @@ demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the wh
 # Two processes: much of the suite waits for servers and other processes. A file's tests share its fixtures, so files stay whole.
 test: $(READY) lint  ## the default suite
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# LeRobot needs Python 3.12 and its own environment (about 6 GB with the CUDA build of torch).
+test-lerobot: $(READY_LEROBOT)  ## what needs LeRobot: its policies, datasets, robots, teleoperators
+	HF_HUB_OFFLINE=1 $(VENV_LEROBOT)/bin/pytest tests/lerobot
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -61,6 +69,13 @@ $(READY): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(READY_LEROBOT): requirements-lerobot.lock pyproject.toml
+	$(PYTHON312) --version || (echo "test-lerobot needs Python 3.12: install it, or give PYTHON312=PATH" && false)
+	$(PYTHON312) -m venv $(VENV_LEROBOT)
+	$(VENV_LEROBOT)/bin/pip install --quiet --disable-pip-version-check --requirement requirements-lerobot.lock
+	$(VENV_LEROBOT)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 lock:  ## freeze the versions installed in $(VENV)

@@ -16,6 +16,7 @@ from lwd.algos.config import LWDConfig
 from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.batch import ObservationBatch, TransitionBatch
+from lwd.cli.main import dispatch
 from lwd.errors import ConfigError, ShapeError
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.critic import CriticConfig, ValueCritic
@@ -277,3 +278,15 @@ def test_a_base_model_is_fitted_to_another_robot(kind: str, tmp_path: Path) -> N
     rows = torch.ones(1, 3, 6)
     batch = policy.observation_batch([seen], INSTRUCTIONS[:1])
     torch.testing.assert_close(policy.flow_chunk(batch, rows)[..., :6], rows / 2)
+
+
+def test_the_command_line_exports_what_lerobot_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = tiny_vla("smolvla", tmp_path / "tokens")
+    (tmp_path / "policy.safetensors").write_bytes(policy_bytes(policy))
+    words = ["policy", "export", str(tmp_path / "policy.safetensors"), "--lerobot", str(tmp_path / "out")]
+    assert dispatch(words) == 0
+    network = get_policy_class("smolvla").from_pretrained(tmp_path / "out")
+    for name, tensor in policy.network.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+    assert dispatch(words) == 1
+    assert "is not empty" in capsys.readouterr().err

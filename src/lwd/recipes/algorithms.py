@@ -1,6 +1,7 @@
 """The algorithm of a stage from its recipe: built for the offline stage, or continued online from the stage before."""
 
 import dataclasses
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lwd.models.advantage import AdvantagePolicy
 from lwd.models.checkpoint import load_policy, load_value, load_vla, policy_bytes, value_bytes
 from lwd.models.critic import ValueCritic
 from lwd.models.flow_policy import FlowPolicy
+from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.vla import SmallVLA
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import StageRecipe
@@ -132,12 +134,15 @@ def continue_online(
             )
         return build_recap(found, critic, recipe, settings, seed=seed, device=device)
     state = offline.state()
-    reference = load_vla(run.finished("sft", "sft").policy_path)
+    policy = load_vla(offline.policy_path)
+    # A copy of a pretrained policy shares its frozen backbone; a second one from the file would be as large again.
+    pretrained = isinstance(policy, LeRobotVLA)
+    reference = deepcopy(policy) if pretrained else load_vla(run.finished("sft", "sft").policy_path)
     reference.load_state_dict(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
     algorithm = build_lwd(
-        load_vla(offline.policy_path),
+        policy,
         reference,
         critic,
         recipe,

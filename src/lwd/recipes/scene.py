@@ -178,6 +178,7 @@ def _vla_smoke() -> Recipe:
     whole = _vla()
     return replace(
         whole,
+        data=smoke_config(),
         sft=replace(whole.sft, updates=10, batch_size=8),
         offline=replace(whole.offline, updates=10, batch_size=8),
         online=replace(whole.online, batch_size=8),

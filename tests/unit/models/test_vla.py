@@ -40,7 +40,7 @@ def test_one_flow_time_for_all_equals_the_same_time_for_each(policy, make_batch)
 def test_vjp_equals_automatic_differentiation(policy, make_batch):
     context = policy.encode(make_batch(5).observation).detach()
     chunks, times = torch.randn(4, 5, 3, 2, requires_grad=True), torch.rand(4, 1)
-    vjp = policy.linearize(context, chunks.detach(), times)
+    vjp = policy.field(context).linearize(chunks.detach(), times)
     velocity = policy.velocity(context, chunks, times)
     for step in range(4):
         gradient = torch.randn(5, 3, 2)
