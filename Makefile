@@ -82,4 +82,4 @@ lock:  ## freeze the versions installed in $(VENV)
 	$(BIN)/pip freeze --all --exclude-editable --exclude lwd --exclude pip | sed "s,+cpu,," > requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_LEROBOT) runs .pytest_cache .mypy_cache .ruff_cache

@@ -56,9 +56,7 @@ def run(
     train_backbone: Annotated[
         bool, tyro.conf.arg(help="of --pretrained: fine-tune the vision-language model, too, not only the expert")
     ] = False,
-    gradient_checkpointing: Annotated[
-        bool, tyro.conf.arg(help="of --pretrained: less memory, about a third more time")
-    ] = False,
+    gradient_checkpointing: Annotated[bool, tyro.conf.arg(help="of --pretrained: less memory, more time")] = False,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
