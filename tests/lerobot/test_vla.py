@@ -17,7 +17,7 @@ from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.cli.main import dispatch
-from lwd.errors import ConfigError, ShapeError
+from lwd.errors import CheckpointError, ConfigError, ShapeError
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.lerobot.files import load_lerobot, save_lerobot
@@ -209,6 +209,44 @@ def test_bfloat16_products_keep_float32_weights_and_flow(kind: str, tmp_path: Pa
     metrics = algorithm.update(transitions(policy))
     assert np.isfinite(metrics["loss/actor"])
     assert all(p.dtype == torch.float32 for p in policy.parameters())
+
+
+def test_a_backbone_in_bfloat16_leaves_what_learns_in_float32(kind: str, tmp_path: Path) -> None:
+    whole, half = tiny_vla(kind, tmp_path), tiny_vla(kind, tmp_path, backbone_precision="bfloat16")
+    backbone = {id(p) for module in half._backbone() for p in module.parameters()}
+    for parameter in half.parameters():
+        assert parameter.dtype == (torch.bfloat16 if id(parameter) in backbone else torch.float32)
+    noise = torch.randn(3, *whole.noise_shape, generator=torch.Generator().manual_seed(1))
+    half.precision = "bfloat16"
+    with torch.no_grad():
+        exact, rough = (policy.sample(observations(policy), noise) for policy in (whole, half))
+    assert 0 < (rough - exact).abs().max() < 0.3
+    algorithm = lwd(half, deepcopy(half))
+    algorithm.reference.precision = "bfloat16"
+    assert np.isfinite(algorithm.update(transitions(half))["loss/actor"])
+    with small_networks():
+        again = load_policy(policy_bytes(half))
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), half.parameters(), strict=True))
+    with pytest.raises(ConfigError, match="backbone_precision"):
+        tiny_vla(kind, tmp_path, backbone_trained=True, backbone_precision="bfloat16")
+
+
+def test_a_learners_state_leaves_the_frozen_backbone_out(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path)
+    algorithm = lwd(policy, deepcopy(policy), actor_learning_rate=1e-2, reference_learning_rate=1e-3)
+    algorithm.update(transitions(policy))
+    state = deepcopy(algorithm.state())  # as from a file: a loaded state shares no tensor with the algorithm
+    backbone = {id(p) for module in policy._backbone() for p in module.parameters()}
+    names = {name for name, parameter in policy.named_parameters() if id(parameter) not in backbone}
+    for key in ("policy", "averaged_policy", "reference"):
+        assert {name for name in state[key] if name in dict(policy.named_parameters())} == names
+    fresh = tiny_vla(kind, tmp_path)
+    other = lwd(fresh, deepcopy(fresh), actor_learning_rate=1e-2, reference_learning_rate=1e-3)
+    other.load_state(state)
+    batch = transitions(policy)
+    assert other.update(batch) == algorithm.update(batch)
+    with pytest.raises(CheckpointError, match="another policy"):
+        fresh.load_learned_state({name: state["policy"][name] for name in list(state["policy"])[1:]})
 
 
 def test_a_policy_file_acts_identically(kind: str, tmp_path: Path) -> None:

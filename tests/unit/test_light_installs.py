@@ -33,6 +33,7 @@ def run(refused: str, code: str, *arguments: str) -> subprocess.CompletedProcess
     [
         (TORCH, [["coordinator"], *(["data", verb] for verb in DATA_VERBS)]),
         (LEARNER, [["robot"]]),
+        (SIMULATOR, [["sft"], ["offline"], ["learner"], ["data", "import"]]),
     ],
 )
 def test_verbs_load_without_what_they_do_not_need(refused, verbs):

@@ -189,9 +189,9 @@ class LWD:
 
     def state(self) -> State:
         return {
-            "policy": self.policy.state_dict(),
-            "averaged_policy": self.averaged_policy.state_dict(),
-            "reference": self.reference.state_dict(),
+            "policy": self.policy.learned_state(),
+            "averaged_policy": self.averaged_policy.learned_state(),
+            "reference": self.reference.learned_state(),
             "imitation": {} if self.imitation is None else self.imitation.state(),
             "critic": self.critic.state_dict(),
             "target_critic": self.target_critic.state_dict(),
@@ -203,9 +203,9 @@ class LWD:
         }
 
     def load_state(self, state: State) -> None:
-        self.policy.load_state_dict(state["policy"])
-        self.averaged_policy.load_state_dict(state["averaged_policy"])
-        self.reference.load_state_dict(state["reference"])
+        self.policy.load_learned_state(state["policy"])
+        self.averaged_policy.load_learned_state(state["averaged_policy"])
+        self.reference.load_learned_state(state["reference"])
         if self.imitation is not None:
             self.imitation.load_state(state["imitation"])
         self.critic.load_state_dict(state["critic"])

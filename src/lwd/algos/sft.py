@@ -82,16 +82,16 @@ class SFT:
 
     def state(self) -> State:
         return {
-            "policy": self.policy.state_dict(),
-            "averaged_policy": self.averaged_policy.state_dict(),
+            "policy": self.policy.learned_state(),
+            "averaged_policy": self.averaged_policy.learned_state(),
             "optimizer": self._step.state(),
             "generator": self.generator.get_state(),
             "updates": self.updates,
         }
 
     def load_state(self, state: State) -> None:
-        self.policy.load_state_dict(state["policy"])
-        self.averaged_policy.load_state_dict(state["averaged_policy"])
+        self.policy.load_learned_state(state["policy"])
+        self.averaged_policy.load_learned_state(state["averaged_policy"])
         self._step.load_state(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.updates = state["updates"]

@@ -19,12 +19,19 @@ def run(
     tasks: TasksOption = (),
     demonstrations: Annotated[int, tyro.conf.arg(help="per task, all successful")] = 10,
     rollouts: Annotated[int, tyro.conf.arg(help="per task, however they end")] = 10,
+    pixels: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="the robot sees a 64 x 64 picture and its hand, as in LeRobot's metaworld environment, not all poses; "
+            "its robots are --gym metaworld-mt10-pixels. Drawn in software this takes .1 s a step"
+        ),
+    ] = False,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     # Here, not above: the verb explains itself without Meta-World.
     from lwd.recipes.metaworld_data import MetaWorldData, generate_metaworld
 
-    data = MetaWorldData(demonstrations=demonstrations, rollouts=rollouts)
+    data = MetaWorldData(demonstrations=demonstrations, rollouts=rollouts, pixels=pixels)
     with progress("data") as bar:
         result = generate_metaworld(run_at(run, where), data, metaworld_tasks(tasks), progress=bar)
     console.print(f"{len(result.committed)} episodes committed")

@@ -54,8 +54,8 @@ def run(
         str | None,
         tyro.conf.arg(
             metavar="ID",
-            help="robots are this Gymnasium environment (package/Name-v0, or metaworld-mt10 with its ten tasks); "
-            "None: the run's simulated robot",
+            help="robots are this Gymnasium environment (package/Name-v0; or metaworld-mt10 with its ten tasks, "
+            "metaworld-mt10-pixels to see them in pictures); None: the run's simulated robot",
         ),
     ] = None,
     gym_arguments: Annotated[str, tyro.conf.arg(metavar="JSON", help="keyword arguments of the environment")] = "{}",
@@ -121,8 +121,9 @@ def run(
     elif gym is not None:
         from lwd.fleet.own_robots import METAWORLD, gym_robots, gym_task, metaworld_robots, metaworld_tasks
 
-        if gym == METAWORLD:
-            run_robot_host(config, make=metaworld_robots(config, embodiment=embodiment), tasks=metaworld_tasks(tasks))
+        if gym in METAWORLD:
+            maker = metaworld_robots(config, gym, embodiment=embodiment)
+            run_robot_host(config, make=maker, tasks=metaworld_tasks(tasks))
             return
         task = gym_task(gym, instruction, time_limit)
         maker = gym_robots(gym, task, success=success, arguments=gym_arguments, embodiment=embodiment)

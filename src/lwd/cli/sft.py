@@ -57,6 +57,9 @@ def run(
         bool, tyro.conf.arg(help="of --pretrained: fine-tune the vision-language model, too, not only the expert")
     ] = False,
     gradient_checkpointing: Annotated[bool, tyro.conf.arg(help="of --pretrained: less memory, more time")] = False,
+    bfloat16_backbone: Annotated[
+        bool, tyro.conf.arg(help="of --pretrained: keep the frozen vision-language model in half the memory")
+    ] = False,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
@@ -70,6 +73,7 @@ def run(
             fit_to_data=fit_to_data,
             backbone_trained=train_backbone,
             gradient_checkpointing=gradient_checkpointing,
+            backbone_precision="bfloat16" if bfloat16_backbone else "float32",
         )
     directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device)) as control:

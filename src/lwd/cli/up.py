@@ -3,6 +3,7 @@
 Ends when the online stage has used its fleet steps, or on Ctrl-C; the same command continues. Logs are in RUN/logs.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,13 @@ def run(
     ] = None,
     console: ConsoleOption = False,
     console_port: Annotated[int, tyro.conf.arg(help="loopback port of the console")] = 8787,
+    robot_options: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="WORDS",
+            help='further options of every `lwd robot`: --robot-options="--gym metaworld-mt10 --operator none"',
+        ),
+    ] = "",
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).fleet
@@ -66,6 +74,7 @@ def run(
         device=require_device(device),
         nats_port=nats_port,
         console_port=console_port if console else None,
+        robot_options=tuple(shlex.split(robot_options)),
     )
     if console:
         status.print(f"console: http://127.0.0.1:{console_port}", highlight=False)

@@ -13,7 +13,7 @@ from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
 from lwd.types import Embodiment, Task
 
-METAWORLD = "metaworld-mt10"
+METAWORLD = ("metaworld-mt10", "metaworld-mt10-pixels")
 _DEFAULT_TIME_LIMIT = 500
 
 
@@ -82,12 +82,16 @@ def gym_robots(
     return make
 
 
-def metaworld_robots(config: RobotHostConfig, *, embodiment: Embodiment | None = None) -> RobotMaker:
-    """Return what makes Meta-World robots, helped by its scripted experts as the configuration says."""
-    from lwd.robots.metaworld import MetaWorldExpert, make_metaworld
+def metaworld_robots(config: RobotHostConfig, name: str, *, embodiment: Embodiment | None = None) -> RobotMaker:
+    """Return what makes Meta-World robots, helped by its scripted experts as the configuration says.
+
+    Args:
+        name: one of `METAWORLD`.
+    """
+    from lwd.robots.metaworld import PICTURE_NAME, MetaWorldExpert, make_metaworld
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
-        robot = make_metaworld(embodiment=embodiment)
+        robot = make_metaworld(pixels=name == PICTURE_NAME, embodiment=embodiment)
         if config.operator == "none":
             return robot, None
         operator = ScriptedOperator(

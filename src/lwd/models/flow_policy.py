@@ -73,6 +73,18 @@ class FlowPolicy(ActingPolicy):
         Not clipped, and differentiable: critics read chunks in these units.
         """
 
+    def learned_state(self) -> dict[str, Tensor]:
+        """Return the tensors that training may change, by their names in `state_dict`."""
+        return self.state_dict()
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `learned_state` returned; the rest stays as it is.
+
+        Raises:
+            CheckpointError: if it is another policy's.
+        """
+        self.load_state_dict(state)
+
     def encode(self, observation: ObservationBatch) -> Any:
         """Return the context of `velocity`, computed once per state."""
         return self.condition(self.features(observation))

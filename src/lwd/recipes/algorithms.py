@@ -138,7 +138,7 @@ def continue_online(
     # A copy of a pretrained policy shares its frozen backbone; a second one from the file would be as large again.
     pretrained = isinstance(policy, LeRobotVLA)
     reference = deepcopy(policy) if pretrained else load_vla(run.finished("sft", "sft").policy_path)
-    reference.load_state_dict(state["reference"])
+    reference.load_learned_state(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
     algorithm = build_lwd(

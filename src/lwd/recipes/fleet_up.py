@@ -41,6 +41,8 @@ class FleetUp:
     nats_port: int | None = None
     console_port: int | None = None
     """Loopback port of the operators' console; None: no console."""
+    robot_options: tuple[str, ...] = ()
+    """Further words of every `lwd robot` command, such as --gym and its environment."""
 
     def __post_init__(self) -> None:
         if self.robots < 1:
@@ -114,6 +116,7 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
             command=(
                 *(*lwd, "robot", *where, "--host", f"host-{index}", "--world", fleet.world),
                 *("--seed", str(fleet.seed * 1000 + index), "--robots", *names[index::count]),
+                *fleet.robot_options,
             ),
             environment=_ONE_THREAD,
         )

@@ -30,6 +30,8 @@ class MetaWorldData:
     demonstrations: int = 10
     rollouts: int = 10
     """With strong noise: some succeed, some fail."""
+    pixels: bool = False
+    """Whether the robot sees a picture and its hand instead of all poses."""
     demonstration_noise: float = 0.1
     rollout_noise: float = 0.8
 
@@ -42,7 +44,7 @@ def generate_metaworld(
     Raises:
         ConfigError: if the run is another robot's, or an expert fails again and again.
     """
-    robot = make_metaworld(tasks)
+    robot = make_metaworld(tasks, pixels=data.pixels)
     try:
         store = run.store()
         if first_embodiment(store) not in (None, robot.embodiment.name):

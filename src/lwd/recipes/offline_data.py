@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.table import Table
@@ -22,9 +22,11 @@ from lwd.errors import ConfigError, LWDError
 from lwd.operators.demonstrator import Behaviour, Demonstrator
 from lwd.robots.session import EpisodeSession
 from lwd.robots.sim import TASKS, make_robot, task_named
-from lwd.robots.sim.oracle import SceneExpert
-from lwd.robots.sim.robot import SceneRobot
 from lwd.types import Episode, EpisodeInfo, Outcome, Source
+
+if TYPE_CHECKING:
+    from lwd.robots.sim.oracle import SceneExpert
+    from lwd.robots.sim.robot import SceneRobot
 
 Kind = Literal["demonstration", "rollout_success", "rollout_failure", "play"]
 
@@ -118,7 +120,7 @@ def plan(config: OfflineDataConfig) -> tuple[PlannedEpisode, ...]:
     )
 
 
-def make_episode(planned: PlannedEpisode, robot: SceneRobot, expert: SceneExpert) -> Episode:
+def make_episode(planned: PlannedEpisode, robot: "SceneRobot", expert: "SceneExpert") -> Episode:
     """Make one planned episode: starts are drawn until it succeeds, or fails, as its kind asks.
 
     Raises:
@@ -150,7 +152,14 @@ def make_episode(planned: PlannedEpisode, robot: SceneRobot, expert: SceneExpert
     raise OfflineDataError(f"{planned.episode_id}: no {planned.kind} in {ATTEMPTS} attempts; soften its behaviour")
 
 
-_worker: tuple[SceneRobot, SceneExpert] | None = None
+def _robot_and_expert(embodiment: str, world: str) -> "tuple[SceneRobot, SceneExpert]":
+    # Here, not above: recipes are read where no simulator is installed, too.
+    from lwd.robots.sim.oracle import SceneExpert
+
+    return make_robot(embodiment, world), SceneExpert()
+
+
+_worker: "tuple[SceneRobot, SceneExpert] | None" = None
 
 
 def _start_worker(embodiment: str, world: str) -> None:
@@ -158,7 +167,7 @@ def _start_worker(embodiment: str, world: str) -> None:
     # Ctrl-C reaches every process of the group; the pool would print a traceback of a worker that is still starting.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _worker = (make_robot(embodiment, world), SceneExpert())
+        _worker = _robot_and_expert(embodiment, world)
     finally:
         signal.signal(signal.SIGINT, previous)
 
@@ -202,7 +211,7 @@ def generate_offline_data(
             progress(len(made), len(todo))
 
     if workers == 0:
-        robot, expert = make_robot(config.embodiment, config.world), SceneExpert()
+        robot, expert = _robot_and_expert(config.embodiment, config.world)
         for planned in todo:
             take(make_episode(planned, robot, expert))
         return tuple(made)

@@ -10,6 +10,7 @@ from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.files import FeatureStatistics, chunk_size_of, load_lerobot
 from lwd.models.lerobot.vla import LeRobotVLA, LeRobotVLAConfig
 from lwd.models.normalization import StateStatistics
+from lwd.models.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class PretrainedPolicy:
     backbone_trained: bool = False
     """Fine-tune the backbone, too. Policy, reference and averages then have one each."""
     gradient_checkpointing: bool = False
+    backbone_precision: Precision = "float32"
+    """How a frozen backbone's weights are kept: bfloat16 halves its memory and the policy files."""
 
     def chunk_size(self) -> int:
         """Return H.
@@ -49,6 +52,7 @@ class PretrainedPolicy:
             camera_keys=self.camera_keys,
             backbone_trained=self.backbone_trained,
             gradient_checkpointing=self.gradient_checkpointing,
+            backbone_precision=self.backbone_precision,
         )
         return load_lerobot(
             self.source,

@@ -182,7 +182,7 @@ def _vla_smoke() -> Recipe:
         sft=replace(whole.sft, updates=10, batch_size=8),
         offline=replace(whole.offline, updates=10, batch_size=8),
         online=replace(whole.online, batch_size=8),
-        fleet=FleetRecipe(env_steps=600, limiter=UpdateToDataLimiter(updates_per_step=0.05, min_steps=100)),
+        fleet=FleetRecipe(env_steps=1000, limiter=UpdateToDataLimiter(updates_per_step=0.15, min_steps=100)),
         imitation_updates=10,
         evaluation_episodes=1,
     )

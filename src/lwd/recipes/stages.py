@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lwd.algos.config import LWDConfig
 from lwd.algos.lwd import LWD
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT
@@ -28,6 +29,7 @@ from lwd.models.checkpoint import load_vla
 from lwd.models.critic import ValueCritic
 from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import InstructionEncoder
+from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
 from lwd.recipes.algorithms import build_lwd, build_recap, small_policy, stage_files
@@ -174,6 +176,8 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         require_same_settings(found, config)
         return found
     policy = load_vla(run.finished("sft", "sft").policy_path)
+    if isinstance(policy, LeRobotVLA) and isinstance(recipe.algorithm, LWDConfig):
+        policy = policy if recipe.algorithm.train_backbone else policy.frozen()
     snapshot = None if found is None else found.progress.snapshot
     reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     torch.manual_seed(seed)

@@ -5,7 +5,7 @@ actions and the rest is padding.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lwd.batch import ObservationBatch
-from lwd.errors import ConfigError, ShapeError
+from lwd.errors import CheckpointError, ConfigError, ShapeError
 from lwd.models.flow_policy import VJP, FlowPolicy
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.families import Prefix, family_of
 from lwd.models.lerobot.processors import Processors
 from lwd.models.normalization import Normalizer, StateStatistics
-from lwd.models.precision import Precision, compute_in
+from lwd.models.precision import Precision, compute_in, dtype_of
 from lwd.types import Embodiment
 
 
@@ -33,6 +33,15 @@ class LeRobotVLAConfig:
     """Whether the backbone learns. False: policy, reference and averages share one backbone."""
     gradient_checkpointing: bool = False
     """Whether the expert's activations are computed again for the backward pass instead of being kept."""
+    backbone_precision: Precision = "float32"
+    """How a frozen backbone's weights are kept. What learns is always kept in float32."""
+
+    def __post_init__(self) -> None:
+        if self.backbone_trained and self.backbone_precision != "float32":
+            raise ConfigError(
+                f"backbone_precision is {self.backbone_precision!r} and backbone_trained True: small updates would be "
+                "lost in rounding; keep a backbone that learns in float32"
+            )
 
 
 class LeRobotVLA(FlowPolicy):
@@ -70,6 +79,11 @@ class LeRobotVLA(FlowPolicy):
         self.state_normalizer = Normalizer(embodiment, statistics)
         self._image_keys = _image_keys(network.config, embodiment, self.config)
         self._shares_backbone = False
+        for module in self._backbone():
+            module.to(dtype_of(self.config.backbone_precision))
+        for parameter in self._expert_parameters():
+            # A checkpoint may come in bfloat16, in which small updates would be lost.
+            parameter.data = parameter.data.float()
         # Never in training mode: dropout would make the reference's velocity another one at every call.
         self.eval()
         self.train_backbone(self.config.backbone_trained)
@@ -108,6 +122,25 @@ class LeRobotVLA(FlowPolicy):
         for module in self._backbone():
             module.requires_grad_(trained)
 
+    def frozen(self) -> "LeRobotVLA":
+        """Freeze the backbone for good, so that all copies made from now on share it; returns the policy."""
+        self.config = replace(self.config, backbone_trained=False)
+        self.train_backbone(False)
+        return self
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """A frozen backbone, two thirds of the weights and more, is left out: it is in the policy file already."""
+        frozen = set() if self.config.backbone_trained else self._frozen()
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        frozen = set() if self.config.backbone_trained else self._frozen()
+        if lacking := [*unexpected, *(name for name in missing if name not in frozen)]:
+            raise CheckpointError(
+                f"the state is of another policy: {lacking[0]} does not fit {self.network.config.type}"
+            )
+
     def features(self, observation: ObservationBatch) -> Prefix:
         """Return keys and values of each state's tokens; images, tokens and states go through the checkpoint's own
         preprocessor."""
@@ -142,6 +175,16 @@ class LeRobotVLA(FlowPolicy):
 
     def _backbone(self) -> list[nn.Module]:
         return self._family.backbone(self.network)
+
+    def _frozen(self) -> set[str]:
+        """Names in `state_dict` of the backbone's tensors."""
+        modules = {id(part) for module in self._backbone() for part in module.modules()}
+        inside = [name for name, module in self.named_modules() if id(module) in modules]
+        return {key for key in self.state_dict() if any(key.startswith(f"{name}.") for name in inside)}
+
+    def _expert_parameters(self) -> list[nn.Parameter]:
+        backbone = {id(parameter) for module in self._backbone() for parameter in module.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in backbone]
 
     def _observation_items(self, observation: ObservationBatch) -> dict[str, Tensor]:
         images = {
