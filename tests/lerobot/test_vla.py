@@ -217,10 +217,11 @@ def test_a_backbone_in_bfloat16_leaves_what_learns_in_float32(kind: str, tmp_pat
     for parameter in half.parameters():
         assert parameter.dtype == (torch.bfloat16 if id(parameter) in backbone else torch.float32)
     noise = torch.randn(3, *whole.noise_shape, generator=torch.Generator().manual_seed(1))
-    half.precision = "bfloat16"
-    with torch.no_grad():
-        exact, rough = (policy.sample(observations(policy), noise) for policy in (whole, half))
-    assert 0 < (rough - exact).abs().max() < 0.3
+    for precision in ("float32", "bfloat16"):
+        half.precision = precision
+        with torch.no_grad():
+            exact, rough = (policy.sample(observations(policy), noise) for policy in (whole, half))
+        assert 0 < (rough - exact).abs().max() < 0.3
     algorithm = lwd(half, deepcopy(half))
     algorithm.reference.precision = "bfloat16"
     assert np.isfinite(algorithm.update(transitions(half))["loss/actor"])

@@ -1,7 +1,10 @@
-"""Small random configurations of LeRobot's own VLA classes, with tokenizers made on the spot: nothing is downloaded."""
+"""Random networks of LeRobot's own VLA classes, small or full size, with tokenizers made on the spot.
+
+Nothing is downloaded.
+"""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,18 +54,25 @@ _SPECIAL = (
 )
 
 
-def tiny_vla(kind: str, directory: Path, *, seed: int = 0, relative: bool = False, **config: Any) -> LeRobotVLA:
+def tiny_vla(
+    kind: str, directory: Path, *, seed: int = 0, relative: bool = False, full_size: bool = False, **config: Any
+) -> LeRobotVLA:
     """A small random policy of LeRobot's, as ours.
 
     Args:
         directory: gets its tokenizer (and SmolVLM's configuration).
         relative: whether actions are relative to the state (pi0, pi0.5).
+        full_size: with the sizes of the published checkpoints (pi0.5: 3.6 billion weights, made in bfloat16).
         config: of `LeRobotVLAConfig`.
     """
     torch.manual_seed(seed)
-    lerobot = _config(kind, directory, relative)
-    with small_networks():
-        network = factory.get_policy_class(kind)(lerobot)
+    lerobot = _config(kind, directory, relative, full_size)
+    with nullcontext() if full_size else small_networks():
+        torch.set_default_dtype(torch.bfloat16 if full_size else torch.float32)
+        try:
+            network = factory.get_policy_class(kind)(lerobot)
+        finally:
+            torch.set_default_dtype(torch.float32)
     for name, parameter in network.named_parameters():
         if name.endswith("dense.weight"):
             # pi0.5's adaptive norms begin at zero: flow time would not matter, and nothing would reach its network.
@@ -114,25 +124,31 @@ def small_networks() -> Iterator[None]:
         yield
 
 
-def _config(kind: str, directory: Path, relative: bool) -> Any:
+def _config(kind: str, directory: Path, relative: bool, full_size: bool) -> Any:
     images = {
         f"observation.images.{name}": PolicyFeature(FeatureType.VISUAL, (3, *size))
         for name, size in EMBODIMENT.cameras.items()
     }
-    common: dict[str, Any] = {
-        "chunk_size": HORIZON,
-        "n_action_steps": HORIZON,
-        "max_state_dim": 6,
-        "max_action_dim": 7,
+    features: dict[str, Any] = {
         "device": "cpu",
         "input_features": {"observation.state": PolicyFeature(FeatureType.STATE, (4,)), **images},
         "output_features": {"action": PolicyFeature(FeatureType.ACTION, (3,))},
     }
-    if kind == "smolvla":
-        return SmolVLAConfig(
-            vlm_model_name=_smolvlm(directory), num_vlm_layers=4, resize_imgs_with_padding=(32, 32), **common
-        )
     kinds = {"pi05": PI05Config, "pi0": PI0Config}
+    if full_size:
+        if kind == "smolvla":
+            return SmolVLAConfig(vlm_model_name=_smolvlm(directory, full_size), **features)
+        return kinds[kind](use_relative_actions=relative, dtype="bfloat16", **features)
+    common = {
+        "chunk_size": HORIZON,
+        "n_action_steps": HORIZON,
+        "max_state_dim": 6,
+        "max_action_dim": 7,
+        **features,
+    }
+    if kind == "smolvla":
+        name = _smolvlm(directory, full_size)
+        return SmolVLAConfig(vlm_model_name=name, num_vlm_layers=4, resize_imgs_with_padding=(32, 32), **common)
     return kinds[kind](
         image_resolution=(28, 28), tokenizer_max_length=48, use_relative_actions=relative, dtype="float32", **common
     )
@@ -177,29 +193,24 @@ def _tokenizer(directory: Path) -> str:
     return str(directory)
 
 
-def _smolvlm(directory: Path) -> str:
-    """A small SmolVLM as a directory of its configuration and processor, without weights."""
+def _smolvlm(directory: Path, full_size: bool) -> str:
+    """A SmolVLM as a directory of its configuration and processor, without weights."""
+    text = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    text = (*text, "num_key_value_heads", "head_dim")
+    vision = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    )
+    text_sizes = (49280, 960, 2560, 32, 15, 5, 64) if full_size else (300, 32, 48, 4, 4, 2, 8)
+    vision_sizes = (768, 3072, 12, 12, 512, 16) if full_size else (16, 24, 2, 2, 32, 8)
     SmolVLMConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": 300,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "pad_token_id": 0,
-        },
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        scale_factor=2,
+        text_config={"model_type": "llama", "pad_token_id": 0, **dict(zip(text, text_sizes, strict=True))},
+        vision_config=dict(zip(vision, vision_sizes, strict=True)),
+        scale_factor=4 if full_size else 2,
         image_token_id=_SPECIAL.index("<image>"),
         pad_token_id=0,
     ).save_pretrained(directory)

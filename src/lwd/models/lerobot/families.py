@@ -30,7 +30,7 @@ class Family(Protocol):
     """One kind of VLA."""
 
     def backbone(self, network: Any) -> list[nn.Module]:
-        """Return the modules that make the prefix; the expert is all the rest."""
+        """Return the modules that make the prefix, and those that nothing is read from; the expert is all the rest."""
 
     def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
         """Run the backbone on a batch that went through the checkpoint's preprocessor."""
@@ -74,7 +74,7 @@ class Pi05Family:
     """pi0.5: the state is part of the prompt, the expert is conditioned on flow time by adaptive norms."""
 
     def backbone(self, network: Any) -> list[nn.Module]:
-        return [network.model.paligemma_with_expert.paligemma]
+        return _paligemma_backbone(network)
 
     def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
         pad_mask, cache = _paligemma_prefix(network, batch)
@@ -90,7 +90,7 @@ class Pi0Family:
     """pi0 (arXiv 2410.24164): the expert reads the state as a token of its own."""
 
     def backbone(self, network: Any) -> list[nn.Module]:
-        return [network.model.paligemma_with_expert.paligemma]
+        return _paligemma_backbone(network)
 
     def prefix(self, network: Any, batch: dict[str, Any]) -> Prefix:
         pad_mask, cache = _paligemma_prefix(network, batch)
@@ -129,6 +129,12 @@ def family_of(config: Any) -> Family:
     if getattr(config, "compile_model", False):
         raise ConfigError("compile_model is True: compiled models cannot be trained here, set it to False")
     return FAMILIES[config.type]
+
+
+def _paligemma_backbone(network: Any) -> list[nn.Module]:
+    both = network.model.paligemma_with_expert
+    # The expert came with a head for words, a quarter of a billion weights in pi0.5: no action is read from it.
+    return [both.paligemma, both.gemma_expert.lm_head]
 
 
 def _paligemma_prefix(network: Any, batch: dict[str, Any]) -> tuple[Tensor, Any]:

@@ -148,7 +148,8 @@ class LeRobotVLA(FlowPolicy):
             self._observation_items(observation), self.instructions.texts(observation.instruction_BE.cpu().numpy())
         )
         trained = self.config.backbone_trained and torch.is_grad_enabled()
-        with torch.set_grad_enabled(trained), compute_in(self.precision, observation.state_BS.device):
+        precision = "bfloat16" if self.config.backbone_precision == "bfloat16" else self.precision
+        with torch.set_grad_enabled(trained), compute_in(precision, observation.state_BS.device):
             return self._family.prefix(self.network, batch)
 
     def condition(self, features: Prefix) -> Prefix:
