@@ -72,6 +72,42 @@ class Floors(BaseModel):
 FLOORS = "floors.json"
 
 
+class LevelRun(BaseModel):
+    """What the adaptive level does in one finished offline run, at the states that targets bootstrap from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int
+    bootstrapped: float
+    """Share of the replay's targets that bootstrap; the others end with their episode."""
+    entropy_std: float
+    """Standard deviation of the normalised entropy over states."""
+    level_mean: float
+    level_std: float
+    value_std: float
+    """Mean standard deviation of a state's value distribution."""
+    shift_mean: float
+    """Mean of the adaptive target minus the one with all levels at their mean."""
+    shift_abs: float
+    """Mean size of that difference."""
+    td_error_rms: float
+    """Of the critics against the adaptive targets."""
+
+
+class Levels(BaseModel):
+    """quantile_level.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[str, ...]
+    """Of the evaluation cells whose runs were measured."""
+    states: int
+    runs: tuple[LevelRun, ...]
+
+
+LEVELS = "quantile_level.json"
+
+
 class OutsideCheck(BaseModel):
     """ogbench_check.json."""
 
@@ -134,6 +170,52 @@ def outside_section(out: Path) -> list[str]:
     ]
     header = ["environment", "method", "seed", "updates", "success", "episodes", "published"]
     return [check.data, "", *markdown(header, rows)]
+
+
+def level_section(results: Results, out: Path) -> list[str]:
+    """How far apart adaptive and constant levels put the targets, beside what the critics must tell apart.
+
+    Raises:
+        ConfigError: if quantile_level.json is not as `lwd reproduce` writes it.
+    """
+    found = _read(out / LEVELS, TypeAdapter(Levels))
+    if found is None or not found.runs:
+        return []
+    mean = {
+        name: sum(getattr(run, name) for run in found.runs) / len(found.runs)
+        for name in LevelRun.model_fields
+        if name != "seed"
+    }
+    spreads = [
+        record.training.curves["critic/q_spread"].y[-1]
+        for record in results.runs("lwd", "offline").values()
+        if record.training is not None and "critic/q_spread" in record.training.curves
+    ]
+    lines = [
+        f"- Measured after the offline stage, at {found.states:,} states of the replay and {len(found.runs)} seeds "
+        f"(`{LEVELS}`): the entropy differs between states by {mean['entropy_std']:.3f} (standard deviation), the "
+        f"level by {mean['level_std']:.3f} around {mean['level_mean']:.2f}. Beside a constant level at that mean this "
+        f"moves a bootstrapped target by {mean['shift_abs']:.4f} in size, {mean['shift_mean']:+.4f} on average.",
+        f"- What that has to stand out from: a state's value distribution is {mean['value_std']:.3f} wide, the critics "
+        f"miss their targets by {mean['td_error_rms']:.3f} (root mean square)"
+        + (
+            f", and over the reference's actions at one state Q differs by {sum(spreads) / len(spreads):.3f}."
+            if spreads
+            else "."
+        ),
+    ]
+    small = mean["shift_abs"] < 0.5 * mean["td_error_rms"]
+    lines.append(
+        "- The change of the targets is "
+        + (
+            "small beside the critics' own error, so the policies that follow can hardly differ. Where a state's "
+            "values lie so close together every statistic of them is nearly the same, which also says why DIVL and "
+            "expectile regression end alike here."
+            if small
+            else "not small beside the critics' own error: it changes the values, but not which actions look better."
+        )
+    )
+    return lines
 
 
 def _several(published: Published | tuple[Published, ...]) -> tuple[Published, ...]:

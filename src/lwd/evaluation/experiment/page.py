@@ -8,7 +8,7 @@ from typing import Any
 
 from lwd.data import durable
 from lwd.evaluation.experiment import figures, paper, scores, tables
-from lwd.evaluation.experiment.beside import outside_section, search_section, speed_section
+from lwd.evaluation.experiment.beside import level_section, outside_section, search_section, speed_section
 from lwd.evaluation.experiment.claims import Claim, all_claims
 from lwd.evaluation.experiment.records import CellRecord
 from lwd.evaluation.experiment.scores import Results
@@ -135,7 +135,7 @@ def _page(results: Results, claims: Sequence[Claim], drawn: dict[str, Drawing], 
         "## Table 3: the quantile level",
         "",
         *tables.table_3(results),
-        *_level_words(results, claims),
+        *_level_words(results, claims, out),
         *_figure(drawn, "value-training"),
         "## What the value network expects along an episode",
         "",
@@ -215,7 +215,7 @@ def _value_episodes(out: Path) -> list[str]:
     return lines
 
 
-def _level_words(results: Results, claims: Sequence[Claim]) -> list[str]:
+def _level_words(results: Results, claims: Sequence[Claim], out: Path) -> list[str]:
     """What the level and the entropy did, since that says why an adaptive level helps or not."""
     lines = []
     for stage in ("offline", "online"):
@@ -238,8 +238,9 @@ def _level_words(results: Results, claims: Sequence[Claim]) -> list[str]:
             lines.append(
                 f"- Adaptive levels are not shown to help. What there was to adapt: over the offline stage the level's "
                 f"batch mean moved by {abs(levels[1] - levels[0]):.2f}, around the value that the constant one has "
-                "throughout; how it differs between the states of a batch is not recorded."
+                "throughout."
             )
+            lines += level_section(results, out)
     return [*lines, ""]
 
 

@@ -13,6 +13,7 @@ from lwd.models.checkpoint import load_policy, load_value
 from lwd.recipes.reporting import run_data
 from lwd.recipes.reproduce.engine import Engine, Status
 from lwd.recipes.reproduce.floors import write_floors
+from lwd.recipes.reproduce.levels import write_levels
 from lwd.recipes.reproduce.plan import Plan, TableName, make_plan
 from lwd.recipes.reproduce.processes import Start, start_verb
 from lwd.recipes.reproduce.registry import WORDS, Registry
@@ -85,6 +86,7 @@ class Experiment:
     def write(self) -> None:
         """Write the page from the records that are there."""
         self._draw_episodes()
+        self._measure_levels()
         self._written_s = time.monotonic()
         others = Engine(self._everything, self._runs, self.config.out, jobs=self.config.jobs)
         left_s = others.durations.total_s(others.todo(), self.config.jobs)
@@ -115,6 +117,10 @@ class Experiment:
         """Write the page, unless that was done a moment ago: all the intervals of it take seconds."""
         if time.monotonic() - self._written_s > _PAGE_EVERY_S:
             self.write()
+
+    def _measure_levels(self) -> None:
+        cells = [cell for cell in self._everything.cells if (cell.method, cell.of) == ("lwd", "offline")]
+        write_levels(cells, self._runs, self._registry.recipe(self.plan.scale.stages, "lwd").offline, self.config.out)
 
     def _draw_episodes(self) -> None:
         """Draw two fleet episodes of LWD online's first seed, if its run is here and they are not drawn yet."""

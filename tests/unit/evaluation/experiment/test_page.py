@@ -119,6 +119,25 @@ def test_why_the_level_does_not_help_is_looked_into(tmp_path: Path) -> None:
     assert "not shown to help" not in page_of(tmp_path, better)
 
 
+def test_what_the_level_changes_stands_beside_what_it_must_stand_out_from(tmp_path: Path) -> None:
+    records = [record(method, "offline", seed) for method in ("lwd", "constant_level") for seed in range(3)]
+    run = {
+        "bootstrapped": 0.9,
+        "entropy_std": 0.15,
+        "level_mean": 0.45,
+        "level_std": 0.045,
+        "value_std": 0.04,
+        "shift_mean": -0.004,
+        "td_error_rms": 0.07,
+    }
+    for shift, words in ((0.005, "small beside the critics' own error"), (0.06, "not small beside")):
+        runs = [{**run, "seed": seed, "shift_abs": shift} for seed in range(3)]
+        (tmp_path / "quantile_level.json").write_text(json.dumps({"keys": ["a"], "states": 4096, "runs": runs}))
+        page = page_of(tmp_path, records)
+        assert f"moves a bootstrapped target by {shift:.4f} in size, -0.0040 on average" in page
+        assert words in page
+
+
 def test_figures_of_single_episodes_are_kept_between_pages(tmp_path: Path) -> None:
     drawing = Drawing(
         svg='<svg viewBox="0 0 1 1" role="img"><g/></svg>', caption="Open drawer, success.", description="d"
