@@ -20,6 +20,7 @@ from lwd.cli.main import dispatch
 from lwd.errors import CheckpointError, ConfigError, ShapeError
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.files import load_lerobot, save_lerobot
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
@@ -248,6 +249,58 @@ def test_a_learners_state_leaves_the_frozen_backbone_out(kind: str, tmp_path: Pa
     assert other.update(batch) == algorithm.update(batch)
     with pytest.raises(CheckpointError, match="another policy"):
         fresh.load_learned_state({name: state["policy"][name] for name in list(state["policy"])[1:]})
+
+
+def test_adapters_begin_as_the_reference_and_learn_alone(kind: str, tmp_path: Path) -> None:
+    plain = tiny_vla(kind, tmp_path)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    policy = AdaptedVLA(plain, 4)
+    noise = torch.randn(3, *plain.noise_shape, generator=torch.Generator().manual_seed(1))
+    batch = observations(plain)
+    with torch.no_grad():
+        assert torch.equal(policy.sample(batch, noise), plain.sample(batch, noise))
+    torch.manual_seed(0)
+    sizes = CriticConfig(token_width=8, readout_size=16, action_width=8, width=16, num_atoms=11)
+    critic = ValueCritic(EMBODIMENT, sizes, plain.normalizer.statistics, plain.horizon)
+    config = LWDConfig(train_backbone=True, temperature=0.1, flow_steps=3, actor_learning_rate=1e-2)
+    algorithm = LWD(policy, plain, critic, config, torch.Generator().manual_seed(0))
+    # The second step: an adapter's first factor gets its first gradient when the second one has left zero.
+    for _ in range(2):
+        algorithm.update(transitions(plain))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    weights = {id(parameter) for parameter in plain.parameters()}
+    own = [parameter for parameter in policy.parameters() if id(parameter) not in weights]
+    assert own
+    assert all(parameter.requires_grad for parameter in own)
+    averaged = {id(parameter) for parameter in algorithm.averaged_policy.parameters()}
+    assert weights <= averaged
+    assert not averaged & {id(parameter) for parameter in own}
+    backbone = [
+        name for name, _ in plain.named_parameters() if any(p is _ for m in plain._backbone() for p in m.parameters())
+    ]
+    moved = {name for name, tensor in algorithm.state()["policy"].items() if ".lora_B." in name and tensor.any()}
+    places = {name.partition(".lora_B.")[0] for name in moved}
+    assert any(name.removesuffix(".weight") in places for name in backbone), "no adapter of the backbone has learned"
+    assert any("expert" in place for place in places)
+
+    fresh = AdaptedVLA(tiny_vla(kind, tmp_path), 4)
+    fresh.load_learned_state(policy.learned_state())
+    with torch.no_grad():
+        learned = policy.sample(batch, noise)
+        assert not torch.equal(learned, plain.sample(batch, noise))
+        assert torch.equal(fresh.sample(batch, noise), learned)
+        merged = policy.merged()
+        torch.testing.assert_close(merged.sample(batch, noise), learned, atol=1e-4, rtol=1e-4)
+        with small_networks():
+            again = load_policy(policy_bytes(policy))
+        assert torch.equal(again.sample(batch, noise), merged.sample(batch, noise))
+    with pytest.raises(CheckpointError, match="adapters"):
+        fresh.load_learned_state({})
+    with pytest.raises(ConfigError, match="adapters are in the backbone"):
+        policy.train_backbone(False)
+    with pytest.raises(ConfigError, match="lora_rank"):
+        tiny_vla(kind, tmp_path, lora_rank=2, backbone_trained=True)
 
 
 def test_a_policy_file_acts_identically(kind: str, tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def run(
     bfloat16_backbone: Annotated[
         bool, tyro.conf.arg(help="of --pretrained: keep the frozen vision-language model in half the memory")
     ] = False,
+    lora: Annotated[
+        int,
+        tyro.conf.arg(
+            metavar="RANK",
+            help="of --pretrained: SFT and offline learning train adapters of this rank in backbone and expert, and "
+            "nothing else; 0: no adapters",
+        ),
+    ] = 0,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
@@ -74,6 +82,7 @@ def run(
             backbone_trained=train_backbone,
             gradient_checkpointing=gradient_checkpointing,
             backbone_precision="bfloat16" if bfloat16_backbone else "float32",
+            lora_rank=lora,
         )
     directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device)) as control:

@@ -135,10 +135,16 @@ def continue_online(
         return build_recap(found, critic, recipe, settings, seed=seed, device=device)
     state = offline.state()
     policy = load_vla(offline.policy_path)
-    # A copy of a pretrained policy shares its frozen backbone; a second one from the file would be as large again.
-    pretrained = isinstance(policy, LeRobotVLA)
-    reference = deepcopy(policy) if pretrained else load_vla(run.finished("sft", "sft").policy_path)
-    reference.load_learned_state(state["reference"])
+    if isinstance(policy, LeRobotVLA):
+        # Where the backbone has learned, the old reference's expert would read prefixes that it never saw: then the
+        # policy that begins the stage is its reference.
+        learned = policy.config.backbone_trained or policy.config.lora_rank > 0
+        # A copy shares a frozen backbone; a second one from the file would be as large again.
+        reference: FlowPolicy = deepcopy(policy if settings.train_backbone else policy.frozen())
+    else:
+        learned, reference = False, load_vla(run.finished("sft", "sft").policy_path)
+    if not learned:
+        reference.load_learned_state(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
     algorithm = build_lwd(

@@ -31,6 +31,8 @@ class PretrainedPolicy:
     gradient_checkpointing: bool = False
     backbone_precision: Precision = "float32"
     """How a frozen backbone's weights are kept: bfloat16 halves its memory and the policy files."""
+    lora_rank: int = 0
+    """Of adapters that SFT and offline learning train instead of weights; 0: none."""
 
     def chunk_size(self) -> int:
         """Return H.
@@ -53,6 +55,7 @@ class PretrainedPolicy:
             backbone_trained=self.backbone_trained,
             gradient_checkpointing=self.gradient_checkpointing,
             backbone_precision=self.backbone_precision,
+            lora_rank=self.lora_rank,
         )
         return load_lerobot(
             self.source,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lwd.data.arena import OTHER_TASKS, ReplayArena, imitable_steps
 from lwd.data.leases import SnapshotLease
 from lwd.data.reader import ReplayReader
 from lwd.data.sampling import BatchSampler, EpisodeFilter, Prefetcher, StepFilter, Stratum, from_sources, human_steps
-from lwd.errors import CheckpointError
+from lwd.errors import CheckpointError, ConfigError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
@@ -29,6 +29,7 @@ from lwd.models.checkpoint import load_vla
 from lwd.models.critic import ValueCritic
 from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import InstructionEncoder
+from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
@@ -136,7 +137,8 @@ def _sft(
         statistics = StateStatistics.of(np.asarray(view.states_RS))
         policy = SmallVLA(reader.arena.embodiment, recipe.policy, statistics, instructions)
     else:
-        policy = pretrained.load(reader.arena, instructions)
+        loaded = pretrained.load(reader.arena, instructions)
+        policy = AdaptedVLA(loaded, pretrained.lora_rank) if pretrained.lora_rank else loaded
     algorithm = SFT(policy.to(control.device), recipe.algorithm, torch.Generator(control.device).manual_seed(seed))
     stage = Stage(
         "sft",
@@ -186,6 +188,8 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
     if isinstance(recipe.algorithm, RecapConfig):
         conditioned = AdvantagePolicy(small_policy(policy, "recap"), recipe.algorithm.guidance)
         algorithm = build_recap(conditioned, critic, recipe, recipe.algorithm, seed=seed, device=control.device)
+    elif isinstance(policy, LeRobotVLA) and policy.config.lora_rank and isinstance(recipe.algorithm, LWDConfig):
+        algorithm = _adapting(policy, critic, recipe, recipe.algorithm, seed=seed, device=control.device)
     else:
         algorithm = build_lwd(policy, deepcopy(policy), critic, recipe, seed=seed, device=control.device)
     stage = Stage(
@@ -205,6 +209,19 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
         seed=seed,
     )
     return _run(run, stage, sampler, control)
+
+
+def _adapting(
+    policy: LeRobotVLA, critic: ValueCritic, recipe: StageRecipe, settings: LWDConfig, *, seed: int, device: str
+) -> LWD:
+    """LWD that learns adapters in backbone and expert; the reference is the network without them."""
+    if settings.reference_learning_rate is not None:
+        raise ConfigError(
+            f"reference_learning_rate is {settings.reference_learning_rate}: with lora_rank {policy.config.lora_rank} "
+            "the reference is the policy's own network, which does not learn; set it to None"
+        )
+    whole = replace(recipe, algorithm=replace(settings, train_backbone=True))
+    return build_lwd(AdaptedVLA(policy, policy.config.lora_rank), policy, critic, whole, seed=seed, device=device)
 
 
 def run_filtered_bc(

@@ -12,6 +12,7 @@ import torch
 
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.instruction import InstructionEncoder
+from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.processors import Processors
 from lwd.models.lerobot.vla import LeRobotVLA, LeRobotVLAConfig
 from lwd.models.normalization import StateStatistics
@@ -85,6 +86,7 @@ def chunk_size_of(source: str) -> int:
 
 def save_lerobot(policy: LeRobotVLA, directory: Path) -> None:
     """Write a checkpoint that LeRobot's own tools load: configuration, weights, processors."""
+    policy = _without_adapters(policy)
     policy.network.save_pretrained(directory)
     policy.processors.preprocessor.save_pretrained(directory)
     policy.processors.postprocessor.save_pretrained(directory)
@@ -105,6 +107,7 @@ def described(policy: LeRobotVLA) -> dict[str, Any]:
 
 def tensors_of(policy: LeRobotVLA) -> dict[str, torch.Tensor]:
     """Return all tensors of a policy: its network's, each only once where two names share one, and its processors'."""
+    policy = _without_adapters(policy)
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, tensor in policy.state_dict().items():
@@ -183,6 +186,10 @@ def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> Non
             f"({', '.join(lacking[:3])}), {len(unexpected)} are unknown ({', '.join(unexpected[:3])}): "
             "use the LeRobot version that it was made with"
         )
+
+
+def _without_adapters(policy: LeRobotVLA) -> LeRobotVLA:
+    return policy.merged() if isinstance(policy, AdaptedVLA) else policy
 
 
 def _lerobot_config(source: str) -> Any:

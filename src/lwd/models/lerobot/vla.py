@@ -35,8 +35,15 @@ class LeRobotVLAConfig:
     """Whether the expert's activations are computed again for the backward pass instead of being kept."""
     backbone_precision: Precision = "float32"
     """How a frozen backbone's weights are kept. What learns is always kept in float32."""
+    lora_rank: int = 0
+    """Of the adapters that SFT and offline learning train instead of weights (`adapters.AdaptedVLA`); 0: none."""
 
     def __post_init__(self) -> None:
+        if self.lora_rank < 0 or (self.lora_rank and self.backbone_trained):
+            raise ConfigError(
+                f"lora_rank is {self.lora_rank}, backbone_trained {self.backbone_trained}: either adapters learn (a "
+                "rank of 1 and more), or the backbone's own weights"
+            )
         if self.backbone_trained and self.backbone_precision != "float32":
             raise ConfigError(
                 f"backbone_precision is {self.backbone_precision!r} and backbone_trained True: small updates would be "
@@ -105,6 +112,11 @@ class LeRobotVLA(FlowPolicy):
         return self.state_normalizer
 
     @property
+    def learns_backbone(self) -> bool:
+        """Whether a gradient reaches what the backbone makes of a state."""
+        return self.config.backbone_trained
+
+    @property
     def flow_steps(self) -> int:
         lerobot = self.network.config
         return int(lerobot.num_steps if hasattr(lerobot, "num_steps") else lerobot.num_inference_steps)
@@ -147,7 +159,7 @@ class LeRobotVLA(FlowPolicy):
         batch = self.processors.observation(
             self._observation_items(observation), self.instructions.texts(observation.instruction_BE.cpu().numpy())
         )
-        trained = self.config.backbone_trained and torch.is_grad_enabled()
+        trained = self.learns_backbone and torch.is_grad_enabled()
         precision = "bfloat16" if self.config.backbone_precision == "bfloat16" else self.precision
         with torch.set_grad_enabled(trained), compute_in(precision, observation.state_BS.device):
             return self._family.prefix(self.network, batch)
