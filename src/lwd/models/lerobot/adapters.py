@@ -1,4 +1,4 @@
-"""Low-rank adapters (arXiv 2106.09685, the library peft): a LeRobot VLA that learns whole, at the cost of a few weights.
+"""Low-rank adapters (arXiv 2106.09685, the library peft): a LeRobot VLA learns whole at the cost of a few weights.
 
 The network without its adapters is the reference: policy, reference and averages are one network and some adapters.
 Files hold the network with the adapters added in: nobody who acts, and no tool of LeRobot's, meets one.
