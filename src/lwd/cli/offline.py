@@ -3,9 +3,12 @@
 Ctrl-C saves a checkpoint; the same command continues from it, bit for bit on a CPU.
 """
 
+import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from lwd.cli.options import (
     BudgetOption,
@@ -21,6 +24,7 @@ from lwd.cli.options import (
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.errors import ConfigError
+from lwd.models.critic import PretrainedCriticConfig
 from lwd.recipes.methods import METHODS, method_recipe
 from lwd.recipes.stages import described, run_offline
 
@@ -33,12 +37,27 @@ def run(
     threads: ThreadsOption = 2,
     method: MethodOption = "lwd",
     quantile_level: QuantileLevelOption = None,
+    critic_language: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="PATH|ID",
+            help="pretrained language model that reads for V and Q, such as google/gemma-3-270m-it; None: a small "
+            "encoder from scratch",
+        ),
+    ] = None,
+    critic_vision: Annotated[
+        str, tyro.conf.arg(metavar="PATH|ID", help="its SigLIP, for robots with cameras")
+    ] = PretrainedCriticConfig.vision,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).offline
     if not METHODS[method].offline:
         raise ConfigError(f"method {method!r} has no offline stage: run `lwd up --method {method}` after SFT")
+    if critic_language is not None:
+        heads = dataclasses.asdict(settings.critic)
+        critic = PretrainedCriticConfig(**heads, language=critic_language, vision=critic_vision)
+        settings = dataclasses.replace(settings, critic=critic)
     directory.write_config("offline", described(settings, seed=seed))
     chosen = "" if method == "lwd" else f" --method {method}"
     chosen += "" if quantile_level is None else f" --quantile-level {quantile_level}"

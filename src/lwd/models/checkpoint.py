@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from lwd.errors import CheckpointError
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.best_of_n import BestOfN
-from lwd.models.critic import CriticConfig, ValueCritic
+from lwd.models.critic import CriticConfig, PretrainedCriticConfig, ValueCritic
 from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.lerobot import files
@@ -39,10 +39,8 @@ PolicyNetwork = FlowPolicy | BestOfN | AdvantagePolicy
 
 def policy_bytes(policy: PolicyNetwork) -> bytes:
     """Serialise a policy with its configuration, statistics and known instructions."""
-    known = policy.instructions.known
-    embeddings = np.stack(list(known.values())) if known else np.zeros((0, EMBEDDING_SIZE), np.float32)
-    metadata: dict[str, Any] = {"instructions": list(known)}
-    extra = {_INSTRUCTIONS: torch.from_numpy(embeddings)}
+    known, extra = _known(policy.instructions)
+    metadata: dict[str, Any] = {"instructions": known}
     if isinstance(policy, LeRobotVLA):
         metadata["lerobot"] = files.described(policy)
         return _network_bytes("policy", policy.embodiment, files.tensors_of(policy) | extra, metadata)
@@ -63,8 +61,11 @@ def policy_bytes(policy: PolicyNetwork) -> bytes:
 def value_bytes(critic: ValueCritic) -> bytes:
     """Serialise a value/critic network."""
     horizon = critic.pooling.position.shape[0]
-    metadata = {"config": asdict(critic.config), "horizon": horizon}
-    return _network_bytes("value", critic.embodiment, critic.state_dict(), metadata)
+    metadata: dict[str, Any] = {"config": asdict(critic.config), "horizon": horizon}
+    extra: dict[str, torch.Tensor] = {}
+    if critic.instructions is not None:
+        metadata["instructions"], extra = _known(critic.instructions)
+    return _network_bytes("value", critic.embodiment, critic.state_dict() | extra, metadata)
 
 
 def load_policy(source: Path | str | bytes) -> PolicyNetwork:
@@ -74,9 +75,8 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
         CheckpointError: if the file is missing, damaged or no policy.
     """
     metadata, tensors = _read(source, "policy")
-    embeddings = tensors.pop(_INSTRUCTIONS).numpy()
     embodiment = _embodiment(metadata["embodiment"])
-    instructions = InstructionEncoder(dict(zip(metadata["instructions"], embeddings, strict=True)))
+    instructions = _instructions(metadata, tensors)
     if "lerobot" in metadata:
         statistics = _statistics(tensors, "state_normalizer")
         return files.rebuilt(metadata["lerobot"], tensors, embodiment, statistics, instructions)
@@ -91,7 +91,7 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
     if "guidance" in metadata:
         policy = AdvantagePolicy(flow, metadata["guidance"])
     elif "samples" in metadata:
-        critic = _critic(metadata["embodiment"], metadata["critic"], tensors, "critic.")
+        critic = _critic(metadata["embodiment"], metadata["critic"], tensors, "critic.", instructions=instructions)
         policy = BestOfN(flow, critic, metadata["samples"])
     policy.load_state_dict(tensors)
     return policy.eval()
@@ -114,7 +114,8 @@ def load_value(source: Path | str | bytes) -> ValueCritic:
         CheckpointError: if the file is missing, damaged or no value network.
     """
     metadata, tensors = _read(source, "value")
-    critic = _critic(metadata["embodiment"], metadata, tensors)
+    instructions = _instructions(metadata, tensors) if _INSTRUCTIONS in tensors else None
+    critic = _critic(metadata["embodiment"], metadata, tensors, instructions=instructions)
     critic.load_state_dict(tensors)
     return critic.eval()
 
@@ -169,15 +170,34 @@ def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[s
 
 
 def _critic(
-    embodiment: dict[str, Any], metadata: dict[str, Any], tensors: dict[str, torch.Tensor], prefix: str = ""
+    embodiment: dict[str, Any],
+    metadata: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    prefix: str = "",
+    *,
+    instructions: InstructionEncoder | None = None,
 ) -> ValueCritic:
     """A critic of the described form, its weights still to be loaded."""
+    config = metadata["config"]
     return ValueCritic(
         _embodiment(embodiment),
-        CriticConfig(**metadata["config"]),
+        (PretrainedCriticConfig if "language" in config else CriticConfig)(**config),
         _statistics(tensors, f"{prefix}encoder.normalizer"),
         metadata["horizon"],
+        instructions=instructions,
+        pretrained_weights=False,
     )
+
+
+def _known(instructions: InstructionEncoder) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """The known instructions, and their embeddings as the tensor of a file."""
+    known = instructions.known
+    embeddings = np.stack(list(known.values())) if known else np.zeros((0, EMBEDDING_SIZE), np.float32)
+    return list(known), {_INSTRUCTIONS: torch.from_numpy(embeddings)}
+
+
+def _instructions(metadata: dict[str, Any], tensors: dict[str, torch.Tensor]) -> InstructionEncoder:
+    return InstructionEncoder(dict(zip(metadata["instructions"], tensors.pop(_INSTRUCTIONS).numpy(), strict=True)))
 
 
 def _embodiment(description: dict[str, Any]) -> Embodiment:

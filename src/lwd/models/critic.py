@@ -9,8 +9,10 @@ from torch.nn import functional as F
 from lwd.batch import ObservationBatch
 from lwd.errors import ConfigError
 from lwd.models.encoder import ObservationEncoder
+from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import Normalizer, StateStatistics
 from lwd.models.precision import Precision, compute_in
+from lwd.models.vision_language import VisionLanguageEncoder
 from lwd.ops.categorical import support
 from lwd.types import Embodiment
 
@@ -30,6 +32,21 @@ class CriticConfig:
     """1: the value is a number instead of a distribution (expectile regression)."""
     value_low: float = -0.1
     value_high: float = 1.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedCriticConfig(CriticConfig):
+    """A critic whose encoder is a pretrained vision-language model; the heads are those of `CriticConfig`."""
+
+    language: str = "google/gemma-3-270m-it"
+    """Directory or hub id: tokenizer, configuration and, where training begins, weights."""
+    vision: str = "google/siglip-so400m-patch14-224"
+    tokens_per_side: int = 8
+    """A picture becomes so many tokens squared."""
+
+    def __post_init__(self) -> None:
+        if self.tokens_per_side < 1:
+            raise ConfigError(f"tokens_per_side is {self.tokens_per_side}; a picture needs at least one token")
 
 
 class ChunkPooling(nn.Module):
@@ -59,18 +76,45 @@ class ValueCritic(nn.Module):
 
     atoms_K: Tensor
 
-    def __init__(self, embodiment: Embodiment, config: CriticConfig, statistics: StateStatistics, horizon: int) -> None:
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        config: CriticConfig,
+        statistics: StateStatistics,
+        horizon: int,
+        *,
+        instructions: InstructionEncoder | None = None,
+        pretrained_weights: bool = True,
+    ) -> None:
+        """
+        Args:
+            instructions: of the policy, for a pretrained encoder, which reads text.
+            pretrained_weights: whether a pretrained encoder begins with them; False: the caller loads trained ones.
+        Raises:
+            CheckpointError: if there is no such pretrained encoder.
+        """
         super().__init__()
         self.embodiment = embodiment
         self.config = config
         self.precision: Precision = "float32"
         """Of the matrix products; the learner may lower it."""
-        self.encoder = ObservationEncoder(
-            embodiment,
-            Normalizer(embodiment, statistics),
-            width=config.readout_size,
-            token_width=config.token_width,
-        )
+        normalizer = Normalizer(embodiment, statistics)
+        self.encoder: ObservationEncoder | VisionLanguageEncoder
+        if isinstance(config, PretrainedCriticConfig):
+            self.encoder = VisionLanguageEncoder(
+                embodiment,
+                normalizer,
+                instructions or InstructionEncoder(),
+                width=config.readout_size,
+                language=config.language,
+                vision=config.vision,
+                tokens_per_side=config.tokens_per_side,
+                weights=pretrained_weights,
+            )
+        else:
+            self.encoder = ObservationEncoder(
+                embodiment, normalizer, width=config.readout_size, token_width=config.token_width
+            )
         self.value_head = _head(config.readout_size, config.width, config.depth, config.num_atoms)
         self.pooling = ChunkPooling(
             action_size=embodiment.action_size,
@@ -85,6 +129,16 @@ class ValueCritic(nn.Module):
         distributional = config.num_atoms > 1
         atoms_K = support(config.num_atoms, config.value_low, config.value_high) if distributional else torch.zeros(0)
         self.register_buffer("atoms_K", atoms_K)
+
+    @property
+    def instructions(self) -> InstructionEncoder | None:
+        """What a pretrained encoder takes instructions' texts from; the small one reads embeddings."""
+        return self.encoder.instructions if isinstance(self.encoder, VisionLanguageEncoder) else None
+
+    @instructions.setter
+    def instructions(self, instructions: InstructionEncoder) -> None:
+        if isinstance(self.encoder, VisionLanguageEncoder):
+            self.encoder.instructions = instructions
 
     @property
     def normalizer(self) -> Normalizer:

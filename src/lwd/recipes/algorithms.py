@@ -147,6 +147,8 @@ def continue_online(
         reference.load_learned_state(state["reference"])
     target_critic = load_value(offline.value_path)
     target_critic.load_state_dict(state["target_critic"])
+    # The policy meets new instructions as they come; the critics must know the same.
+    critic.instructions = target_critic.instructions = policy.instructions
     algorithm = build_lwd(
         policy,
         reference,

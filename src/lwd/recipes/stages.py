@@ -183,7 +183,15 @@ def _offline(run: RunDirectory, recipe: StageRecipe, seed: int, control: Control
     snapshot = None if found is None else found.progress.snapshot
     reader = open_arena_at(run, snapshot, horizon=policy.horizon, instructions=policy.instructions)
     torch.manual_seed(seed)
-    critic = ValueCritic(policy.embodiment, recipe.critic, policy.normalizer.statistics, policy.horizon)
+    critic = ValueCritic(
+        policy.embodiment,
+        recipe.critic,
+        policy.normalizer.statistics,
+        policy.horizon,
+        instructions=policy.instructions,
+        # A stage that goes on loads trained ones.
+        pretrained_weights=found is None,
+    )
     algorithm: LWD | Recap
     if isinstance(recipe.algorithm, RecapConfig):
         conditioned = AdvantagePolicy(small_policy(policy, "recap"), recipe.algorithm.guidance)
