@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("MUJOCO_GL", "egl")
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from tests.contracts.test_robot_contract import (
@@ -17,9 +18,11 @@ from tests.contracts.test_robot_contract import (
     test_the_same_seed_gives_the_same_episode_and_another_seed_another_start,
 )
 
+from lwd.errors import ConfigError
 from lwd.fleet.host_process import RobotSpec
 from lwd.fleet.own_robots import gym_robots, gym_task
 from lwd.robots.lerobot import LeRobotConfig, LeRobotRobot
+from lwd.robots.lerobot_envs import LeRobotEnvironments
 from lwd.robots.metaworld import MT10, make_metaworld
 from lwd.robots.protocol import Robot
 from lwd.types import Embodiment, Task, TokenSpec
@@ -64,6 +67,23 @@ def metaworld() -> tuple[Robot, tuple[Task, ...]]:
     return make_metaworld(), MT10
 
 
+def metaworld_pixels() -> tuple[Robot, tuple[Task, ...]]:
+    tasks = (replace(MT10[0], time_limit=5),)
+    return make_metaworld(tasks, pixels=True), tasks
+
+
+def lerobot_environment() -> tuple[Robot, tuple[Task, ...]]:
+    environments = LeRobotEnvironments("metaworld", {"task": "reach-v3"})
+    (task,) = environments.tasks
+    assert task.instructions == ("Reach a goal position",)
+    tasks = (replace(task, time_limit=5),)
+    robot = environments.robot(tasks)
+    # What LeRobot's datasets of this environment call them, so that a run of such a dataset fits.
+    assert [token.name for token in robot.embodiment.state_tokens] == ["state"]
+    assert list(robot.embodiment.cameras) == ["image"]
+    return robot, tasks
+
+
 def aloha() -> tuple[Robot, tuple[Task, ...]]:
     task = gym_task(ALOHA, "hand the cube over", 5)
     robot, _ = gym_robots(ALOHA, task, success=None, arguments=ALOHA_ARGUMENTS)(RobotSpec(robot_id="two-arms"))
@@ -72,9 +92,18 @@ def aloha() -> tuple[Robot, tuple[Task, ...]]:
 
 ROBOTS: dict[str, Callable[[], tuple[Robot, tuple[Task, ...]]]] = {
     "metaworld-mt10": metaworld,
+    "metaworld-mt10-pixels": metaworld_pixels,
+    "lerobot-environment": lerobot_environment,
     "gym-aloha": aloha,
     "lerobot": joint_arm,
 }
+
+
+def test_an_unknown_environment_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"lerobot_env is 'nowhere'; LeRobot knows .*libero"):
+        LeRobotEnvironments("nowhere", {})
+    with pytest.raises(ConfigError, match=r"lerobot_env 'metaworld' .*wheels"):
+        LeRobotEnvironments("metaworld", {"wheels": 4})
 
 
 @pytest.fixture(scope="module", params=list(ROBOTS))

@@ -58,7 +58,18 @@ def run(
             "metaworld-mt10-pixels to see them in pictures); None: the run's simulated robot",
         ),
     ] = None,
-    gym_arguments: Annotated[str, tyro.conf.arg(metavar="JSON", help="keyword arguments of the environment")] = "{}",
+    lerobot_env: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="TYPE",
+            help="robots are this simulated environment of LeRobot, such as libero or metaworld, with all its tasks; "
+            "None: another kind",
+        ),
+    ] = None,
+    gym_arguments: Annotated[
+        str,
+        tyro.conf.arg(metavar="JSON", help="keyword arguments of the environment, or of LeRobot's configuration of it"),
+    ] = "{}",
     success: Annotated[
         str | None,
         tyro.conf.arg(metavar="KEY", help="key of the environment's info that says success; None: is_success, success"),
@@ -111,9 +122,16 @@ def run(
         bus=directory.bus(),
     )
     embodiment = directory.own_embodiment()
-    if lerobot is not None or lerobot_config is not None:
-        if lerobot is None or lerobot_config is None or gym is not None or len(robots) != 1:
-            raise ConfigError("a LeRobot robot needs --lerobot TYPE and --lerobot-config FILE, no --gym, and one name")
+    if sum(given is not None for given in (lerobot, gym, lerobot_env)) > 1:
+        raise ConfigError("a robot is one of --lerobot, --gym and --lerobot-env: give one of them")
+    if lerobot_env is not None:
+        from lwd.fleet.own_robots import lerobot_environment_robots
+
+        maker, kinds = lerobot_environment_robots(lerobot_env, gym_arguments, tasks, embodiment=embodiment)
+        run_robot_host(config, make=maker, tasks=kinds)
+    elif lerobot is not None or lerobot_config is not None:
+        if lerobot is None or lerobot_config is None or len(robots) != 1:
+            raise ConfigError("a LeRobot robot needs --lerobot TYPE and --lerobot-config FILE, and one name")
         from lwd.fleet.own_robots import lerobot_robots
 
         make, kinds = lerobot_robots(lerobot, lerobot_config, directory.embodiment())

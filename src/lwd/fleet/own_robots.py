@@ -110,10 +110,32 @@ def metaworld_tasks(names: tuple[str, ...] = ()) -> tuple[Task, ...]:
     """
     from lwd.robots.metaworld import MT10
 
-    known = {task.name: task for task in MT10}
-    if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"task {unknown[0]!r} is not one of Meta-World's MT10: {', '.join(known)}")
-    return tuple(known[name] for name in names) or MT10
+    return _named(names, MT10, "Meta-World's MT10")
+
+
+def lerobot_environment_robots(
+    kind: str, arguments: str, names: tuple[str, ...], *, embodiment: Embodiment | None = None
+) -> tuple[RobotMaker, tuple[Task, ...]]:
+    """Return what makes robots of a LeRobot environment type, and their tasks.
+
+    Args:
+        arguments: JSON object of the fields of its configuration.
+        names: of the tasks; none: all it has.
+    Raises:
+        ConfigError: if the type, an argument or a task is not known.
+    """
+    from lwd.robots.lerobot_envs import LeRobotEnvironments
+
+    keywords = _keywords(arguments)
+    first = LeRobotEnvironments(kind, keywords)
+    tasks = _named(names, first.tasks, f"tasks of LeRobot's {kind}")
+    ready = [first]
+
+    def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
+        environments = ready.pop() if ready else LeRobotEnvironments(kind, keywords)
+        return environments.robot(tasks, embodiment=embodiment), None
+
+    return make, tasks
 
 
 def lerobot_robots(kind: str, path: Path, embodiment: Embodiment) -> tuple[RobotMaker, tuple[Task, ...]]:
@@ -140,6 +162,13 @@ def lerobot_robots(kind: str, path: Path, embodiment: Embodiment) -> tuple[Robot
         return robot, LeRobotOperator(device, embodiment, robot.action_names, events=events)
 
     return make, config.tasks_at(embodiment.control_hz)
+
+
+def _named(names: tuple[str, ...], tasks: tuple[Task, ...], of: str) -> tuple[Task, ...]:
+    known = {task.name: task for task in tasks}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"task {unknown[0]!r} is not one of {of}: {', '.join(known)}")
+    return tuple(known[name] for name in names) or tasks
 
 
 def _keywords(arguments: str) -> Mapping[str, Any]:
