@@ -17,8 +17,10 @@ from lwd.algos.lwd import LWD
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.cli.main import dispatch
+from lwd.data.policies import fetch_base, put_base
+from lwd.data.store import open_store
 from lwd.errors import CheckpointError, ConfigError, ShapeError
-from lwd.models.checkpoint import load_policy, policy_bytes
+from lwd.models.checkpoint import PolicyReader, base_bytes, load_policy, policy_bytes
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.files import load_lerobot, save_lerobot
@@ -323,6 +325,45 @@ def test_a_policy_file_acts_identically(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         policy.act(seen, INSTRUCTIONS, noise_BHA=noise), again.act(seen, INSTRUCTIONS, noise_BHA=noise)
     )
+
+
+def test_robots_fetch_the_frozen_backbone_once(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path / "tokens")
+    store = open_store(tmp_path / "store")
+    base = put_base(store, base_bytes(policy))
+    assert put_base(store, base_bytes(policy)) == base
+    fetched: list[str] = []
+
+    def fetch(sha256: str) -> bytes:
+        fetched.append(sha256)
+        return fetch_base(store, sha256, tmp_path / "copies")
+
+    read = PolicyReader(fetch)
+    algorithm = lwd(policy, deepcopy(policy), actor_learning_rate=1e-2)
+    batch = observations(policy)
+    noise = torch.randn(3, *policy.noise_shape, generator=torch.Generator().manual_seed(1))
+    versions, wanted = [], []
+    with small_networks(), torch.no_grad():
+        for _ in range(3):
+            data = policy_bytes(policy, base=base)
+            assert len(data) < len(policy_bytes(policy))
+            versions.append(read(data))
+            wanted.append(policy.sample(batch, noise))
+            with torch.enable_grad():
+                algorithm.update(transitions(policy))
+        for version, expected in zip(versions, wanted, strict=True):
+            assert torch.equal(version.sample(batch, noise), expected)
+        assert fetched == [base]
+        backbones = [{id(p) for module in version._backbone() for p in module.parameters()} for version in versions]
+        assert backbones[0] == backbones[1] == backbones[2]
+        with pytest.raises(CheckpointError, match="no backbone"):
+            load_policy(data)
+        # Another process finds the copy on its disk, and fetches again what was damaged there.
+        (copy,) = (tmp_path / "copies").iterdir()
+        copy.write_bytes(copy.read_bytes()[:-1])
+        other = PolicyReader(lambda sha256: fetch_base(store, sha256, tmp_path / "copies"))
+        assert torch.equal(other(data).sample(batch, noise), wanted[-1])
+        assert fetch_base(store, base, tmp_path / "copies") == copy.read_bytes()
 
 
 def test_lerobot_loads_what_we_save_and_acts_identically(kind: str, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """Published policies in the object store: one create-only safetensors object and one manifest per version."""
 
+import contextlib
 import hashlib
 import time
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lwd.data import durable
 from lwd.data.store import ObjectStore
 from lwd.errors import ObjectExists, StoreError
 from lwd.types import PolicyVersion
 
 POLICY_PREFIX = "policies"
+_BASE_PREFIX = "policy-bases"
 
 
 class StateReference(BaseModel):
@@ -102,6 +106,39 @@ class PolicyPublisher:
             raise StoreError(f"policy version {version} was published by another learner: stop one of them") from error
         self._newest = version
         return manifest
+
+
+def put_base(store: ObjectStore, data: bytes) -> str:
+    """Store what many policies have in common, such as a frozen backbone, under its hash; returns the hash.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    # Already there, it is the same: nothing to do.
+    with contextlib.suppress(ObjectExists):
+        store.create(_base_key(sha256), data)
+    return sha256
+
+
+def fetch_base(store: ObjectStore, sha256: str, directory: Path) -> bytes:
+    """Return what `put_base` stored, from the directory's copy where there is one; it is downloaded once.
+
+    Raises:
+        StoreError: if it is missing, or its bytes are not the ones that were stored.
+    """
+    copy = directory / f"{sha256}.safetensors"
+    if copy.exists() and hashlib.sha256(data := copy.read_bytes()).hexdigest() == sha256:
+        return data
+    data = store.get(_base_key(sha256))
+    if (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise StoreError(f"{_base_key(sha256)} has SHA-256 {found}: remove it, and start the learner again")
+    durable.replace(copy, data)
+    return data
+
+
+def _base_key(sha256: str) -> str:
+    return f"{_BASE_PREFIX}/{sha256}.safetensors"
 
 
 def manifest_key(version: int) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from lwd.data.policies import fetch_base
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
 from lwd.fleet.bus_config import BusConfig
@@ -21,7 +22,7 @@ from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
-from lwd.models.checkpoint import load_policy, require_embodiment
+from lwd.models.checkpoint import PolicyReader, require_embodiment
 from lwd.models.protocol import Policy
 from lwd.operators.help import StuckRule
 from lwd.operators.protocol import Operator
@@ -119,14 +120,14 @@ def run_robot_host(
     *,
     make: RobotMaker | None = None,
     tasks: tuple[Task, ...] | None = None,
-    load: PolicyLoader = load_policy,
+    load: "PolicyLoader | None" = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, or until a limit is reached and its episodes are committed.
 
     Args:
         make: builds the robots; simulated ones if None.
         tasks: what the robots do; the embodiment's tasks by their names in the configuration if None.
-        load: makes a policy from published bytes.
+        load: makes a policy from published bytes; None: reads LWD's policy files.
     Raises:
         ConfigError: if the store's URL, or a file of the bus's configuration, is wrong.
         ServiceError: if another process runs one of the robots.
@@ -206,10 +207,11 @@ def _run(
     console: ConsoleLink,
     settings: EdgeSettings,
     spool: Spool,
-    load: PolicyLoader,
+    load: "PolicyLoader | None",
     stop: "_StopFlag",
 ) -> None:
     store = store_of(config.run, config.store)
+    load = load or PolicyReader(lambda sha256: fetch_base(store, sha256, config.run / "policy-bases"))
     network = HostNetwork(
         host_id=config.host_id,
         bus=lambda: bus_of(config.run, config.bus),

@@ -270,6 +270,7 @@ class OnlineStage:
 
     def _publish(self) -> None:
         if self.group.leads:
-            version = self.publish(self.files.policy(), self.progress.update, self.progress.snapshot)
+            data = (self.files.published or self.files.policy)()
+            version = self.publish(data, self.progress.update, self.progress.snapshot)
             self.progress = replace(self.progress, policy_version=version)
         self._published_update = self.progress.update

@@ -20,6 +20,8 @@ class StageFiles:
     policy: Callable[[], bytes]
     value: Callable[[], bytes] | None
     config: dict[str, Any]
+    published: Callable[[], bytes] | None = None
+    """The policy as robots get it; None: as in the checkpoint."""
 
 
 class Stage:

@@ -6,7 +6,8 @@ embeddings of the instructions it knows. No pickle is ever read.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,21 @@ PolicyNetwork = FlowPolicy | BestOfN | AdvantagePolicy
 """What a policy file can hold."""
 
 
-def policy_bytes(policy: PolicyNetwork) -> bytes:
-    """Serialise a policy with its configuration, statistics and known instructions."""
+def policy_bytes(policy: PolicyNetwork, *, base: str | None = None) -> bytes:
+    """Serialise a policy with its configuration, statistics and known instructions.
+
+    Args:
+        base: SHA-256 of the `base_bytes` of a LeRobot policy, whose frozen backbone is then left out.
+    """
     known, extra = _known(policy.instructions)
     metadata: dict[str, Any] = {"instructions": known}
     if isinstance(policy, LeRobotVLA):
         metadata["lerobot"] = files.described(policy)
-        return _network_bytes("policy", policy.embodiment, files.tensors_of(policy) | extra, metadata)
+        tensors = files.tensors_of(policy)
+        if base is not None:
+            metadata["base"] = base
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in policy.frozen_names}
+        return _network_bytes("policy", policy.embodiment, tensors | extra, metadata)
     if isinstance(policy, AdvantagePolicy):
         metadata["guidance"] = policy.guidance
     elif isinstance(policy, BestOfN):
@@ -56,6 +65,51 @@ def policy_bytes(policy: PolicyNetwork) -> bytes:
         )
     metadata["config"] = asdict(flow.config)
     return _network_bytes("policy", policy.embodiment, policy.state_dict() | extra, metadata)
+
+
+def base_bytes(policy: LeRobotVLA) -> bytes:
+    """Serialise the frozen backbone of a LeRobot policy: what all its copies and versions have in common."""
+    tensors = {name: tensor for name, tensor in files.tensors_of(policy).items() if name in policy.frozen_names}
+    return _network_bytes("base", policy.embodiment, tensors, {})
+
+
+class PolicyReader:
+    """Loads policy files, also those without their frozen backbone, which is read once and shared by all of them."""
+
+    def __init__(self, fetch_base: Callable[[str], bytes]) -> None:
+        """
+        Args:
+            fetch_base: returns the `base_bytes` with a SHA-256.
+        """
+        self._fetch_base = fetch_base
+        self._alike: str | None = None
+        self._first: LeRobotVLA | None = None
+
+    def __call__(self, data: bytes) -> PolicyNetwork:
+        """Load a policy, on the CPU, ready to act.
+
+        Raises:
+            CheckpointError: if the file is damaged or no policy.
+            StoreError: if its backbone cannot be had.
+        """
+        metadata, tensors = _read(data, "policy")
+        if "base" not in metadata:
+            return load_policy(data)
+        instructions = _instructions(metadata, tensors)
+        # All that is not the expert's: with the same the network is built already.
+        processors = sorted((name, tensor.tolist()) for name, tensor in tensors.items() if files.is_processor(name))
+        alike = json.dumps([metadata["base"], metadata["lerobot"], metadata["embodiment"], processors])
+        if self._first is not None and alike == self._alike:
+            policy = deepcopy(self._first)
+            policy.instructions = instructions
+            policy.load_learned_state({name: t for name, t in tensors.items() if not files.is_processor(name)})
+            return policy.eval()
+        _, shared = _read(self._fetch_base(metadata["base"]), "base")
+        statistics = _statistics(tensors, "state_normalizer")
+        embodiment = _embodiment(metadata["embodiment"])
+        whole = files.rebuilt(metadata["lerobot"], shared | tensors, embodiment, statistics, instructions)
+        self._first, self._alike = whole, alike
+        return deepcopy(whole).eval()
 
 
 def value_bytes(critic: ValueCritic) -> bytes:
@@ -75,6 +129,8 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
         CheckpointError: if the file is missing, damaged or no policy.
     """
     metadata, tensors = _read(source, "policy")
+    if "base" in metadata:
+        raise CheckpointError("this policy file holds no backbone: load it with a PolicyReader, or use a checkpoint's")
     embodiment = _embodiment(metadata["embodiment"])
     instructions = _instructions(metadata, tensors)
     if "lerobot" in metadata:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from lwd.algos.recap import RecapConfig
-from lwd.algos.sft import SFTConfig
+from lwd.algos.lwd import LWD
+from lwd.algos.recap import Recap, RecapConfig
+from lwd.algos.sft import SFT, SFTConfig
 from lwd.data.arena import imitable_steps
 from lwd.data.leases import SnapshotLease
-from lwd.data.policies import PolicyPublisher, StateReference
+from lwd.data.policies import PolicyPublisher, StateReference, put_base
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
@@ -26,6 +27,8 @@ from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
 from lwd.learner.parallel import ALONE, Group
+from lwd.models.checkpoint import base_bytes, policy_bytes
+from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.recipes.algorithms import continue_online, stage_files
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
@@ -144,6 +147,10 @@ def _open(
     link = None
     if config.on_bus and group.leads:
         link = LearnerLink(bus_of(run.path, run.bus()))
+    if group.leads and isinstance(policy, LeRobotVLA) and not policy.learns_backbone:
+        # Robots fetch the frozen backbone once, not with every version.
+        base = put_base(run.store(), base_bytes(policy))
+        files = replace(files, published=lambda: _published(algorithm, base))
     publisher = PolicyPublisher(run.store())
     checkpoints = run.checkpoints("online")
 
@@ -175,6 +182,10 @@ def _open(
         group=group,
     )
     return stage, link
+
+
+def _published(algorithm: LWD | Recap | SFT, base: str) -> bytes:
+    return policy_bytes(algorithm.deployed_policy(), base=base)
 
 
 def _limits(recipe: Recipe, config: LearnerConfig) -> OnlineLimits:

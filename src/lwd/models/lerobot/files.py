@@ -142,7 +142,7 @@ def rebuilt(
         Path(directory, "config.json").write_text(json.dumps({**description["lerobot"], "device": "cpu"}))
         lerobot = PreTrainedConfig.from_pretrained(directory)
     states: dict[str, dict[str, dict[str, torch.Tensor]]] = {"preprocessor": {}, "postprocessor": {}}
-    for name in [name for name in tensors if name.count("/") == 2]:
+    for name in filter(is_processor, list(tensors)):
         pipeline, step, entry = name.split("/")
         states[pipeline].setdefault(step, {})[entry] = tensors.pop(name)
     preprocessor = PolicyProcessorPipeline.from_config(
@@ -168,6 +168,11 @@ def rebuilt(
     )
     load_tensors(policy, tensors)
     return policy
+
+
+def is_processor(name: str) -> bool:
+    """Whether a tensor of `tensors_of` is a processor's, not the network's."""
+    return name.count("/") == 2
 
 
 def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> None:

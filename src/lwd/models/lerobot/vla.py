@@ -142,12 +142,12 @@ class LeRobotVLA(FlowPolicy):
 
     def learned_state(self) -> dict[str, Tensor]:
         """A frozen backbone, two thirds of the weights and more, is left out: it is in the policy file already."""
-        frozen = set() if self.config.backbone_trained else self._frozen()
+        frozen = self.frozen_names
         return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
 
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
         missing, unexpected = self.load_state_dict(state, strict=False)
-        frozen = set() if self.config.backbone_trained else self._frozen()
+        frozen = self.frozen_names
         if lacking := [*unexpected, *(name for name in missing if name not in frozen)]:
             raise CheckpointError(
                 f"the state is of another policy: {lacking[0]} does not fit {self.network.config.type}"
@@ -189,8 +189,11 @@ class LeRobotVLA(FlowPolicy):
     def _backbone(self) -> list[nn.Module]:
         return self._family.backbone(self.network)
 
-    def _frozen(self) -> set[str]:
-        """Names in `state_dict` of the backbone's tensors."""
+    @property
+    def frozen_names(self) -> set[str]:
+        """Names in `state_dict` of the backbone's tensors, none if it learns."""
+        if self.config.backbone_trained:
+            return set()
         modules = {id(part) for module in self._backbone() for part in module.modules()}
         inside = [name for name, module in self.named_modules() if id(module) in modules]
         return {key for key in self.state_dict() if any(key.startswith(f"{name}.") for name in inside)}
@@ -217,7 +220,10 @@ class ExpertField:
         if chunk_NBHF.ndim == 3:
             return self._at(chunk_NBHF, flow_time_NB)
         times = flow_time_NB.expand(chunk_NBHF.shape[:2])
-        return torch.stack([self._at(chunk, time) for chunk, time in zip(chunk_NBHF, times, strict=True)])
+        # Within one context: autocast then makes one copy of the weights for all N passes, which the graph would
+        # otherwise hold N times.
+        with compute_in(self._policy.precision, chunk_NBHF.device):
+            return torch.stack([self._at(chunk, time) for chunk, time in zip(chunk_NBHF, times, strict=True)])
 
     def linearize(self, chunk_NBHF: Tensor, flow_time_NB: Tensor, /) -> VJP:
         """Each product is one forward and one backward pass of the expert with respect to its input alone."""
