@@ -11,7 +11,7 @@ PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) py
 VENV_LEROBOT ?= .venv-lerobot
 READY_LEROBOT := $(VENV_LEROBOT)/.lwd-ready
 
-.PHONY: demo test test-lerobot lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
+.PHONY: demo test test-lerobot has-python312 lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN) --console
@@ -23,6 +23,9 @@ test: $(READY) lint  ## the default suite
 # LeRobot needs Python 3.12 and its own environment (about 6 GB with the CUDA build of torch).
 test-lerobot: $(READY_LEROBOT)  ## what needs LeRobot: its policies, datasets, robots, teleoperators
 	HF_HUB_OFFLINE=1 $(VENV_LEROBOT)/bin/pytest -m "not faults" tests/lerobot
+
+has-python312:
+	$(PYTHON312) --version >/dev/null 2>&1
 
 lint: $(READY)
 	$(BIN)/ruff check .
