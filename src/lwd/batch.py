@@ -1,6 +1,6 @@
 """Batches of tensors that the data room makes and the models and algorithms consume."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -33,6 +33,14 @@ class ObservationBatch:
     def rows(self, rows: Tensor) -> "ObservationBatch":
         """Return the observations at the given indices."""
         return self._map(lambda tensor: tensor[rows])
+
+    def split(self, size: int | None) -> "Iterator[ObservationBatch]":
+        """Yield parts of at most `size` observations, in order; the whole if it is None."""
+        if size is None or size >= self.size:
+            yield self
+            return
+        for start in range(0, self.size, size):
+            yield self._map(lambda tensor, start=start: tensor[start : start + size])  # type: ignore[misc]
 
     def repeat(self, times: int) -> "ObservationBatch":
         """Return the batch `times` times over, (times * B, ...)."""
@@ -94,7 +102,18 @@ class TransitionBatch:
 
     def imitable(self) -> "TransitionBatch":
         """Return the transitions that are worth imitating; there may be none."""
-        rows = self.imitable_B.nonzero().squeeze(-1)
+        return self.rows(self.imitable_B.nonzero().squeeze(-1))
+
+    def split(self, size: int | None) -> "Iterator[TransitionBatch]":
+        """Yield parts of at most `size` transitions, in order; the whole if it is None."""
+        if size is None or size >= self.size:
+            yield self
+            return
+        for start in range(0, self.size, size):
+            yield self.rows(torch.arange(start, min(start + size, self.size), device=self.return_B.device))
+
+    def rows(self, rows: Tensor) -> "TransitionBatch":
+        """Return the transitions at the given indices."""
         fields = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(
             self,

@@ -253,6 +253,30 @@ def test_a_learners_state_leaves_the_frozen_backbone_out(kind: str, tmp_path: Pa
         fresh.load_learned_state({name: state["policy"][name] for name in list(state["policy"])[1:]})
 
 
+def test_no_more_states_than_fit_go_through_at_a_time(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path, states_at_once=2)
+    algorithm = lwd(policy, deepcopy(policy), actor_learning_rate=1e-2, reference_learning_rate=1e-3)
+    seen: list[int] = []
+    for network in (algorithm.policy, algorithm.reference, algorithm.imitation.policy):
+        network.features = _counting(network.features, seen)
+    before = {name: tensor.clone() for name, tensor in policy.learned_state().items()}
+    metrics = algorithm.update(transitions(policy, size=5))
+    assert np.isfinite(metrics["loss/actor"])
+    assert max(seen) == 2
+    assert seen.count(1) >= 2  # the rests of five
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in policy.learned_state().items())
+    with pytest.raises(ConfigError, match="states_at_once is 0"):
+        tiny_vla(kind, tmp_path, states_at_once=0)
+
+
+def _counting(features: Any, seen: list[int]) -> Any:
+    def counted(observation: ObservationBatch) -> Any:
+        seen.append(observation.size)
+        return features(observation)
+
+    return counted
+
+
 def test_adapters_begin_as_the_reference_and_learn_alone(kind: str, tmp_path: Path) -> None:
     plain = tiny_vla(kind, tmp_path)
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}

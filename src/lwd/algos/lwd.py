@@ -6,14 +6,16 @@ settings differ.
 Source: method.md sections 2 and 3, arXiv 2605.00416.
 """
 
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lwd.algos.config import LWDConfig
 from lwd.algos.extraction import FQL, QAM
-from lwd.algos.optimization import OptimizerStep, SumOverProcesses
+from lwd.algos.optimization import OptimizerStep, Part, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.algos.temperature import QSpread
@@ -25,6 +27,9 @@ from lwd.models.critic import ValueCritic
 from lwd.models.flow_policy import FlowPolicy
 from lwd.ops.flow import memoryless_sde_rollout
 from lwd.ops.soft_update import soft_update
+
+_SPREAD_SAMPLES = 8
+"""Chunks per state that Q's spread is measured over."""
 
 
 class LWD:
@@ -121,8 +126,9 @@ class LWD:
 
     def update_critic(self, batch: TransitionBatch) -> Metrics:
         """One step on V and Q, which share a backbone, then the target's soft update."""
-        loss, metrics = self._values.loss(batch)
-        step = self._critic_step(loss, "loss/value + loss/critic")
+        metrics: Metrics = {}
+        parts = _parts(batch.split(self.critic.states_at_once), batch.size, self._values.loss, metrics)
+        step = self._critic_step(parts, "loss/value + loss/critic")
         soft_update(list(self.target_critic.parameters()), list(self.critic.parameters()), self.config.polyak_rate)
         return {**metrics, "gradient_norm/critic": step.gradient_norm}
 
@@ -152,10 +158,11 @@ class LWD:
         """One step on the policy at the given states; none where the critic chooses among the reference's chunks."""
         if self._extraction is None:
             return {}
-        loss, metrics = self._extraction.loss(states)
-        step = self._actor_step(loss, "loss/actor")
+        metrics: Metrics = {}
+        parts = _parts(states.split(self.policy.states_at_once), states.size, self._extraction.loss, metrics)
+        step = self._actor_step(parts, "loss/actor")
         soft_update(self._trained(self.averaged_policy), self._trained(self.policy), self.config.policy_polyak_rate)
-        return {"loss/actor": loss.item(), **metrics, "gradient_norm/actor": step.gradient_norm}
+        return {"loss/actor": step.loss, **metrics, "gradient_norm/actor": step.gradient_norm}
 
     def _trained(self, network: FlowPolicy) -> list[nn.Parameter]:
         """A network's parameters that the policy's training changes; a frozen backbone may be everybody's own."""
@@ -170,22 +177,25 @@ class LWD:
 
     @torch.no_grad()
     def _measure_spread(self, states: ObservationBatch) -> None:
-        samples = 8
-        repeated = states.repeat(samples)
-        trajectory, _ = memoryless_sde_rollout(
-            self.reference.field(self.reference.encode(repeated)),
-            self.reference.chunk_noise(repeated.size, self.generator),
-            self.config.flow_steps,
-            generator=self.generator,
-        )
-        chunk_BHA = self.reference.unit_chunk(repeated, trajectory[-1]).clamp(-1, 1)
-        q = self.target_critic.q(self.target_critic.encode(repeated), chunk_BHA)
-        spread_B = torch.stack(q).mean(dim=0).view(samples, states.size).std(dim=0)
+        repeated = states.repeat(_SPREAD_SAMPLES)
+        q = torch.cat([self._q_of_reference(part) for part in repeated.split(self.reference.states_at_once)])
+        spread_B = q.view(_SPREAD_SAMPLES, states.size).std(dim=0)
         total = torch.stack([spread_B.sum(), spread_B.new_tensor(states.size)])
         if self._sum is not None:
             # The temperature must be the same in all processes.
             self._sum(total)
         self.spread.add((total[0] / total[1]).item())
+
+    def _q_of_reference(self, states: ObservationBatch) -> Tensor:
+        """Mean target critic (B,) of one chunk of the reference at each state."""
+        trajectory, _ = memoryless_sde_rollout(
+            self.reference.field(self.reference.encode(states)),
+            self.reference.chunk_noise(states.size, self.generator),
+            self.config.flow_steps,
+            generator=self.generator,
+        )
+        chunk_BHA = self.reference.unit_chunk(states, trajectory[-1]).clamp(-1, 1)
+        return torch.stack(self.target_critic.q(self.target_critic.encode(states), chunk_BHA)).mean(dim=0)
 
     def state(self) -> State:
         return {
@@ -215,6 +225,20 @@ class LWD:
         self.generator.set_state(state["generator"])
         self.spread.value = state["spread"]
         self.updates = state["updates"]
+
+
+_Batch = TypeVar("_Batch", ObservationBatch, TransitionBatch)
+
+
+def _parts(
+    batches: Iterator[_Batch], size: int, loss_of: Callable[[_Batch], tuple[Tensor, Metrics]], metrics: Metrics
+) -> Iterator[Part]:
+    """Yield the loss of each part of a batch; adds the means of what the parts report to `metrics`."""
+    for part in batches:
+        loss, found = loss_of(part)
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + value * (part.size / size)
+        yield Part(loss, part.size / size)
 
 
 def _imitation(

@@ -25,6 +25,13 @@ class Step(NamedTuple):
     """Sum of the processes' weights; 0: there was nothing to learn from, and nothing has changed."""
 
 
+class Part(NamedTuple):
+    """A part of a batch: its mean loss, and its share of the batch's."""
+
+    loss: Tensor
+    share: float
+
+
 class OptimizerStep:
     """Adam(W) with gradient-norm clipping and an optional cosine schedule over `total_steps`.
 
@@ -53,21 +60,24 @@ class OptimizerStep:
             self._optimizer, lambda step: _learning_rate_factor(step, total_steps, warmup_steps)
         )
 
-    def __call__(self, loss: Tensor, name: str, *, weight: float = 1.0) -> Step:
+    def __call__(self, loss: Tensor | Iterable[Part], name: str, *, weight: float = 1.0) -> Step:
         """Minimise `loss`.
 
         Args:
-            loss: mean over this process's batch.
+            loss: mean over this process's batch; or its parts, where the whole's activations are too large for the
+                memory: each is differentiated before the next one is computed.
             weight: what the mean counts beside the other processes' (how many terms it is of). With 0 the loss is not
                 looked at: a process without anything to learn from still takes the others' step.
         Raises:
             NonFiniteLoss: if the loss or its gradient is not finite in any process; no parameter has changed.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        own = loss.item() if weight else 0.0
+        own = 0.0
         if weight:
-            # Before the check: a process that stopped here would let the others wait for its gradient.
-            loss.backward()  # type: ignore[no-untyped-call]
+            for part, share in [Part(loss, 1.0)] if isinstance(loss, Tensor) else loss:
+                own += share * part.item()
+                # Before the check: a process that stopped here would let the others wait for its gradient.
+                (share * part).backward()
         value, total = (own, weight) if self._sum is None else self._mean(self._sum, own, weight)
         if not total:
             return Step(loss=0.0, gradient_norm=0.0, weight=0.0)

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: flow matching on demonstrations. Its result is the reference policy f_beta."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lwd.algos.optimization import OptimizerStep, SumOverProcesses
+from lwd.algos.optimization import OptimizerStep, Part, SumOverProcesses
 from lwd.algos.protocol import Metrics, State
 from lwd.batch import TransitionBatch
 from lwd.models.flow_policy import FlowPolicy
@@ -63,7 +64,7 @@ class SFT:
         batch = batch.to(self.generator.device)
         # The loss is a mean over the actions that count.
         weight = int(batch.action_mask_BH.sum())
-        step = self._step(self._loss(batch) if weight else torch.zeros(()), "loss/flow", weight=weight)
+        step = self._step(self._parts(batch, weight), "loss/flow", weight=weight)
         if not step.weight:
             return {}
         # What is frozen is left out: an average of equal numbers may round to another one.
@@ -72,6 +73,11 @@ class SFT:
         soft_update(averaged, trained, self.config.polyak_rate)
         self.updates += 1
         return {"loss/flow": step.loss, "gradient_norm/policy": step.gradient_norm}
+
+    def _parts(self, batch: TransitionBatch, weight: int) -> Iterator[Part]:
+        for part in batch.split(self.policy.states_at_once):
+            if count := int(part.action_mask_BH.sum()):
+                yield Part(self._loss(part), count / weight)
 
     def _loss(self, batch: TransitionBatch) -> Tensor:
         return chunk_matching_loss(self.policy, self.policy.encode(batch.observation), batch, self.generator)

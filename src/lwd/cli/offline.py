@@ -48,6 +48,10 @@ def run(
     critic_vision: Annotated[
         str, tyro.conf.arg(metavar="PATH|ID", help="its SigLIP, for robots with cameras")
     ] = PretrainedCriticConfig.vision,
+    critic_states_at_once: Annotated[
+        int | None,
+        tyro.conf.arg(metavar="INT", help="of --critic-language: transitions that go through it at a time; None: all"),
+    ] = None,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
@@ -56,7 +60,9 @@ def run(
         raise ConfigError(f"method {method!r} has no offline stage: run `lwd up --method {method}` after SFT")
     if critic_language is not None:
         heads = dataclasses.asdict(settings.critic)
-        critic = PretrainedCriticConfig(**heads, language=critic_language, vision=critic_vision)
+        critic = PretrainedCriticConfig(
+            **heads, language=critic_language, vision=critic_vision, states_at_once=critic_states_at_once
+        )
         settings = dataclasses.replace(settings, critic=critic)
     directory.write_config("offline", described(settings, seed=seed))
     chosen = "" if method == "lwd" else f" --method {method}"

@@ -60,6 +60,14 @@ def run(
     bfloat16_backbone: Annotated[
         bool, tyro.conf.arg(help="of --pretrained: keep the frozen vision-language model in half the memory")
     ] = False,
+    states_at_once: Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT",
+            help="of --pretrained: states of a batch that go through the network at a time, here and in later stages; "
+            "their gradients add up; None: all",
+        ),
+    ] = None,
     lora: Annotated[
         int,
         tyro.conf.arg(
@@ -83,6 +91,7 @@ def run(
             gradient_checkpointing=gradient_checkpointing,
             backbone_precision="bfloat16" if bfloat16_backbone else "float32",
             lora_rank=lora,
+            states_at_once=states_at_once,
         )
     directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device)) as control:

@@ -43,8 +43,12 @@ class PretrainedCriticConfig(CriticConfig):
     vision: str = "google/siglip-so400m-patch14-224"
     tokens_per_side: int = 8
     """A picture becomes so many tokens squared."""
+    states_at_once: int | None = None
+    """Transitions of a batch that go through the network at a time when it learns, for memory; None: all."""
 
     def __post_init__(self) -> None:
+        if self.states_at_once is not None and self.states_at_once < 1:
+            raise ConfigError(f"states_at_once is {self.states_at_once}; it must be at least 1")
         if self.tokens_per_side < 1:
             raise ConfigError(f"tokens_per_side is {self.tokens_per_side}; a picture needs at least one token")
 
@@ -129,6 +133,11 @@ class ValueCritic(nn.Module):
         distributional = config.num_atoms > 1
         atoms_K = support(config.num_atoms, config.value_low, config.value_high) if distributional else torch.zeros(0)
         self.register_buffer("atoms_K", atoms_K)
+
+    @property
+    def states_at_once(self) -> int | None:
+        """Transitions whose activations fit into the memory: gradients of larger batches add up; None: any number."""
+        return self.config.states_at_once if isinstance(self.config, PretrainedCriticConfig) else None
 
     @property
     def instructions(self) -> InstructionEncoder | None:

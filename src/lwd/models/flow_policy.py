@@ -40,6 +40,11 @@ class FlowPolicy(ActingPolicy):
     precision: Precision
     """Of the matrix products; the learner may lower it, acting stays at float32."""
 
+    @property
+    def states_at_once(self) -> int | None:
+        """States whose activations fit into the memory: gradients of larger batches add up; None: any number."""
+        return None
+
     @abstractmethod
     def train_backbone(self, trained: bool) -> None:
         """Say whether the backbone learns; the action expert, which is all the rest, does. The paper's online stage

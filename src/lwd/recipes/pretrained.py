@@ -31,6 +31,8 @@ class PretrainedPolicy:
     gradient_checkpointing: bool = False
     backbone_precision: Precision = "float32"
     """How a frozen backbone's weights are kept: bfloat16 halves its memory and the policy files."""
+    states_at_once: int | None = None
+    """States that go through the network at a time when it learns; None: a whole batch."""
     lora_rank: int = 0
     """Of adapters that SFT and offline learning train instead of weights; 0: none."""
 
@@ -56,6 +58,7 @@ class PretrainedPolicy:
             gradient_checkpointing=self.gradient_checkpointing,
             backbone_precision=self.backbone_precision,
             lora_rank=self.lora_rank,
+            states_at_once=self.states_at_once,
         )
         return load_lerobot(
             self.source,

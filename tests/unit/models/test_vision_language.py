@@ -1,6 +1,7 @@
 """A critic with a pretrained encoder: small random Gemma 3 and SigLIP of transformers' own classes."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from lwd.batch import ObservationBatch
+from lwd.algos.config import LWDConfig
+from lwd.algos.lwd import LWD
+from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.checkpoint import load_value, value_bytes
 from lwd.models.critic import PretrainedCriticConfig, ValueCritic
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
+from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, TokenSpec
 
 ARM = Embodiment(
@@ -153,6 +157,38 @@ def test_a_file_brings_back_weights_and_texts(critic: ValueCritic) -> None:
     assert target.instructions is critic.instructions
 
 
+def test_parts_of_a_batch_make_the_same_critic_step(critic: ValueCritic, pretrained: PretrainedCriticConfig) -> None:
+    rng, size = np.random.default_rng(3), 5
+    texts = tuple(TEXTS[index % 2] for index in range(size))
+    batch = TransitionBatch(
+        observation=observations(critic, texts),
+        action_chunk_BHA=torch.from_numpy(rng.uniform(-1, 1, (size, HORIZON, 3)).astype(np.float32)),
+        action_mask_BH=torch.ones(size, HORIZON, dtype=torch.bool),
+        human_BH=torch.zeros(size, HORIZON, dtype=torch.bool),
+        return_B=torch.from_numpy(rng.uniform(0, 1, size).astype(np.float32)),
+        outcome_return_B=torch.full((size,), 0.5),
+        bootstrap_observation=observations(critic, texts, seed=1),
+        bootstrap_discount_B=torch.full((size,), 0.9),
+        task_B=torch.zeros(size, dtype=torch.int64),
+        imitable_B=torch.ones(size, dtype=torch.bool),
+    )
+    results = []
+    for at_once in (None, 2):
+        copy = deepcopy(critic)
+        copy.config = replace(pretrained, states_at_once=at_once)
+        seen: list[int] = []
+        copy.encoder.register_forward_hook(lambda module, given, z, seen=seen: seen.append(len(z)))
+        policy = SmallVLA(ARM, VLAConfig(horizon=HORIZON), copy.normalizer.statistics, critic.instructions)
+        algorithm = LWD(policy, deepcopy(policy), copy, LWDConfig(temperature=1.0), torch.Generator().manual_seed(0))
+        metrics = algorithm.update_critic(batch)
+        assert max(seen) == (at_once or size)
+        results.append((metrics, [p.grad for p in copy.parameters() if p.grad is not None]))
+    (whole, gradients), (parts, sums) = results
+    assert parts == pytest.approx(whole, rel=1e-4)
+    for one, other in zip(gradients, sums, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-6)
+
+
 def test_what_is_wrong_is_named(pretrained: PretrainedCriticConfig, tmp_path: Path) -> None:
     statistics = StateStatistics(mean=(0.0,) * 6, std=(1.0,) * 6)
     for field in ("language", "vision"):
@@ -161,3 +197,5 @@ def test_what_is_wrong_is_named(pretrained: PretrainedCriticConfig, tmp_path: Pa
             ValueCritic(ARM, wrong, statistics, HORIZON)
     with pytest.raises(ConfigError, match="tokens_per_side is 0"):
         PretrainedCriticConfig(tokens_per_side=0)
+    with pytest.raises(ConfigError, match="states_at_once is 0"):
+        PretrainedCriticConfig(states_at_once=0)

@@ -35,10 +35,14 @@ class LeRobotVLAConfig:
     """Whether the expert's activations are computed again for the backward pass instead of being kept."""
     backbone_precision: Precision = "float32"
     """How a frozen backbone's weights are kept. What learns is always kept in float32."""
+    states_at_once: int | None = None
+    """States of a batch that go through the network at a time when it learns, for memory; None: all."""
     lora_rank: int = 0
     """Of the adapters that SFT and offline learning train instead of weights (`adapters.AdaptedVLA`); 0: none."""
 
     def __post_init__(self) -> None:
+        if self.states_at_once is not None and self.states_at_once < 1:
+            raise ConfigError(f"states_at_once is {self.states_at_once}; it must be at least 1")
         if self.lora_rank < 0 or (self.lora_rank and self.backbone_trained):
             raise ConfigError(
                 f"lora_rank is {self.lora_rank}, backbone_trained {self.backbone_trained}: either adapters learn (a "
@@ -115,6 +119,10 @@ class LeRobotVLA(FlowPolicy):
     def learns_backbone(self) -> bool:
         """Whether a gradient reaches what the backbone makes of a state."""
         return self.config.backbone_trained
+
+    @property
+    def states_at_once(self) -> int | None:
+        return self.config.states_at_once
 
     @property
     def flow_steps(self) -> int:
