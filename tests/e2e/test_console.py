@@ -61,6 +61,7 @@ def test_an_operators_shift(run, url, tmp_path):
     print(json.dumps(measured, indent=1))
     assert min(measured["pose_updates_per_s"].values()) >= 5
     assert measured["second_operator"] == "local controls this robot: ask them to release it"
+    assert measured["export_bytes"] > 10_000
     # What the person did is in a committed snapshot, with their name and the executed actions.
     store = open_store(run / "store")
     reader = LogReader(store)

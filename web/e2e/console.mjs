@@ -189,6 +189,24 @@ try {
   await other.context().close();
   await lookAt(page, "robot");
 
+  // Pads: the hand moves while one drags, and stands still when one lets go.
+  await page.keyboard.press("Enter");
+  await until(page, id, (now) => now.phase === "human", "nobody drives");
+  const begun = (await robot(page, id)).step;
+  const pad = await page.locator('[data-pad="height"]').boundingBox();
+  await page.mouse.move(pad.x + pad.width / 2, pad.y + pad.height / 2);
+  await page.mouse.down();
+  await page.mouse.move(pad.x + pad.width / 2, pad.y + 2);
+  await until(page, id, (now) => now.step > begun + 3, "a pad does not move the robot");
+  await page.screenshot({ path: `${pictures}/pads.png` });
+  await page.mouse.up();
+  await page.waitForTimeout(500);
+  const let_go = (await robot(page, id)).step;
+  await page.waitForTimeout(1000);
+  assert((await robot(page, id)).step === let_go, "a robot moves whose pad was let go");
+  await page.keyboard.press("p");
+  state = await until(page, id, (now) => now.phase === "paused", "the robot does not hold again");
+
   // Discard episodes until one is a task that a script can steer, then drive it to success.
   let won = null;
   for (let attempt = 0; attempt < 32 && !won; attempt++) {
@@ -245,6 +263,8 @@ try {
   await page.goto(`${base}/#/episodes`);
   await page.waitForSelector("td a");
   await lookAt(page, "episodes");
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("a[data-export]")]);
+  measured.export_bytes = readFileSync(await download.path()).length;
   await page.goto(`${base}/#/episode/${won.episode_id}`);
   await page.waitForSelector(".replay", { timeout: 120_000 });
   await page.fill(".player input", "10").catch(() => {});
@@ -252,7 +272,7 @@ try {
   await page.goto(`${base}/#/audit`);
   await page.waitForSelector("td");
   const audit = await page.textContent("main");
-  for (const word of ["take", "discard", "undo", "release", "lost"]) assert(audit.includes(word), `no ${word} in the audit log`);
+  for (const word of ["take", "discard", "undo", "release", "lost", "export"]) assert(audit.includes(word), `no ${word} in the audit log`);
   await lookAt(page, "audit");
   await page.setViewportSize({ width: 820, height: 1180 });
   await page.goto(`${base}/#/`);

@@ -27,7 +27,23 @@ const FINE = 0.3;
 const SPEED = [0.5, 0.5, 0.5, 0.5, 1];
 const DEAD_ZONE = 0.12;
 
+/** What can be dragged: a plane and two axes of the hand. Deflection is speed; let go, it springs back to standing still. */
+export interface Pad {
+  name: string;
+  label: string;
+  /** Dimension and sign of a push to the right and of one upwards; an axis has one of them. */
+  right?: [number, number];
+  up?: [number, number];
+}
+
+export const PADS: Pad[] = [
+  { name: "plane", label: "move in the plane", right: [1, 1], up: [0, -1] },
+  { name: "height", label: "move up and down", up: [2, 1] },
+  { name: "turn", label: "turn the hand", right: [3, -1] },
+];
+
 export class Hands {
+  #pushed = new Map<string, [number, number]>();
   #held = new Set<string>();
   /** Pressed and let go between two sends: a short tap counts, too. */
   #tapped = new Set<string>();
@@ -60,8 +76,15 @@ export class Hands {
     this.#held.delete(key);
   }
 
+  /** Deflection of a pad, right and up, each in [-1, 1]; zeros when it was let go. */
+  push(pad: string, right: number, up: number): void {
+    if (right || up) this.#pushed.set(pad, [right, up]);
+    else this.#pushed.delete(pad);
+  }
+
   release(): void {
     this.#held.clear();
+    this.#pushed.clear();
     this.#tapped.clear();
   }
 
@@ -81,6 +104,12 @@ export class Hands {
       }
     }
     this.#tapped.clear();
+    for (const pad of PADS) {
+      const [right, up] = this.#pushed.get(pad.name) ?? [0, 0];
+      for (const [way, value] of [[pad.right, right], [pad.up, up]] as const) {
+        if (way) action[way[0]]! += way[1] * value * SPEED[way[0]]!;
+      }
+    }
     for (const [dimension, value] of gamepad().entries()) action[dimension]! += value * SPEED[dimension]!;
     const scale = this.#fine ? FINE : 1;
     // The hand is not slower in fine mode: it opens and closes in steps of the simulator's own.
@@ -100,4 +129,4 @@ function gamepad(): number[] {
   return [axis(1), axis(0), -axis(3), -axis(2), button(0) - button(1)];
 }
 
-const clip = (value: number): number => Math.max(-1, Math.min(1, value));
+export const clip = (value: number): number => Math.max(-1, Math.min(1, value));

@@ -46,7 +46,7 @@ export class EpisodesPage {
   #list = h("div", {});
   #offset = 0;
 
-  constructor() {
+  constructor(private readonly mayExport: boolean) {
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.element.append(h("h1", {}, "Episodes"), this.#form, this.#count, this.#list);
     void this.#load();
@@ -89,8 +89,16 @@ export class EpisodesPage {
         { class: "row" },
         h("button", { type: "button", disabled: this.#offset === 0, onclick: () => this.#turn(-PAGE) }, "Newer"),
         h("button", { type: "button", disabled: last >= page.matching, onclick: () => this.#turn(PAGE) }, "Older"),
+        this.mayExport && page.matching > 0 && this.#export(page),
       ),
     );
+  }
+
+  /** All matching episodes of the snapshot that is shown, not only this page's. */
+  #export(page: Page): HTMLElement {
+    const query = new URLSearchParams(this.#filters);
+    query.set("snapshot", String(page.snapshot));
+    return h("a", { href: `/api/export?${query}`, download: true, "data-export": true }, `Download ${page.matching} ${page.matching === 1 ? "episode" : "episodes"} (tar)`);
   }
 
   #turn(by: number): void {

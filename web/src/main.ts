@@ -75,7 +75,7 @@ function route(): void {
   page?.close();
   const current = (): Stage | null => stage;
   if (path === "learning") page = new LearningPage();
-  else if (path === "episodes") page = new EpisodesPage();
+  else if (path === "episodes") page = new EpisodesPage(session.role !== "viewer");
   else if (path === "episode") page = new EpisodePage(argument, current, session.role !== "viewer");
   else if (path === "audit") page = new AuditPage();
   else if (path === "robot") page = new RobotView(live, current, argument, session.role !== "viewer");

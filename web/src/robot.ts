@@ -1,7 +1,7 @@
 // One robot: large picture, take-over, driving, labels.
 
 import { h, seconds, setText, words } from "./dom";
-import { Hands, MOTIONS } from "./control";
+import { Hands, MOTIONS, PADS, clip, type Pad } from "./control";
 import { STATE_WORDS, episodeClock } from "./fleet";
 import type { Live, PoseFrame, Robot } from "./live";
 import { FRONT, type Stage, type View } from "./stage";
@@ -37,6 +37,7 @@ export class RobotView {
   #facts = h("dl", { class: "facts" });
   #buttons = new Map<string, HTMLButtonElement>();
   #keys = new Map<string, HTMLButtonElement>();
+  #pads: HTMLElement[] = [];
   #hands: Hands;
   #view: View = { ...FRONT };
   #keep: number;
@@ -75,7 +76,8 @@ export class RobotView {
         this.#message,
         h("div", { class: "verbs" }, ...VERBS.map((verb) => this.#verbButton(verb))),
         h("div", { class: "keys", role: "group", "aria-label": "drive" }, ...MOTIONS.map((each) => this.#key(each.key, each.label))),
-        h("p", { class: "note" }, "Hands off the keys, the robot stands still. Hold Shift for fine moves. Drag the picture to look around."),
+        h("div", { class: "pads" }, ...PADS.map((pad) => this.#pad(pad))),
+        h("p", { class: "note" }, "Hands off the keys and pads, the robot stands still. Hold Shift for fine moves. Drag the picture to look around."),
         this.#facts,
       ),
     );
@@ -146,6 +148,33 @@ export class RobotView {
     return button;
   }
 
+  /** A pad for mouse, pen or finger: how far it is dragged is how fast the hand moves. Keys do the same, so it takes no focus. */
+  #pad(pad: Pad): HTMLElement {
+    const knob = h("span", { class: "knob" });
+    const element = h("div", { class: `pad ${pad.name}`, "data-pad": pad.name, title: pad.label, "aria-hidden": "true" }, knob);
+    const push = (right: number, up: number): void => {
+      knob.style.left = `${50 + 40 * right}%`;
+      knob.style.top = `${50 - 40 * up}%`;
+      this.#hands.push(pad.name, right, up);
+    };
+    const drag = (event: PointerEvent): void => {
+      if (!element.hasPointerCapture(event.pointerId)) return;
+      const box = element.getBoundingClientRect();
+      const right = (2 * (event.clientX - box.left)) / box.width - 1;
+      const up = 1 - (2 * (event.clientY - box.top)) / box.height;
+      push(pad.right ? clip(right) : 0, pad.up ? clip(up) : 0);
+    };
+    element.addEventListener("pointerdown", (event) => {
+      if (element.classList.contains("off")) return;
+      element.setPointerCapture(event.pointerId);
+      drag(event);
+    });
+    element.addEventListener("pointermove", drag);
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) element.addEventListener(end, () => push(0, 0));
+    this.#pads.push(element);
+    return element;
+  }
+
   async #do(verb: string): Promise<void> {
     const robot = this.#robot();
     if (!robot) return;
@@ -208,6 +237,7 @@ export class RobotView {
       button.disabled = !this.mayDrive || !verb.when(robot, mine);
     }
     for (const button of this.#keys.values()) button.disabled = !(mine && robot.phase === "human");
+    for (const pad of this.#pads) pad.classList.toggle("off", !(mine && robot.phase === "human"));
     this.#showFacts(robot);
   }
 

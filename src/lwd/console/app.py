@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import importlib.resources
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -230,23 +230,46 @@ def create_app(config: AppConfig) -> FastAPI:
         """Return curves, latencies, versions, quarantine and storage."""
         return await asyncio.to_thread(console.learning.content)
 
-    @app.get("/api/episodes", dependencies=[viewer], responses=refusals)
-    async def episodes(
+    def conditions(
         task: str = "",
         robot: str = "",
         outcome: str = "",
         source: str = "",
         policy_version: int | None = None,
         helped: bool | None = None,
+    ) -> EpisodeFilter:
+        return EpisodeFilter(
+            task=task, robot=robot, outcome=outcome, source=source, policy_version=policy_version, helped=helped
+        )
+
+    @app.get("/api/episodes", dependencies=[viewer], responses=refusals)
+    async def episodes(
+        wanted: Annotated[EpisodeFilter, Depends(conditions)],
         snapshot: Annotated[int | None, Query(ge=0, le=2**53)] = None,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
     ) -> dict[str, Any]:
         """Return episodes of a snapshot, newest first."""
-        wanted = EpisodeFilter(
-            task=task, robot=robot, outcome=outcome, source=source, policy_version=policy_version, helped=helped
-        )
         return await asyncio.to_thread(console.episodes.page, wanted, snapshot=snapshot, offset=offset, limit=limit)
+
+    @app.get("/api/export", responses={**refusals, 200: {"content": {"application/x-tar": {}}}})
+    async def export(
+        wanted: Annotated[EpisodeFilter, Depends(conditions)],
+        session: Annotated[Session, operator],
+        snapshot: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    ) -> StreamingResponse:
+        """Return the episodes of a snapshot that fulfil the conditions as a tar file (see lwd.console.export)."""
+        version, items = await asyncio.to_thread(console.episodes.select, wanted, snapshot=snapshot)
+        parts = await asyncio.to_thread(console.episodes.tar, items, version)
+        given = {name: value for name, value in asdict(wanted).items() if value not in ("", None)}
+        await asyncio.to_thread(
+            console.audit.append, session.name, "export", snapshot=version, episodes=len(items), conditions=given
+        )
+        return StreamingResponse(
+            parts,
+            media_type="application/x-tar",
+            headers={"Content-Disposition": f'attachment; filename="episodes-snapshot-{version}.tar"'},
+        )
 
     @app.get("/api/episodes/{episode_id}", dependencies=[viewer], responses=refusals)
     async def episode(episode_id: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Episodes of the newest snapshot, or of an older one: filtered lists, and one episode in detail."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lwd.console.export import tar_of
 from lwd.data.episode_file import read_episode
 from lwd.data.log import CommittedEpisode, LogReader
 from lwd.data.relabelling import Relabelling, relabel
 from lwd.errors import ConfigError
+from lwd.fleet.embodiment import embodiment_json
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Outcome
 
@@ -42,6 +45,7 @@ class Episodes:
     """Follows the log of a run. Methods block on the store: call them in a thread."""
 
     def __init__(self, run: RunDirectory) -> None:
+        self._run = run
         self._store = run.store()
         self._lock = threading.Lock()
         self._newest: LogReader | None = None
@@ -67,6 +71,27 @@ class Episodes:
             "robots": sorted({item.entry.robot_id for item in items}),
             "policy_versions": sorted({item.entry.policy_version for item in items}),
         }
+
+    def select(self, wanted: EpisodeFilter, *, snapshot: int | None) -> tuple[int, list[CommittedEpisode]]:
+        """Return a snapshot's version and its episodes that fulfil the conditions, oldest first.
+
+        Raises:
+            ConfigError: if the snapshot does not exist yet, or none of its episodes does.
+            StoreError: if the log cannot be read.
+        """
+        reader = self._reader(snapshot)
+        found = [item for item in reader.snapshot.episodes.values() if wanted.accepts(item)]
+        if not found:
+            raise ConfigError(f"no episode of snapshot {reader.version} fulfils the conditions")
+        return reader.version, found
+
+    def tar(self, items: list[CommittedEpisode], snapshot: int) -> Iterator[bytes]:
+        """Return what yields episodes of a snapshot as a tar file (`lwd.console.export`).
+
+        Raises:
+            ConfigError: if nothing says what the run's robot is.
+        """
+        return tar_of(self._store, items, snapshot, embodiment_json(self._run.embodiment()))
 
     def find(self, episode_id: str) -> CommittedEpisode:
         """Return an episode of the newest snapshot.

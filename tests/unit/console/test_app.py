@@ -1,7 +1,10 @@
 """The console's interface against a real host, bus, store and log: who may do what, and what a browser gets."""
 
+import hashlib
+import io
 import json
 import struct
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +25,12 @@ from lwd.console.app import AppConfig, create_app
 from lwd.console.episode_track import episode_track
 from lwd.data.log import LogReader
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.embodiment import embodiment_json
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.poses import decode_frame
 from lwd.recipes.run_directory import RunDirectory
 
-from ... import driven_fleet
+from ... import driven_fleet, point_mass
 from ...nats_servers import free_port
 
 ORIGIN = "http://testserver"
@@ -240,6 +244,7 @@ def test_roles_and_tokens_decide(guarded):
     assert cookie.get_nonstandard_attr("SameSite") == "strict"
     assert guarded.get("/api/fleet").status_code == 200
     assert guarded.get("/api/audit").status_code == 403
+    assert guarded.get("/api/export").status_code == 403
     with Browser(guarded) as tab:
         assert tab.hello["role"] == "viewer"
         assert tab.ask("robot-1", "take")["refused"].startswith("a viewer only looks")
@@ -277,6 +282,13 @@ def test_the_page_comes_with_a_policy_that_runs_only_our_own_code(open_console):
         assert f"/assets/{asset}" in page.text
 
 
+def tar_content(response: httpx.Response) -> dict[str, bytes]:
+    assert response.status_code == 200, response.text
+    assert "attachment" in response.headers["content-disposition"]
+    with tarfile.open(fileobj=io.BytesIO(response.content)) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
+
+
 def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatch):
     monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
     with Browser(open_console) as ada:
@@ -298,6 +310,19 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
     detail = open_console.get(f"/api/episodes/{row['episode_id']}").json()
     assert len(detail["controllers"]) == len(detail["actions"]) == row["steps"]
     assert open_console.get("/api/episodes/unknown").status_code == 404
+    RunDirectory(fleet.path).embodiment_path.write_bytes(embodiment_json(point_mass.EMBODIMENT))
+    everything = tar_content(open_console.get("/api/export"))
+    assert len(everything) == 2 + len(reader)
+    assert json.loads(everything["embodiment.json"])["name"] == "point-mass"
+    chosen = tar_content(open_console.get("/api/export", params={"robot": "robot-1", "outcome": "success"}))
+    (line,) = chosen["episodes.jsonl"].splitlines()
+    entry = json.loads(line)
+    assert entry["episode_id"] == row["episode_id"]
+    assert hashlib.sha256(chosen[f"{row['episode_id']}.arrow"]).hexdigest() == entry["sha256"] == detail["sha256"]
+    assert open_console.get("/api/export", params={"task": "nothing"}).status_code == 404
+    noted = open_console.get("/api/audit").json()[0]
+    assert (noted["what"], noted["episodes"]) == ("export", 1)
+    assert noted["conditions"] == {"robot": "robot-1", "outcome": "success"}
     csrf = {"X-CSRF-Token": open_console.get("/api/session").json()["csrf"]}
     path = f"/api/episodes/{row['episode_id']}/label"
     assert open_console.post(path, json={"outcome": "failure"}).status_code == 403
