@@ -2,7 +2,7 @@
 
 import { h, seconds, setText, words } from "./dom";
 import type { Live, PoseFrame, Robot } from "./live";
-import type { Stage } from "./stage";
+import { drawPicture, type Stage } from "./stage";
 
 export const STATE_WORDS: Record<Robot["state"], string> = {
   help: "asks for help",
@@ -140,7 +140,6 @@ export class FleetWall {
   #draw(): void {
     this.#drawing = false;
     const stage = this.stage();
-    if (!stage) return;
     for (const id of this.#dirty) {
       const tile = this.#tiles.get(id);
       const frame = this.live.frames.get(id);
@@ -149,7 +148,8 @@ export class FleetWall {
       const height = Math.round(tile.canvas.clientHeight);
       if (tile.canvas.width !== width) tile.canvas.width = width;
       if (tile.canvas.height !== height) tile.canvas.height = height;
-      stage.draw(tile.canvas, frame.poses, frame.lamps);
+      if (frame.picture) drawPicture(tile.canvas, frame.picture);
+      else stage?.draw(tile.canvas, frame.poses, frame.lamps);
     }
     this.#dirty.clear();
   }

@@ -40,7 +40,11 @@ export interface PoseFrame {
   time_s: number;
   /** Per body x, y, z, then the quaternion w, x, y, z. */
   poses: Float32Array;
+  /** What the cameras see, of a robot that is not drawn from poses. */
+  picture?: ImageBitmap;
 }
+
+const PICTURES = 2;
 
 export interface Answer {
   request_id: string;
@@ -137,18 +141,38 @@ export class Live {
     const view = new DataView(data);
     for (let at = 0; at < data.byteLength; ) {
       const length = view.getUint32(at, true);
-      const frame = parseFrame(data, at + 4);
+      if (view.getUint8(at + 4) === PICTURES) void parsePicture(data, at + 4, length).then((frame) => this.#take(frame));
+      else this.#take(parseFrame(data, at + 4));
       at += 4 + length;
-      this.frames.set(frame.robotId, frame);
-      for (const listener of this.frameListeners) listener(frame);
     }
     // Only now may the console send the next ones: a slow page skips frames instead of falling behind.
     requestAnimationFrame(() => this.#send({ kind: "ack" }));
   }
 
+  #take(frame: PoseFrame): void {
+    this.frames.get(frame.robotId)?.picture?.close();
+    this.frames.set(frame.robotId, frame);
+    for (const listener of this.frameListeners) listener(frame);
+  }
+
   #notify(): void {
     for (const listener of this.listeners) listener();
   }
+}
+
+async function parsePicture(data: ArrayBuffer, at: number, length: number): Promise<PoseFrame> {
+  const view = new DataView(data);
+  const nameLength = view.getUint8(at + 1);
+  const rest = at + 2 + nameLength;
+  const jpeg = new Blob([data.slice(rest + 12, at + length)], { type: "image/jpeg" });
+  return {
+    robotId: new TextDecoder().decode(new Uint8Array(data, at + 2, nameLength)),
+    step: view.getUint32(rest, true),
+    lamps: 0,
+    time_s: view.getFloat64(rest + 4, true),
+    poses: new Float32Array(),
+    picture: await createImageBitmap(jpeg),
+  };
 }
 
 function parseFrame(data: ArrayBuffer, at: number): PoseFrame {

@@ -4,7 +4,7 @@ import { h, seconds, setText, words } from "./dom";
 import { Hands, MOTIONS, PADS, clip, type Pad } from "./control";
 import { STATE_WORDS, episodeClock } from "./fleet";
 import type { Live, PoseFrame, Robot } from "./live";
-import { FRONT, type Stage, type View } from "./stage";
+import { FRONT, drawPicture, type Stage, type View } from "./stage";
 
 const ROBOT_HZ = 20;
 const KEEP_EVERY_MS = 2000;
@@ -292,13 +292,14 @@ export class RobotView {
       this.#drawing = false;
       const frame = this.live.frames.get(this.robotId);
       const stage = this.stage();
-      if (!frame || !stage) return;
+      if (!frame || !(stage || frame.picture)) return;
       const width = Math.round(this.#canvas.clientWidth * this.#sharpness);
       const height = Math.round(this.#canvas.clientHeight * this.#sharpness);
       if (this.#canvas.width !== width) this.#canvas.width = width;
       if (this.#canvas.height !== height) this.#canvas.height = height;
       const begun = performance.now();
-      stage.draw(this.#canvas, frame.poses, frame.lamps, this.#view);
+      if (frame.picture) drawPicture(this.#canvas, frame.picture);
+      else stage?.draw(this.#canvas, frame.poses, frame.lamps, this.#view);
       this.#pace(performance.now() - begun);
       this.#canvas.dataset.step = String(frame.step);
     });

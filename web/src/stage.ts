@@ -32,6 +32,15 @@ export interface View {
 export const FRONT: View = { azimuth: 0, elevation: 0.62, distance: 1.15 };
 const TARGET = new THREE.Vector3(0.38, 0, 0.12);
 
+/** Show a picture in the middle of a canvas, as large as it fits. */
+export function drawPicture(canvas: HTMLCanvasElement, picture: ImageBitmap): void {
+  const context = canvas.getContext("2d")!;
+  const scale = Math.min(canvas.width / picture.width, canvas.height / picture.height);
+  const [width, height] = [picture.width * scale, picture.height * scale];
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, (canvas.width - width) / 2, (canvas.height - height) / 2, width, height);
+}
+
 export class Stage {
   #renderer: THREE.WebGLRenderer;
   #scene = new THREE.Scene();

@@ -23,10 +23,10 @@ from lwd.fleet.messages import (
     control_subject,
     poses_subject,
 )
-from lwd.fleet.poses import PoseFrame, encode_frame
+from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
 from lwd.operators.remote import RemoteOperator
 from lwd.robots.protocol import BodyPoses
-from lwd.types import Outcome
+from lwd.types import ByteArray, Outcome
 
 WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
@@ -47,6 +47,7 @@ class ConsoleLink:
         self._interval_s: dict[str, float] = {}
         self._due_s: dict[str, float] = {}
         self._frames: dict[str, bytes] = {}
+        self._pictures: dict[str, tuple[int, float, Mapping[str, ByteArray]]] = {}
         self._faults: dict[str, str] = {}
         self._changed: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -68,6 +69,15 @@ class ConsoleLink:
         due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
         self._due_s[robot_id] = max(time.monotonic(), due_s)
         self._frames[robot_id] = encode_frame(PoseFrame(robot_id=robot_id, step=step, time_s=time.time(), poses=poses))
+        self._ring()
+
+    def show_pictures(self, robot_id: str, step: int, pictures: Mapping[str, ByteArray]) -> None:
+        """Leave what a robot's cameras see, for one that cannot be drawn from poses; encoded when it is sent."""
+        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
+        self._due_s[robot_id] = max(time.monotonic(), due_s)
+        # Copies: an environment may draw its next picture into the same memory.
+        copies = {camera: np.array(pixels) for camera, pixels in pictures.items()}
+        self._pictures[robot_id] = (step, time.time(), copies)
         self._ring()
 
     def note_fault(self, robot_id: str, fault: str) -> None:
@@ -118,8 +128,12 @@ class ConsoleLink:
 
     async def _send(self, bus: Bus) -> None:
         frames, self._frames = self._frames, {}
+        pictures, self._pictures = self._pictures, {}
         changed, self._changed = self._changed, set()
         for robot_id, frame in frames.items():
+            await bus.publish_bytes(poses_subject(robot_id), frame)
+        for robot_id, seen in pictures.items():
+            frame = await asyncio.to_thread(encode_pictures, robot_id, *seen)
             await bus.publish_bytes(poses_subject(robot_id), frame)
         for robot_id in changed & self._operators.keys():
             await bus.publish(control_subject(robot_id), self._state(robot_id))

@@ -283,8 +283,11 @@ class RobotHost:
 
     def _show(self, slot: _Slot, session: EpisodeSession) -> None:
         robot, console = slot.unit.robot, self._network.console
-        if isinstance(robot, PosedRobot) and console.is_due(slot.unit.robot_id):
-            console.show(slot.unit.robot_id, session.steps, robot.body_poses())
+        if console.is_due(slot.unit.robot_id):
+            if isinstance(robot, PosedRobot):
+                console.show(slot.unit.robot_id, session.steps, robot.body_poses())
+            elif session.observation.images:
+                console.show_pictures(slot.unit.robot_id, session.steps, session.observation.images)
 
     def _fault(self, slot: _Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated, and it rests before its next episode."""

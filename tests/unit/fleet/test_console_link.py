@@ -1,6 +1,7 @@
 """A person drives a robot of a running host over a real bus: what is recorded, who is refused, what is shown."""
 
 import asyncio
+import io
 import threading
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lwd.data.episode_file import read_episode
 from lwd.errors import ServiceError
@@ -22,7 +24,7 @@ from lwd.fleet.messages import (
     command_subject,
 )
 from lwd.fleet.nats_server import NatsServer
-from lwd.fleet.poses import PoseFrame, decode_frame, encode_frame, robot_of_frame
+from lwd.fleet.poses import MAX_FRAME_BYTES, PoseFrame, decode_frame, encode_frame, encode_pictures, robot_of_frame
 from lwd.robots.protocol import BodyPoses
 from lwd.types import Controller, Outcome
 
@@ -222,3 +224,23 @@ def test_a_pose_frame_survives_its_bytes_and_others_are_refused():
     for wrong in (b"", b"\x01", b"\x02" + data[1:], data[:-1], data + b"\0", b"\x01\xff" + data[2:]):
         with pytest.raises(ServiceError):
             robot_of_frame(wrong)
+
+
+def test_pictures_stand_side_by_side_and_fit_into_a_frame():
+    rng = np.random.default_rng(0)
+    left = np.full((480, 640, 3), (200, 30, 30), np.uint8)
+    right = np.full((60, 60, 3), (30, 30, 200), np.uint8)
+    data = encode_pictures("arm.7", 12, 1.5, {"front": left, "wrist": right})
+    assert robot_of_frame(data) == "arm.7"
+    assert data[0] == 2
+    picture = Image.open(io.BytesIO(data[data.index(b"\xff\xd8") :]))
+    assert picture.size == (320 + 240, 240)
+    assert picture.getpixel((100, 100))[0] > 150 > 100 > picture.getpixel((100, 100))[2]
+    assert picture.getpixel((500, 100))[2] > 150
+    # Noise is the hardest to compress; what does not fit at all is said.
+    noise = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    assert len(encode_pictures("arm.7", 1, 0.0, {"front": noise})) <= MAX_FRAME_BYTES
+    with pytest.raises(ServiceError, match="too large"):
+        encode_pictures("arm.7", 1, 0.0, {f"camera{number}": noise for number in range(12)})
+    with pytest.raises(ServiceError, match="no JPEG"):
+        robot_of_frame(data[: data.index(b"\xff\xd8")] + b"GIF89a")
