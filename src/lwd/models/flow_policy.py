@@ -131,7 +131,6 @@ class FlowPolicy(ActingPolicy):
             self.flow_steps,
             target=target_BHF,
             weight=weight_HF,
-            through_velocity=True,
         )
         return self.physical_chunk(batch, chunk_BHF)[0].cpu().numpy()
 

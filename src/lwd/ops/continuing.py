@@ -53,18 +53,19 @@ def guided_velocity(
     target: Tensor,
     weight: Tensor,
     max_scale: float,
-    through_velocity: bool,
 ) -> Tensor:
     """Return the velocity, steered so that the data it leads to agrees with a target.
 
-    With d(a) = a + (1 - w) v(a, w), the data the sample leads to, it is v + scale (dd/da)^T weight (target - d).
+    With d(a) = a + (1 - w) v(a, w), the data the sample leads to, it is v + scale (dd/da)^T weight (target - d): one
+    backward pass besides the forward pass. (LeRobot 0.6.1 leaves v out of dd/da: it computes v before it asks for
+    gradients.)
 
     Args:
         sample: (B, ...).
         target: (B, ...); its entries of weight 0 do not matter.
         weight: broadcasts to (B, ...), in [0, 1].
-        through_velocity: whether dd/da holds the velocity's Jacobian, at the price of a backward pass, as in the
-            paper; False takes the identity for dd/da, as LeRobot 0.6 does.
+    Returns:
+        velocity (B, ...), without gradient.
     Raises:
         ShapeError: if the shapes do not agree.
     Source: arXiv 2506.07339, Eq. (2) and (3).
@@ -72,24 +73,16 @@ def guided_velocity(
     require_same_shape(sample=sample, target=target)
     shape = (-1, *(1 for _ in sample.shape[1:]))
     scale, left = (time_B.reshape(shape) for time_B in (guidance_scale(flow_time_B, max_scale), 1 - flow_time_B))
-    with torch.set_grad_enabled(through_velocity):
-        start = sample.detach().requires_grad_(through_velocity)
+    with torch.enable_grad():
+        start = sample.detach().requires_grad_()
         velocity = velocity_fn(start, flow_time_B)
         data = start + left * velocity
-        correction = weight * (target - data.detach())
-        if through_velocity:
-            (correction,) = torch.autograd.grad(data, start, correction)
+    (correction,) = torch.autograd.grad(data, start, weight * (target - data.detach()))
     return velocity.detach() + scale * correction
 
 
 def continuing_sample(
-    velocity_fn: VelocityFn,
-    noise: Tensor,
-    num_steps: int,
-    *,
-    target: Tensor,
-    weight: Tensor,
-    through_velocity: bool,
+    velocity_fn: VelocityFn, noise: Tensor, num_steps: int, *, target: Tensor, weight: Tensor
 ) -> Tensor:
     """Integrate the flow from noise to data that agrees with a target, with `num_steps` Euler steps.
 
@@ -97,7 +90,8 @@ def continuing_sample(
 
     Args:
         noise: (B, ...) standard normal.
-        target, weight, through_velocity: see `guided_velocity`.
+        target: (B, ...), see `guided_velocity`.
+        weight: broadcasts to (B, ...), in [0, 1].
     Returns:
         sample (B, ...) at flow time 1, without gradient.
     Raises:
@@ -107,13 +101,7 @@ def continuing_sample(
 
     def steered(sample: Tensor, flow_time_B: Tensor) -> Tensor:
         return guided_velocity(
-            velocity_fn,
-            sample,
-            flow_time_B,
-            target=target,
-            weight=weight,
-            max_scale=float(num_steps),
-            through_velocity=through_velocity,
+            velocity_fn, sample, flow_time_B, target=target, weight=weight, max_scale=float(num_steps)
         )
 
     return ode_sample(steered, noise, num_steps)
