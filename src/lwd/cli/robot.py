@@ -13,6 +13,7 @@ import tyro
 from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at, size_bytes
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.errors import ConfigError
+from lwd.fleet.ahead import Seam
 from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 from lwd.fleet.spool import SpoolLimits
 
@@ -98,6 +99,13 @@ def run(
             "0: when none is left"
         ),
     ] = 0,
+    seam: Annotated[
+        Seam,
+        tyro.conf.arg(
+            help="with --predict-ahead: what is left of a chunk fades into the next one, and with guided a flow policy "
+            "also samples the next one as going on from it (real-time chunking)"
+        ),
+    ] = "guided",
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -114,6 +122,7 @@ def run(
         max_env_steps=max_env_steps,
         max_episodes=max_episodes,
         predict_ahead=predict_ahead,
+        seam=seam,
         spool_limits=SpoolLimits(
             budget_bytes=size_bytes(spool_budget, "--spool-budget"),
             min_free_bytes=size_bytes(spool_min_free, "--spool-min-free"),

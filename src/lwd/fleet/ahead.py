@@ -1,13 +1,22 @@
 """The next chunk, predicted in the background while the present one is executed: for robots in real time."""
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from lwd.fleet.release import LoadedPolicy
+from lwd.models.protocol import ContinuingPolicy
 from lwd.robots.session import EpisodeSession
 from lwd.types import FloatArray
+
+Seam = Literal["fade", "guided"]
+"""How the next chunk follows the present one: what is left of this one fades into it; and besides, where the policy is
+a flow, its sampling is guided by what is left (real-time chunking)."""
+_DELAYS = 10
+"""Predictions whose delays are remembered: a slow one counts for some time, not for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +37,7 @@ class ChunkAhead:
     the old chunk fades into it (`EpisodeSession.join_chunk`). If it comes too late the robot waits, as without this.
     """
 
-    def __init__(self, steps_left: int, generator: torch.Generator) -> None:
+    def __init__(self, steps_left: int, generator: torch.Generator, *, seam: Seam) -> None:
         """Prepare.
 
         Args:
@@ -37,8 +46,11 @@ class ChunkAhead:
         """
         self._steps_left = steps_left
         self._generator = generator
+        self._seam = seam
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="chunk-ahead")
         self._pending: _Pending | None = None
+        self._delays: deque[int] = deque(maxlen=_DELAYS)
+        """Steps that were executed during each of the last predictions."""
 
     def update(self, session: EpisodeSession, loaded: LoadedPolicy) -> None:
         """Before a control step: join what is ready, ask for what will be needed.
@@ -49,14 +61,8 @@ class ChunkAhead:
         if self._pending is not None and self._pending.chunk_HA.done():
             self.fill(session)
         if self._pending is None and 0 < session.queued <= self._steps_left:
-            observation, instruction = session.observation, session.instruction
             self._pending = _Pending(
-                session=session,
-                plan=session.plans,
-                step=session.steps,
-                chunk_HA=self._pool.submit(
-                    lambda: loaded.policy.act([observation], [instruction], generator=self._generator)[0]
-                ),
+                session=session, plan=session.plans, step=session.steps, chunk_HA=self._begin(session, loaded)
             )
 
     def fill(self, session: EpisodeSession) -> bool:
@@ -73,9 +79,21 @@ class ChunkAhead:
         executed = session.steps - pending.step
         if pending.session is not session or pending.plan != session.plans or executed >= len(chunk_HA):
             return False
+        self._delays.append(executed)
         session.join_chunk(chunk_HA, executed=executed)
         return True
 
     def close(self) -> None:
         """Stop the thread."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self, session: EpisodeSession, loaded: LoadedPolicy) -> Future[FloatArray]:
+        policy, generator = loaded.policy, self._generator
+        observation, instruction, queued_OA = session.observation, session.instruction, session.queue_OA
+        if self._seam == "guided" and isinstance(policy, ContinuingPolicy):
+            # Too many frozen steps only hold the chunk longer to the old one, too few let it jump.
+            frozen = min(max(self._delays, default=len(queued_OA)), len(queued_OA))
+            return self._pool.submit(
+                policy.continue_chunk, observation, instruction, queued_OA, frozen=frozen, generator=generator
+            )
+        return self._pool.submit(lambda: policy.act([observation], [instruction], generator=generator)[0])

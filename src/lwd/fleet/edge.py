@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lwd.errors import ConfigError, RobotFault
-from lwd.fleet.ahead import ChunkAhead
+from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import RobotStatus
 from lwd.fleet.release import LoadedPolicy
@@ -71,6 +71,8 @@ class EdgeSettings:
     predict_ahead: int = 0
     """Actions left in a chunk when the next one is predicted, in the background; 0: when none is left. For one robot in
     real time: simulated ones would only compute twice at once."""
+    seam: Seam = "guided"
+    """How a chunk that was predicted ahead follows the one before."""
 
 
 @dataclass(kw_only=True)
@@ -102,7 +104,9 @@ class RobotHost:
         self._generator = torch.Generator().manual_seed(settings.seed)
         if settings.predict_ahead and len(robots) != 1:
             raise ConfigError(f"predict_ahead is for hosts of one robot, this one has {len(robots)}: start one each")
-        self._ahead = ChunkAhead(settings.predict_ahead, self._generator) if settings.predict_ahead else None
+        self._ahead = (
+            ChunkAhead(settings.predict_ahead, self._generator, seam=settings.seam) if settings.predict_ahead else None
+        )
         self._horizon = 1
         self._env_steps = self._human_steps = 0
         self._outcomes: Counter[Outcome] = Counter()

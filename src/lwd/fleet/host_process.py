@@ -13,6 +13,7 @@ import torch
 from lwd.data.policies import fetch_base
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
+from lwd.fleet.ahead import Seam
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.coordinator_process import bus_of, store_of
@@ -70,6 +71,8 @@ class RobotHostConfig:
     max_episodes: int | None = None
     predict_ahead: int = 0
     """Actions left in a chunk when the next one is predicted in the background; 0: when none is left."""
+    seam: Seam = "guided"
+    """How a chunk that was predicted ahead follows the one before."""
     max_policies: int = 3
     """Policy versions in memory at a time."""
     heartbeat_s: float = 1.0
@@ -172,6 +175,7 @@ def run_robot_host(
             max_env_steps=config.max_env_steps,
             max_episodes=config.max_episodes,
             predict_ahead=config.predict_ahead,
+            seam=config.seam,
         )
         _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, stop)
     finally:

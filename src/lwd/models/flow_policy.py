@@ -7,13 +7,16 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lwd.batch import ObservationBatch
 from lwd.models.acting import ActingPolicy
 from lwd.models.precision import Precision
+from lwd.ops.continuing import continuing_sample, soft_mask
 from lwd.ops.flow import ode_sample
+from lwd.types import FloatArray, Observation
 
 VJP = Callable[[int, Tensor], Tensor]
 """vjp(step, g_BHF): the cotangent's product with the velocity's Jacobian at one of N steps."""
@@ -101,6 +104,40 @@ class FlowPolicy(ActingPolicy):
     def sample(self, observation: ObservationBatch, noise_BHF: Tensor) -> Tensor:
         """Integrate the flow from noise: chunks (B, H, F) of the flow."""
         return ode_sample(self.field(self.encode(observation)), noise_BHF, num_steps=self.flow_steps)
+
+    @torch.no_grad()
+    def continue_chunk(
+        self,
+        observation: Observation,
+        instruction: str,
+        queued_OA: FloatArray,
+        *,
+        frozen: int,
+        generator: torch.Generator,
+    ) -> FloatArray:
+        """Sample a chunk that goes on from queued actions (`lwd.models.protocol.ContinuingPolicy`): (H, A).
+
+        Raises:
+            ShapeError: if there are fewer than `frozen` queued actions.
+        Source: arXiv 2506.07339 (real-time chunking).
+        """
+        batch = self.observation_batch([observation], [instruction])
+        device = batch.state_BS.device
+        overlap = min(len(queued_OA), self.horizon)
+        before_HA = np.zeros((self.horizon, self.embodiment.action_size), np.float32)
+        before_HA[:overlap] = queued_OA[:overlap]
+        target_BHF = self.flow_chunk(batch, torch.from_numpy(before_HA).to(device).unsqueeze(0))
+        weight_HF = torch.zeros(self.noise_shape, device=device)
+        # Padding is no action: it is left to the flow.
+        self.real(weight_HF)[:] = soft_mask(self.horizon, frozen, overlap).to(device).unsqueeze(-1)
+        chunk_BHF = continuing_sample(
+            self.field(self.encode(batch)),
+            torch.randn((1, *self.noise_shape), generator=generator, device=device),
+            self.flow_steps,
+            target=target_BHF,
+            weight=weight_HF,
+        )
+        return self.physical_chunk(batch, chunk_BHF)[0].cpu().numpy()
 
     def chunk_noise(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """Draw standard normal noise (B, H, F)."""

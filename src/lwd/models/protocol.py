@@ -1,7 +1,7 @@
 """What robots and evaluations ask of a policy; what training asks of it is in `lwd.models.flow_policy`."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -31,4 +31,25 @@ class Policy(Protocol):
         Args:
             generator: draws the noise where none is given.
             noise_BHA: (B, *noise_shape) standard normal, for results that do not depend on who else is in the batch.
+        """
+
+
+@runtime_checkable
+class ContinuingPolicy(Policy, Protocol):
+    """A policy whose next chunk can go on from the present one, as robots in real time need it."""
+
+    def continue_chunk(
+        self,
+        observation: Observation,
+        instruction: str,
+        queued_OA: FloatArray,
+        *,
+        frozen: int,
+        generator: torch.Generator,
+    ) -> FloatArray:
+        """Sample a chunk (H, A) that begins as the queued actions do; units and limits are those of `act`.
+
+        Args:
+            queued_OA: what the robot still has to execute, in physical units, first action first.
+            frozen: how many of them will be over when the chunk is there.
         """

@@ -167,6 +167,11 @@ class EpisodeSession:
         return len(self._queue)
 
     @property
+    def queue_OA(self) -> FloatArray:
+        """Policy actions (O, A) that wait to be executed."""
+        return np.array(self._queue, np.float32).reshape(-1, self._embodiment.action_size)
+
+    @property
     def human_acts(self) -> bool:
         """Whether the last step was the operator's."""
         return bool(self._controllers) and self._controllers[-1] == Controller.HUMAN
