@@ -106,7 +106,7 @@ def measure(policy: SmoothPolicy, seconds: float, mode: str, left: int) -> dict[
     loaded = LoadedPolicy(version=0, policy=policy)
     first = policy.act([session.observation], ["move"], generator=generator)[0]
     took_s = _inference_s(policy, session)
-    ahead = ChunkAhead(left, generator) if mode == "ahead" else None
+    ahead = ChunkAhead(left, generator, seam="fade") if mode == "ahead" else None
     seams: list[int] = []
     for _ in range(round(seconds * HZ)):
         plans = session.plans

@@ -11,6 +11,7 @@ from lwd.errors import ShapeError
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.normalization import StateStatistics
+from lwd.models.protocol import ContinuingPolicy
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.types import Embodiment, Observation, TokenSpec
 
@@ -144,3 +145,27 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
     actions = policy.act(seen * 8, ["go"] * 16, generator=torch.Generator().manual_seed(1)).reshape(8, 2, -1)
     assert actions[:, 0].mean() == pytest.approx(-0.8, abs=0.15)
     assert actions[:, 1].mean() == pytest.approx(0.8, abs=0.15)
+
+
+def test_a_continuing_chunk_keeps_to_the_queue_as_a_new_one_does_not(policy, embodiment):
+    (seen,) = observations(embodiment, 1)
+    queued_OA = np.array([[0.6, 3.0], [0.4, 2.0]], np.float32)
+
+    def errors(chunk_HA):
+        # In units of half the limits' range: 1 and 3.
+        return np.abs(chunk_HA[:2] - queued_OA) / np.array([1, 3])
+
+    new_HA = policy.act([seen], ["go"], generator=torch.Generator().manual_seed(4))[0]
+    held_HA = policy.continue_chunk(seen, "go", queued_OA, frozen=2, generator=torch.Generator().manual_seed(4))
+    assert held_HA.shape == (3, 2)
+    assert held_HA.dtype == np.float32
+    assert errors(held_HA).max() < 0.25 * errors(new_HA).max()
+    # With nothing queued it is the policy's own chunk.
+    nothing = policy.continue_chunk(seen, "go", queued_OA[:0], frozen=0, generator=torch.Generator().manual_seed(4))
+    np.testing.assert_allclose(nothing, new_HA, atol=1e-6)
+    # More than a chunk long: its first H steps count.
+    long_OA = np.concatenate([queued_OA] * 3)
+    assert policy.continue_chunk(seen, "go", long_OA, frozen=2, generator=torch.Generator()).shape == (3, 2)
+    with pytest.raises(ShapeError, match="frozen is 2, overlap 1"):
+        policy.continue_chunk(seen, "go", queued_OA[:1], frozen=2, generator=torch.Generator())
+    assert isinstance(policy, ContinuingPolicy)
