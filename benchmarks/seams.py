@@ -1,4 +1,4 @@
-"""How much commands jump where one chunk follows another, for a trained policy: cut, faded, guided (real-time chunking).
+"""How much commands jump where one chunk follows another, for a trained policy: cut, faded, guided (by what is left).
 
 The simulated scene, one robot; a chunk is asked for when LEFT actions are left, and is there DELAY steps later, as if
 it had been predicted meanwhile. Needs a trained policy:

@@ -253,6 +253,25 @@ def test_a_learners_state_leaves_the_frozen_backbone_out(kind: str, tmp_path: Pa
         fresh.load_learned_state({name: state["policy"][name] for name in list(state["policy"])[1:]})
 
 
+def test_a_chunk_goes_on_from_the_one_before(kind: str, tmp_path: Path) -> None:
+    policy = tiny_vla(kind, tmp_path, relative=kind != "smolvla")
+    rng = np.random.default_rng(0)
+    seen = Observation(
+        state=rng.standard_normal(4, dtype=np.float32),
+        images={name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in EMBODIMENT.cameras.items()},
+    )
+    queued = np.tile(np.array([0.3, -0.2, 1.2], np.float32), (3, 1))
+    alone, going_on = [], []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        alone.append(policy.act([seen], INSTRUCTIONS[:1], generator=generator)[0])
+        generator = torch.Generator().manual_seed(seed)
+        going_on.append(policy.continue_chunk(seen, INSTRUCTIONS[0], queued, frozen=2, generator=generator))
+    assert going_on[0].shape == (HORIZON, 3)
+    away, near = (np.abs(np.array(chunks)[:, :2] - queued[:2]).mean() for chunks in (alone, going_on))
+    assert near < 0.2 * away
+
+
 def test_no_more_states_than_fit_go_through_at_a_time(kind: str, tmp_path: Path) -> None:
     policy = tiny_vla(kind, tmp_path, states_at_once=2)
     algorithm = lwd(policy, deepcopy(policy), actor_learning_rate=1e-2, reference_learning_rate=1e-3)
