@@ -237,7 +237,8 @@ export class RobotView {
       button.disabled = !this.mayDrive || !verb.when(robot, mine);
     }
     for (const button of this.#keys.values()) button.disabled = !(mine && robot.phase === "human");
-    for (const pad of this.#pads) pad.classList.toggle("off", !(mine && robot.phase === "human"));
+    // As with keys: one that is held already counts from the moment on at which one drives.
+    for (const pad of this.#pads) pad.classList.toggle("off", !mine);
     this.#showFacts(robot);
   }
 
