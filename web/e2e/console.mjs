@@ -134,6 +134,18 @@ async function pressButton(page, id, episode) {
   return found?.outcome === "success" ? found : null;
 }
 
+/** Discard the episode. The page takes the key once it has heard of the robot's state itself. */
+async function discard(page, id, episode) {
+  const end = Date.now() + 60_000;
+  for (;;) {
+    const now = await robot(page, id);
+    if (now.label === "discard" || now.episode_id !== episode) return;
+    assert(Date.now() < end, `the episode cannot be discarded: ${JSON.stringify(now)}`);
+    await page.keyboard.press("3");
+    await page.waitForTimeout(300);
+  }
+}
+
 async function lookAt(page, name) {
   for (const scheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme: scheme });
@@ -220,14 +232,13 @@ try {
       await page.keyboard.press("Enter");
       won = await pressButton(page, id, state.episode_id);
       // Too slow to get there in time, the script leaves the episode where it is.
-      if (!won && (await robot(page, id)).episode_id === state.episode_id) await page.keyboard.press("3");
+      if (!won) await discard(page, id, state.episode_id);
     } else {
-      await page.keyboard.press("3");
-      await until(page, id, (now) => now.label === "discard", "no label");
+      await discard(page, id, state.episode_id);
       if (attempt === 0) {
         await page.keyboard.press("u");
         await until(page, id, (now) => now.label === "", "the label was not taken back");
-        await page.keyboard.press("3");
+        await discard(page, id, state.episode_id);
       }
     }
     const before = state.episode_id;
