@@ -7,6 +7,11 @@ import torch
 from torch import Tensor
 
 
+def _parts(count: int, size: int | None) -> Iterator[slice]:
+    for start in range(0, count, size or max(count, 1)):
+        yield slice(start, start + (size or count))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObservationBatch:
     """B observations with their instructions, as tensors in physical units."""
@@ -30,17 +35,14 @@ class ObservationBatch:
         """Return the first `count` observations, all of them if it is None."""
         return self._map(lambda tensor: tensor[:count])
 
-    def rows(self, rows: Tensor) -> "ObservationBatch":
+    def rows(self, rows: Tensor | slice) -> "ObservationBatch":
         """Return the observations at the given indices."""
         return self._map(lambda tensor: tensor[rows])
 
     def split(self, size: int | None) -> "Iterator[ObservationBatch]":
         """Yield parts of at most `size` observations, in order; the whole if it is None."""
-        if size is None or size >= self.size:
-            yield self
-            return
-        for start in range(0, self.size, size):
-            yield self._map(lambda tensor, start=start: tensor[start : start + size])  # type: ignore[misc]
+        for part in _parts(self.size, size):
+            yield self.rows(part)
 
     def repeat(self, times: int) -> "ObservationBatch":
         """Return the batch `times` times over, (times * B, ...)."""
@@ -106,13 +108,10 @@ class TransitionBatch:
 
     def split(self, size: int | None) -> "Iterator[TransitionBatch]":
         """Yield parts of at most `size` transitions, in order; the whole if it is None."""
-        if size is None or size >= self.size:
-            yield self
-            return
-        for start in range(0, self.size, size):
-            yield self.rows(torch.arange(start, min(start + size, self.size), device=self.return_B.device))
+        for part in _parts(self.size, size):
+            yield self.rows(part)
 
-    def rows(self, rows: Tensor) -> "TransitionBatch":
+    def rows(self, rows: Tensor | slice) -> "TransitionBatch":
         """Return the transitions at the given indices."""
         fields = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(

@@ -55,7 +55,7 @@ export class Hands {
 
   start(): void {
     if (this.#timer) return;
-    this.#sequence = 0;
+    // The numbers go on from drive to drive: a robot drops what is older than the newest command of the lease.
     this.#timer = window.setInterval(() => this.send(++this.#sequence, this.action()), SEND_EVERY_MS);
   }
 

@@ -69,6 +69,7 @@ export class EpisodesPage {
     const last = Math.min(this.#offset + PAGE, page.matching);
     setText(this.#count, `${page.matching ? this.#offset + 1 : 0} to ${last} of ${page.matching} matching episodes; snapshot ${page.snapshot} has ${page.episodes}`);
     this.#list.replaceChildren(
+      ...(this.mayExport && page.matching > 0 ? [h("p", { class: "note" }, this.#export(page))] : []),
       table(
         ["began", "robot", "task", "outcome", "policy", "steps", "human", "take-overs", "snapshot", ""],
         page.rows.map((row) => [
@@ -89,7 +90,6 @@ export class EpisodesPage {
         { class: "row" },
         h("button", { type: "button", disabled: this.#offset === 0, onclick: () => this.#turn(-PAGE) }, "Newer"),
         h("button", { type: "button", disabled: last >= page.matching, onclick: () => this.#turn(PAGE) }, "Older"),
-        this.mayExport && page.matching > 0 && this.#export(page),
       ),
     );
   }

@@ -150,7 +150,13 @@ export class Live {
   }
 
   #take(frame: PoseFrame): void {
-    this.frames.get(frame.robotId)?.picture?.close();
+    const before = this.frames.get(frame.robotId);
+    // Pictures are decoded side by side, and may be ready in another order.
+    if (frame.picture && before && before.time_s > frame.time_s) {
+      frame.picture.close();
+      return;
+    }
+    before?.picture?.close();
     this.frames.set(frame.robotId, frame);
     for (const listener of this.frameListeners) listener(frame);
   }

@@ -51,14 +51,7 @@ class DIVL:
             q_bar_B = lowest_q(self._target, batch.observation, chunk_BHA, batch.action_mask_BH)
             next_z = critic.encode(batch.bootstrap_observation)
             next_probs_BK = critic.value_logits(next_z).softmax(-1)
-            entropy_B = normalized_entropy(next_probs_BK)
-            level_B = adaptive_quantile_level(
-                entropy_B,
-                base=config.quantile_base,
-                entropy_weight=config.entropy_weight,
-                low=config.quantile_low,
-                high=config.quantile_high,
-            )
+            level_B, entropy_B = quantile_levels(next_probs_BK, config)
             target_B = bounded_target(batch, categorical_quantile(next_probs_BK, atoms_K, level_B), config)
         z = critic.encode(batch.observation)
         value_loss = categorical_cross_entropy(critic.value_logits(z), two_hot(q_bar_B, atoms_K)).mean()
@@ -128,6 +121,19 @@ class PolicyTD:
             "ensemble/std": std_B.mean().item(),
             "critic/q_mean": torch.stack(q).detach().mean().item(),
         }
+
+
+def quantile_levels(probs_BK: Tensor, config: LWDConfig) -> tuple[Tensor, Tensor]:
+    """Return the levels (B,) at which value distributions are read, and their normalised entropies (B,)."""
+    entropy_B = normalized_entropy(probs_BK)
+    level_B = adaptive_quantile_level(
+        entropy_B,
+        base=config.quantile_base,
+        entropy_weight=config.entropy_weight,
+        low=config.quantile_low,
+        high=config.quantile_high,
+    )
+    return level_B, entropy_B
 
 
 def lowest_q(critic: ValueCritic, observation: ObservationBatch, chunk_BHA: Tensor, mask_BH: Tensor) -> Tensor:

@@ -58,6 +58,10 @@ def run(
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).offline
     if not METHODS[method].offline:
         raise ConfigError(f"method {method!r} has no offline stage: run `lwd up --method {method}` after SFT")
+    if critic_language is None and (critic_states_at_once or critic_vision != PretrainedCriticConfig.vision):
+        raise ConfigError(
+            "--critic-vision and --critic-states-at-once are of a pretrained critic: give --critic-language"
+        )
     if critic_language is not None:
         heads = dataclasses.asdict(settings.critic)
         critic = PretrainedCriticConfig(

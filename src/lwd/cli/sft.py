@@ -81,6 +81,18 @@ def run(
     torch.set_num_threads(threads)
     directory, settings = run_at(run, where), recipe(budget).sft
     start = None
+    of_pretrained = {
+        "--horizon": horizon,
+        "--cameras": cameras,
+        "--fit-to-data": fit_to_data,
+        "--train-backbone": train_backbone,
+        "--gradient-checkpointing": gradient_checkpointing,
+        "--bfloat16-backbone": bfloat16_backbone,
+        "--states-at-once": states_at_once,
+        "--lora": lora,
+    }
+    if pretrained is None and (given := [name for name, value in of_pretrained.items() if value]):
+        raise ConfigError(f"{given[0]} is of a pretrained policy: give --pretrained, too, or leave it out")
     if pretrained is not None:
         start = PretrainedPolicy(
             source=pretrained,

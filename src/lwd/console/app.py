@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.resources
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -261,12 +262,14 @@ def create_app(config: AppConfig) -> FastAPI:
         """Return the episodes of a snapshot that fulfil the conditions as a tar file (see lwd.console.export)."""
         version, items = await asyncio.to_thread(console.episodes.select, wanted, snapshot=snapshot)
         parts = await asyncio.to_thread(console.episodes.tar, items, version)
+        # The lease is taken here: what is wrong with the snapshot is said instead of ending the download.
+        first = await asyncio.to_thread(next, parts)
         given = {name: value for name, value in asdict(wanted).items() if value not in ("", None)}
         await asyncio.to_thread(
             console.audit.append, session.name, "export", snapshot=version, episodes=len(items), conditions=given
         )
         return StreamingResponse(
-            parts,
+            itertools.chain([first], parts),
             media_type="application/x-tar",
             headers={"Content-Disposition": f'attachment; filename="episodes-snapshot-{version}.tar"'},
         )

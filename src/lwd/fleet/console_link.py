@@ -48,6 +48,8 @@ class ConsoleLink:
         self._due_s: dict[str, float] = {}
         self._frames: dict[str, bytes] = {}
         self._pictures: dict[str, tuple[int, float, Mapping[str, ByteArray]]] = {}
+        self._unseen: set[str] = set()
+        """Robots whose pictures cannot be sent, which was said once."""
         self._faults: dict[str, str] = {}
         self._changed: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,16 +67,13 @@ class ConsoleLink:
 
     def show(self, robot_id: str, step: int, poses: BodyPoses) -> None:
         """Leave a robot's newest poses; what was not sent yet is replaced."""
-        # From the time it was due, not from now: else each delay would add to the interval.
-        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
-        self._due_s[robot_id] = max(time.monotonic(), due_s)
+        self._plan_next(robot_id)
         self._frames[robot_id] = encode_frame(PoseFrame(robot_id=robot_id, step=step, time_s=time.time(), poses=poses))
         self._ring()
 
     def show_pictures(self, robot_id: str, step: int, pictures: Mapping[str, ByteArray]) -> None:
         """Leave what a robot's cameras see, for one that cannot be drawn from poses; encoded when it is sent."""
-        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
-        self._due_s[robot_id] = max(time.monotonic(), due_s)
+        self._plan_next(robot_id)
         # Copies: an environment may draw its next picture into the same memory.
         copies = {camera: np.array(pixels) for camera, pixels in pictures.items()}
         self._pictures[robot_id] = (step, time.time(), copies)
@@ -90,6 +89,11 @@ class ConsoleLink:
         """Tell watchers that the state of control of a robot has changed."""
         self._changed.add(robot_id)
         self._ring()
+
+    def _plan_next(self, robot_id: str) -> None:
+        # From the time it was due, not from now: else each delay would add to the interval.
+        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
+        self._due_s[robot_id] = max(time.monotonic(), due_s)
 
     def _ring(self) -> None:
         if self._loop is not None:
@@ -132,11 +136,18 @@ class ConsoleLink:
         changed, self._changed = self._changed, set()
         for robot_id, frame in frames.items():
             await bus.publish_bytes(poses_subject(robot_id), frame)
-        for robot_id, seen in pictures.items():
-            frame = await asyncio.to_thread(encode_pictures, robot_id, *seen)
-            await bus.publish_bytes(poses_subject(robot_id), frame)
         for robot_id in changed & self._operators.keys():
             await bus.publish(control_subject(robot_id), self._state(robot_id))
+        # Last: who is in control must not wait for pictures, nor be lost with one that cannot be encoded.
+        for robot_id, seen in pictures.items():
+            try:
+                frame = await asyncio.to_thread(encode_pictures, robot_id, *seen)
+            except ServiceError as error:
+                if robot_id not in self._unseen:
+                    self._unseen.add(robot_id)
+                    _logger.warning("nobody sees robot %s: %s", robot_id, error)
+                continue
+            await bus.publish_bytes(poses_subject(robot_id), frame)
 
     async def _on_watch(self, request: WatchRequest) -> None:
         if request.console_id not in self._watches:

@@ -109,7 +109,7 @@ class PolicyReader:
         embodiment = _embodiment(metadata["embodiment"])
         whole = files.rebuilt(metadata["lerobot"], shared | tensors, embodiment, statistics, instructions)
         self._first, self._alike = whole, alike
-        return deepcopy(whole).eval()
+        return whole.eval()
 
 
 def value_bytes(critic: ValueCritic) -> bytes:

@@ -274,3 +274,18 @@ def test_a_robot_host_refuses_a_policy_of_another_embodiment(tmp_path):
     reader = LogReader(run.store())
     reader.poll()
     assert len(reader.snapshot.episodes) == 1  # nobody commits here: no coordinator runs
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sft", "--lora", "4"], "--lora is of a pretrained policy"),
+        (["sft", "--states-at-once", "2"], "--states-at-once is of a pretrained policy"),
+        (["sft", "--cameras", "image=front"], "--cameras is of a pretrained policy"),
+        (["offline", "--critic-states-at-once", "2"], "give --critic-language"),
+        (["offline", "--critic-vision", "elsewhere"], "give --critic-language"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(words, said, tmp_path, capsys):
+    assert said in refused([*words, "--run", str(tmp_path / "run")], capsys)
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -214,6 +214,27 @@ def test_poses_are_sent_only_while_somebody_watches_and_at_most_so_often(tmp_pat
         asyncio.run(look())
 
 
+def test_pictures_that_cannot_be_sent_keep_nobody_from_knowing_who_is_in_control(tmp_path, server, caplog):
+    async def look() -> None:
+        ada = await Operator.connect(server.url, "ada")
+        await until(lambda: fleet.steps_of("robot-0") > 0)
+        console = fleet.network.console
+        noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        for step in (1, 2):
+            await ada.watch("robot-0")
+            await until(lambda: console.is_watched)
+            ada.states.clear()
+            console.show_pictures("robot-0", step, {f"camera{number}": noise for number in range(12)})
+            console.note_change("robot-1")
+            await until(lambda: "robot-1" in ada.states)
+            await until(lambda: "nobody sees robot robot-0" in caplog.text)
+        await ada.bus.close()
+
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0, robots=2) as fleet, running(fleet):
+        asyncio.run(look())
+    assert caplog.text.count("nobody sees robot robot-0") == 1
+
+
 def test_a_pose_frame_survives_its_bytes_and_others_are_refused():
     poses = BodyPoses(poses_N7=np.arange(21, dtype=np.float32).reshape(3, 7), lamps=5)
     frame = PoseFrame(robot_id="arm.7", step=12, time_s=1.5, poses=poses)

@@ -172,13 +172,22 @@ def outside_section(out: Path) -> list[str]:
     return [check.data, "", *markdown(header, rows)]
 
 
+def read_levels(out: Path) -> Levels | None:
+    """Return what was measured of the quantile levels; None: nothing yet.
+
+    Raises:
+        ConfigError: if quantile_level.json is not as `lwd reproduce` writes it.
+    """
+    return _read(out / LEVELS, TypeAdapter(Levels))
+
+
 def level_section(results: Results, out: Path) -> list[str]:
     """How far apart adaptive and constant levels put the targets, beside what the critics must tell apart.
 
     Raises:
         ConfigError: if quantile_level.json is not as `lwd reproduce` writes it.
     """
-    found = _read(out / LEVELS, TypeAdapter(Levels))
+    found = read_levels(out)
     if found is None or not found.runs:
         return []
     mean = {
@@ -208,11 +217,12 @@ def level_section(results: Results, out: Path) -> list[str]:
     lines.append(
         "- The change of the targets is "
         + (
-            "small beside the critics' own error, so the policies that follow can hardly differ. Where a state's "
-            "values lie so close together every statistic of them is nearly the same, which also says why DIVL and "
-            "expectile regression end alike here."
+            "small beside the critics' own error, and a part of it is common to all actions of a state: the likely "
+            "reason why the policies do not differ. Where a state's values lie so close together every statistic of "
+            "them is nearly the same; that may be why DIVL and expectile regression end alike here, too."
             if small
-            else "not small beside the critics' own error: it changes the values, but not which actions look better."
+            else "not small beside the critics' own error, so that is not why adaptive levels do not help; what is was "
+            "not looked into."
         )
     )
     return lines

@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from lwd.algos.config import LWDConfig
+from lwd.algos.values import quantile_levels
 from lwd.data import durable
 from lwd.data.sampling import BatchSampler
 from lwd.errors import ConfigError
-from lwd.evaluation.experiment.beside import LEVELS, LevelRun, Levels
+from lwd.evaluation.experiment.beside import LEVELS, LevelRun, Levels, read_levels
 from lwd.learner.checkpoint import VALUE
 from lwd.models.checkpoint import load_policy, load_value
-from lwd.ops.categorical import adaptive_quantile_level, categorical_quantile, normalized_entropy
+from lwd.ops.categorical import categorical_quantile
 from lwd.recipes.reproduce.cells import Cell
 from lwd.recipes.reproduce.runs import CellRuns
 from lwd.recipes.run_directory import RunDirectory
@@ -25,14 +26,18 @@ _BATCHES = 4
 
 
 def write_levels(evaluations: Sequence[Cell], runs: CellRuns, recipe: StageRecipe, out: Path) -> None:
-    """Measure the offline runs that are here and finished; keep what was measured of these runs before."""
-    path = out / LEVELS
+    """Measure the offline runs that are here and finished; keep what was measured of these runs before.
+
+    Raises:
+        ConfigError: if what was written before cannot be read.
+    """
     here = [cell for cell in evaluations if runs.finished(cell.parents[0]) and _has_value(runs.run_of(cell))]
     keys = tuple(cell.key for cell in here)
-    if not here or (path.exists() and Levels.model_validate_json(path.read_bytes()).keys == keys):
+    before = read_levels(out)
+    if not here or (before is not None and before.keys == keys):
         return
     measured = tuple(measure_levels(runs.run_of(cell), recipe, seed=cell.seed) for cell in here)
-    durable.replace(path, Levels(keys=keys, states=_STATES, runs=measured).model_dump_json(indent=1).encode())
+    durable.replace(out / LEVELS, Levels(keys=keys, states=_STATES, runs=measured).model_dump_json(indent=1).encode())
 
 
 @torch.no_grad()
@@ -78,14 +83,7 @@ def measure_levels(run: RunDirectory, recipe: StageRecipe, *, seed: int) -> Leve
         ],
         dim=1,
     )
-    entropy_B = normalized_entropy(probs_BK)
-    level_B = adaptive_quantile_level(
-        entropy_B,
-        base=config.quantile_base,
-        entropy_weight=config.entropy_weight,
-        low=config.quantile_low,
-        high=config.quantile_high,
-    )
+    level_B, entropy_B = quantile_levels(probs_BK, config)
     adaptive_B = categorical_quantile(probs_BK, critic.atoms_K, level_B)
     constant_B = categorical_quantile(probs_BK, critic.atoms_K, level_B.mean().expand_as(level_B))
     shift_B = discount_B * (
