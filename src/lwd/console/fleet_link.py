@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from lwd.console.fleet_view import FleetView
@@ -55,13 +55,20 @@ class Watcher(Protocol):
 class FleetLink:
     """One connection for all browsers of this console."""
 
-    def __init__(self, bus: Callable[[], BusConfig], view: FleetView) -> None:
+    def __init__(
+        self,
+        bus: Callable[[], BusConfig],
+        view: FleetView,
+        on_control: Callable[[ControlState | None, ControlState], Awaitable[None]],
+    ) -> None:
         """
         Args:
             bus: asked at every try to connect.
+            on_control: told of each robot's last state of control and of its new one.
         """
         self._bus_config = bus
         self._view = view
+        self._heard = on_control
         self._bus: Bus | None = None
         self._console_id = f"console-{uuid.uuid4().hex[:12]}"
         self._watchers: set[Watcher] = set()
@@ -135,10 +142,12 @@ class FleetLink:
         self._view.on_coordinator(beat)
 
     async def _on_control(self, state: ControlState) -> None:
+        before = self._view.control(state.robot_id)
         self._view.on_control(state)
         self._calls.on_control(state)
         for watcher in self._watchers:
             watcher.on_change()
+        await self._heard(before, state)
 
     async def _on_frame(self, data: bytes) -> None:
         try:

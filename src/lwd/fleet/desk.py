@@ -28,6 +28,8 @@ from lwd.fleet.messages import (
 )
 from lwd.types import FloatArray
 
+CLIENT_PREFIX = "desk-"
+"""Begins the client id of every desk: whoever keeps an audit log knows whom no console has let in."""
 _WATCH_EVERY_S = 1.0
 _FORGOTTEN_S = 3.0
 """A robot that was silent for so long is not in the queue."""
@@ -43,7 +45,7 @@ class Desk:
         """
         self.operator_id = operator_id
         self._bus = bus
-        self._client_id = f"desk-{uuid.uuid4().hex[:16]}"
+        self._client_id = f"{CLIENT_PREFIX}{uuid.uuid4().hex[:16]}"
         self._calls = ControlCalls(lambda: bus)
         self._states: dict[str, tuple[float, ControlState]] = {}
         self._looking_at = ""
