@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
 from lwd.console.audit import AuditLog
+from lwd.console.desk_audit import DeskAudit
 from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
@@ -94,10 +95,10 @@ class _Console:
     def __init__(self, config: AppConfig) -> None:
         self.config = config
         self.view = FleetView()
-        self.link = FleetLink(config.bus, self.view)
+        self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
+        self.link = FleetLink(config.bus, self.view, DeskAudit(self.audit).on_control)
         self.sessions = Sessions()
         self.throttle = LoginThrottle()
-        self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
         self.heavy = HeavyWork()

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from lwd.console.fleet_view import FleetView
-from lwd.errors import ConfigError, ControlRefused, ServiceError
+from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.control_calls import ControlCalls
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
     COORDINATOR_SUBJECT,
@@ -23,14 +24,12 @@ from lwd.fleet.messages import (
     HostHeartbeat,
     LearnerHeartbeat,
     WatchRequest,
-    command_subject,
     host_subject,
 )
 from lwd.fleet.poses import robot_of_frame
 
 _RETRY_S = 1.0
 _WATCH_EVERY_S = 1.0
-_ANSWER_WITHIN_S = 2.0
 
 _logger = logging.getLogger(__name__)
 
@@ -56,17 +55,24 @@ class Watcher(Protocol):
 class FleetLink:
     """One connection for all browsers of this console."""
 
-    def __init__(self, bus: Callable[[], BusConfig], view: FleetView) -> None:
+    def __init__(
+        self,
+        bus: Callable[[], BusConfig],
+        view: FleetView,
+        on_control: Callable[[ControlState | None, ControlState], Awaitable[None]],
+    ) -> None:
         """
         Args:
             bus: asked at every try to connect.
+            on_control: told of each robot's last state of control and of its new one.
         """
         self._bus_config = bus
         self._view = view
+        self._heard = on_control
         self._bus: Bus | None = None
         self._console_id = f"console-{uuid.uuid4().hex[:12]}"
         self._watchers: set[Watcher] = set()
-        self._answers: dict[str, asyncio.Future[ControlState]] = {}
+        self._calls = ControlCalls(lambda: self._bus)
         self._wake = asyncio.Event()
         self._complaint = ""
 
@@ -136,12 +142,12 @@ class FleetLink:
         self._view.on_coordinator(beat)
 
     async def _on_control(self, state: ControlState) -> None:
+        before = self._view.control(state.robot_id)
         self._view.on_control(state)
-        answer = self._answers.get(state.request_id)
-        if answer is not None and not answer.done():
-            answer.set_result(state)
+        self._calls.on_control(state)
         for watcher in self._watchers:
             watcher.on_change()
+        await self._heard(before, state)
 
     async def _on_frame(self, data: bytes) -> None:
         try:
@@ -159,9 +165,7 @@ class FleetLink:
         Raises:
             ServiceError: if the bus is not there.
         """
-        if self._bus is None:
-            raise ServiceError("the message bus is not there yet")
-        await self._bus.publish(command_subject(command.robot_id), command)
+        await self._calls.send(command)
 
     async def ask(self, command: ControlCommand) -> ControlState:
         """Pass a command on and return the robot's answer.
@@ -170,19 +174,4 @@ class FleetLink:
             ControlRefused: if the robot refuses.
             ServiceError: if the robot does not answer.
         """
-        request_id = uuid.uuid4().hex
-        answer: asyncio.Future[ControlState] = asyncio.get_running_loop().create_future()
-        self._answers[request_id] = answer
-        try:
-            await self.send(command.model_copy(update={"request_id": request_id}))
-            async with asyncio.timeout(_ANSWER_WITHIN_S):
-                state = await answer
-        except TimeoutError as error:
-            raise ServiceError(
-                f"robot {command.robot_id} did not answer within {_ANSWER_WITHIN_S:g} s: is its host running?"
-            ) from error
-        finally:
-            del self._answers[request_id]
-        if state.refused:
-            raise ControlRefused(state.refused)
-        return state
+        return await self._calls.ask(command)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import numpy as np
+from pydantic import ValidationError
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
@@ -22,21 +23,28 @@ from lwd.fleet.messages import (
     command_subject,
     control_subject,
     poses_subject,
+    view_subject,
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
-from lwd.operators.remote import RemoteOperator
+from lwd.fleet.views import Scene, view_message
+from lwd.operators.remote import ControlView, RemoteOperator
 from lwd.robots.protocol import BodyPoses
 from lwd.types import ByteArray, Outcome
 
 WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
+_VIEW_HZ = (10.0, 50.0)
+"""Views a second at least, so that no dead-man's switch waits for them, and at most."""
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
 
 
 class ConsoleLink:
-    """Links the remote operators of one host to the bus. `is_due`, `show` and `note_fault` are the robots' thread's."""
+    """Links the remote operators of one host to the bus.
+
+    `is_due`, `show`, `is_view_due`, `show_view` and `note_fault` are the robots' thread's.
+    """
 
     def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
         self._host_id = host_id
@@ -50,6 +58,9 @@ class ConsoleLink:
         self._pictures: dict[str, tuple[int, float, Mapping[str, ByteArray]]] = {}
         self._unseen: set[str] = set()
         """Robots whose pictures cannot be sent, which was said once."""
+        self._viewed: frozenset[str] = frozenset()
+        self._view_due_s: dict[str, float] = {}
+        self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
         self._changed: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,6 +88,19 @@ class ConsoleLink:
         # Copies: an environment may draw its next picture into the same memory.
         copies = {camera: np.array(pixels) for camera, pixels in pictures.items()}
         self._pictures[robot_id] = (step, time.time(), copies)
+        self._ring()
+
+    def is_view_due(self, robot_id: str) -> bool:
+        """Whether an operator elsewhere wants to see what this robot's own operator would see."""
+        return robot_id in self._viewed and time.monotonic() >= self._view_due_s.get(robot_id, 0.0)
+
+    def show_view(self, scene: Scene) -> None:
+        """Leave a robot's newest view; sent at twice its rate, so that none is much older than a step."""
+        robot_id = scene.view.robot_id
+        hz = min(max(2 * scene.embodiment.control_hz, _VIEW_HZ[0]), _VIEW_HZ[1])
+        self._view_due_s[robot_id] = time.monotonic() + 1 / hz
+        # Who controls it now, not when it is sent: an old episode's view must not tell of the hold before the next one.
+        self._views[robot_id] = (scene, self._operators[robot_id].view())
         self._ring()
 
     def note_fault(self, robot_id: str, fault: str) -> None:
@@ -133,7 +157,15 @@ class ConsoleLink:
     async def _send(self, bus: Bus) -> None:
         frames, self._frames = self._frames, {}
         pictures, self._pictures = self._pictures, {}
+        views, self._views = self._views, {}
         changed, self._changed = self._changed, set()
+        for robot_id, (scene, control) in views.items():
+            try:
+                message = view_message(scene, control)
+            except ValidationError as error:
+                _logger.warning("robot %s: its view is not sent: %s", robot_id, error.errors()[0]["msg"])
+                continue
+            await bus.publish(view_subject(robot_id), message)
         for robot_id, frame in frames.items():
             await bus.publish_bytes(poses_subject(robot_id), frame)
         for robot_id in changed & self._operators.keys():
@@ -170,6 +202,8 @@ class ConsoleLink:
                 if robot_id in self._operators:
                     hz[robot_id] = max(hz.get(robot_id, 0.0), request.hz)
         self._interval_s = {robot_id: 1 / each for robot_id, each in hz.items()}
+        wanted = frozenset(name for _, request in self._watches.values() for name in request.views)
+        self._viewed = wanted & self._operators.keys()
 
     async def _on_command(self, bus: Bus, command: ControlCommand) -> None:
         operator = self._operators.get(command.robot_id)

@@ -20,6 +20,7 @@ from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import RobotStatus
 from lwd.fleet.release import LoadedPolicy
+from lwd.fleet.views import scene_of
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
 from lwd.robots.protocol import PosedRobot, Robot
@@ -292,6 +293,8 @@ class RobotHost:
                 console.show(slot.unit.robot_id, session.steps, robot.body_poses())
             elif session.observation.images:
                 console.show_pictures(slot.unit.robot_id, session.steps, session.observation.images)
+        if console.is_view_due(slot.unit.robot_id):
+            console.show_view(scene_of(session, robot.embodiment))
 
     def _fault(self, slot: _Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated, and it rests before its next episode."""

@@ -135,6 +135,8 @@ class WatchRequest(Message):
     """Whose poses to send; of all others only the state of control."""
     hz: float = Field(gt=0, le=50)
     """Pose frames per second, at most."""
+    views: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(default=(), max_length=4096)
+    """Whose `OperatorView` to send, too."""
 
 
 ControlVerb = Literal[
@@ -182,6 +184,31 @@ class ControlState(Message):
     """Why the request was refused; empty if it was not."""
 
 
+class OperatorView(Message):
+    """What an operator elsewhere needs to drive one robot: `lwd.types.RobotView` without pictures, and who controls."""
+
+    robot_id: str = Field(pattern=NAME_PATTERN)
+    embodiment: str = Field(max_length=256)
+    control_hz: float = Field(gt=0)
+    action_low: tuple[float, ...] = Field(max_length=4096)
+    action_high: tuple[float, ...] = Field(max_length=4096)
+    episode_id: str
+    task: str
+    instruction: str
+    sub_steps: tuple[str, ...] = Field(max_length=4096)
+    time_limit: int = Field(ge=0)
+    long_horizon: bool
+    step: int = Field(ge=0)
+    sub_step_scores: tuple[float, ...] = Field(max_length=4096)
+    state: tuple[float, ...] = Field(max_length=65_536)
+    privileged: dict[str, bool | int | float | tuple[float, ...]] = Field(max_length=4096)
+    """Numbers and vectors of the simulator's state, for scripted experts; empty on real robots."""
+    phase: Literal["autonomous", "paused", "human"]
+    lease: int = Field(ge=0)
+    label: str = ""
+    reason: str = Field(default="", max_length=500)
+
+
 LEARNER_SUBJECT = "lwd.heartbeat.learner"
 COORDINATOR_SUBJECT = "lwd.heartbeat.coordinator"
 POLICY_SUBJECT = "lwd.policy"
@@ -193,6 +220,8 @@ COMMAND_SUBJECT = "lwd.control.command"
 """Operators' commands are sent on `lwd.control.command.<robot id>`."""
 CONTROL_SUBJECT = "lwd.control.state"
 POSES_SUBJECT = "lwd.poses"
+VIEW_SUBJECT = "lwd.view"
+"""Views for operators are sent on `lwd.view.<robot id>`."""
 
 
 def host_subject(host_id: str) -> str:
@@ -218,6 +247,11 @@ def control_subject(robot_id: str) -> str:
 def poses_subject(robot_id: str) -> str:
     """Return the subject of a robot's pose frames (`lwd.fleet.poses`)."""
     return f"{POSES_SUBJECT}.{_token(robot_id)}"
+
+
+def view_subject(robot_id: str) -> str:
+    """Return the subject of the views that a robot's host sends to operators (`OperatorView`)."""
+    return f"{VIEW_SUBJECT}.{_token(robot_id)}"
 
 
 def _token(name: str) -> str:

@@ -1,13 +1,12 @@
 """Makers of robots that are not our simulated scene: Gymnasium environments and LeRobot robots."""
 
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lwd.errors import ConfigError
 from lwd.fleet.host_process import RobotHostConfig, RobotMaker, RobotSpec
+from lwd.fleet.json_options import json_object
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedOperator
 from lwd.robots.protocol import Robot
@@ -65,7 +64,7 @@ def gym_robots(
     """
     from lwd.robots.gym import GymRobot, GymSettings
 
-    keywords = _keywords(arguments)
+    keywords = json_object(arguments, "gym_arguments")
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
         import gymnasium
@@ -126,7 +125,7 @@ def lerobot_environment_robots(
     """
     from lwd.robots.lerobot_envs import LeRobotEnvironments
 
-    keywords = _keywords(arguments)
+    keywords = json_object(arguments, "gym_arguments")
     first = LeRobotEnvironments(kind, keywords)
     tasks = _named(names, first.tasks, f"tasks of LeRobot's {kind}")
     ready = [first]
@@ -169,13 +168,3 @@ def _named(names: tuple[str, ...], tasks: tuple[Task, ...], of: str) -> tuple[Ta
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"task {unknown[0]!r} is not one of {of}: {', '.join(known)}")
     return tuple(known[name] for name in names) or tasks
-
-
-def _keywords(arguments: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(arguments)
-    except ValueError as error:
-        raise ConfigError(f"gym_arguments {arguments!r} is no JSON ({error}): give such as '{{\"a\": 1}}'") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"gym_arguments {arguments!r} is no JSON object: give such as '{{\"a\": 1}}'")
-    return found

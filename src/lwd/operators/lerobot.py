@@ -29,23 +29,29 @@ class LeRobotOperator:
         self,
         device: Teleoperator,
         embodiment: Embodiment,
-        action_names: Sequence[str],
+        action_names: Sequence[str] | None = None,
         *,
         events: Teleoperator | None = None,
     ) -> None:
         """Connect.
 
         Args:
-            action_names: of the robot's action, in its order.
+            action_names: of the robot's action, in its order; None: the device's own, in its order.
             events: where labels come from, if not from the device itself.
         Raises:
             ConfigError: if the device gives other columns than the robot takes.
         """
         self._device, self._events = device, events or device
-        self._names = tuple(action_names)
+        given = _columns(device)
+        self._names = given if action_names is None else tuple(action_names)
+        if len(self._names) != embodiment.action_size:
+            raise ConfigError(
+                f"teleoperator {device.name} gives {', '.join(given)}; {embodiment.name} takes "
+                f"{embodiment.action_size} numbers: use a leader arm of the same kind, or a robot that takes the "
+                "device's own commands"
+            )
         self._low = np.asarray(embodiment.action_low, np.float32)
         self._high = np.asarray(embodiment.action_high, np.float32)
-        given = _columns(device)
         if missing := [name for name in self._names if name not in given]:
             raise ConfigError(
                 f"teleoperator {device.name} gives {', '.join(given)}; the action needs {', '.join(missing)}: use "
@@ -69,8 +75,9 @@ class LeRobotOperator:
             RobotFault: if the device does not answer.
         """
         try:
-            events = self._events.get_teleop_events() if hasattr(self._events, "get_teleop_events") else {}
+            # In this order: LeRobot's keyboard forgets the pressed keys when it is asked for events.
             action = self._device.get_action()
+            events = self._events.get_teleop_events() if hasattr(self._events, "get_teleop_events") else {}
         except Exception as error:  # drivers raise nearly anything
             raise RobotFault(f"teleoperator {self._device.name} does not answer ({error}): plug it in") from error
         if (outcome := _label(events)) is not None:

@@ -1,9 +1,10 @@
-"""An operator that helps when a robot is stuck, as a person at a console would."""
+"""Operators that help when a robot is stuck, as a person at a console would."""
 
 import numpy as np
 
 from lwd.errors import ConfigError
 from lwd.operators.protocol import OBSERVE, Command, Expert, Intent, RobotView, sub_steps_done
+from lwd.types import Outcome
 
 
 class ScriptedOperator:
@@ -45,4 +46,32 @@ class ScriptedOperator:
             self._helping = True
         if not self._helping:
             return OBSERVE
+        return Command(intent=Intent.TAKE_OVER, action=self._expert.act(view))
+
+
+class ScriptedHelper:
+    """Helps a robot that has asked for it: drives from the first poll on until one more sub-step is done.
+
+    Says that the episode has failed after `give_up_after` control periods without one.
+    """
+
+    def __init__(self, expert: Expert, *, give_up_after: int = 200) -> None:
+        if give_up_after < 1:
+            raise ConfigError(f"give_up_after is {give_up_after}; it counts control periods and must be at least 1")
+        self._expert = expert
+        self._give_up_after = give_up_after
+        self._done = 0
+        self._tries = 0
+
+    def begin(self, view: RobotView, seed: int) -> None:
+        """A robot was taken over."""
+        self._done, self._tries = sub_steps_done(view), 0
+
+    def poll(self, view: RobotView) -> Command:
+        """Drive, hand back, or give up."""
+        if sub_steps_done(view) > self._done:
+            return OBSERVE
+        self._tries += 1
+        if self._tries > self._give_up_after:
+            return Command(intent=Intent.LABEL, outcome=Outcome.FAILURE)
         return Command(intent=Intent.TAKE_OVER, action=self._expert.act(view))

@@ -1,5 +1,6 @@
 """The console's interface against a real host, bus, store and log: who may do what, and what a browser gets."""
 
+import asyncio
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import schemathesis
 import uvicorn
@@ -25,9 +27,12 @@ from lwd.console.app import AppConfig, create_app
 from lwd.console.episode_track import episode_track
 from lwd.data.log import LogReader
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.desk import Desk
 from lwd.fleet.embodiment import embodiment_json
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.poses import decode_frame
+from lwd.fleet.shift import attend
+from lwd.operators.protocol import OBSERVE, Command, Intent, RobotView
 from lwd.recipes.run_directory import RunDirectory
 
 from ... import driven_fleet, point_mass
@@ -381,3 +386,36 @@ def test_the_interface_keeps_to_its_description(interface):
             case.validate_response(case.call())
 
         keeps()
+
+
+def test_an_operator_at_a_desk_is_in_the_audit_log_and_holds_the_robot_for_all(tmp_path, fleet, server):
+    """`lwd operator` needs no console; one that runs notes what its robots tell."""
+
+    class Device:
+        wish = Command(intent=Intent.TAKE_OVER, action=np.array([0.1, 0.0], np.float32))
+
+        def begin(self, view: RobotView, seed: int) -> None: ...
+
+        def poll(self, view: RobotView) -> Command:
+            return self.wish
+
+    async def sit(device: Device) -> None:
+        async with Desk.open(BusConfig(urls=(server.url,)), "dora") as desk:
+            await attend(desk, "robot-1", device, asyncio.Event())
+
+    def noted() -> list[str]:
+        return [line["what"] for line in client.get("/api/audit").json() if line["who"] == "dora"]
+
+    device = Device()
+    sitting = threading.Thread(target=asyncio.run, args=(sit(device),))
+    # A log of its own: every console notes what it hears.
+    with console(tmp_path, server) as client:
+        assert client.get("/api/session").json()["role"] == "admin"
+        with Browser(client) as ada:
+            sitting.start()
+            until(lambda: fleet.remotes["robot-1"].view().phase == "human")
+            assert ada.ask("robot-1", "take")["refused"] == "dora controls this robot: ask them to release it"
+            device.wish = OBSERVE
+            sitting.join()
+            until(lambda: len(noted()) >= 2)
+            assert noted() == ["release", "take"]
