@@ -2,6 +2,7 @@
 
 import { h, seconds, setText, words } from "./dom";
 import type { Live, PoseFrame, Robot } from "./live";
+import { Sparkline, showValue } from "./sparkline";
 import { drawPicture, type Stage } from "./stage";
 
 export const STATE_WORDS: Record<Robot["state"], string> = {
@@ -25,6 +26,8 @@ interface Tile {
   facts: HTMLElement;
   bar: HTMLProgressElement;
   steps: HTMLElement;
+  spark: Sparkline;
+  value: HTMLElement;
 }
 
 export class FleetWall {
@@ -78,6 +81,9 @@ export class FleetWall {
         if (focused) tile.element.focus();
       }
       fill(tile, robot);
+      const values = this.live.values.get(robot.robot_id) ?? [];
+      tile.spark.show(values);
+      showValue(tile.value, values, robot.episode_id);
     });
     this.#showQueue(robots);
     this.live.watch(robots.map((robot) => robot.robot_id).sort(), WALL_HZ);
@@ -113,6 +119,8 @@ export class FleetWall {
       facts: part("facts"),
       bar: h("progress", { max: 1, value: 0, "aria-label": "sub-steps done" }),
       steps: part("clock"),
+      spark: new Sparkline(),
+      value: part("clock"),
     };
     const head = h("div", { class: "tile-head" }, tile.name, tile.state);
     const foot = h(
@@ -121,6 +129,7 @@ export class FleetWall {
       tile.task,
       tile.instruction,
       h("div", { class: "row" }, tile.bar, tile.steps),
+      h("div", { class: "row" }, tile.spark.element, tile.value),
       tile.facts,
     );
     tile.element.append(head, canvas, foot);

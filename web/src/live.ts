@@ -23,6 +23,8 @@ export interface Robot {
   help_for_s: number;
   label: string;
   fault: string;
+  /** By the newest value network, of a state that may be a second old; null where there is none. */
+  value: { episode_id: string; step: number; value: number } | null;
 }
 
 export interface Fleet {
@@ -31,6 +33,7 @@ export interface Fleet {
   hosts: { host_id: string; age_s: number; state: string; error: string; env_steps: number; spooled: number }[];
   learner: { age_s: number; stage: string; update: number; snapshot: number; policy_version: number } | null;
   coordinator: { age_s: number; version: number; episodes: number; quarantined: number } | null;
+  values: { of: string; note: string };
 }
 
 export interface PoseFrame {
@@ -45,6 +48,10 @@ export interface PoseFrame {
 }
 
 const PICTURES = 2;
+const VALUES_KEPT = 120;
+
+/** One value of a robot's recent past. */
+export type ValueAt = NonNullable<Robot["value"]>;
 
 export interface Answer {
   request_id: string;
@@ -58,6 +65,8 @@ export class Live {
   clientId = "";
   connected = false;
   readonly frames = new Map<string, PoseFrame>();
+  /** Each robot's last values, oldest first. */
+  readonly values = new Map<string, ValueAt[]>();
   readonly listeners = new Set<() => void>();
   readonly frameListeners = new Set<(frame: PoseFrame) => void>();
   onExpired: () => void = () => {};
@@ -127,6 +136,7 @@ export class Live {
       this.#send({ kind: "watch", robots: this.#watched, hz: this.#hz });
     } else if (message.kind === "fleet") {
       this.fleet = message as unknown as Fleet;
+      for (const robot of this.fleet.robots) if (robot.value) this.#keep(robot.robot_id, robot.value);
     } else if (message.kind === "answer") {
       const answer = message as unknown as Answer;
       this.#requests.get(answer.request_id)?.(answer);
@@ -147,6 +157,14 @@ export class Live {
     }
     // Only now may the console send the next ones: a slow page skips frames instead of falling behind.
     requestAnimationFrame(() => this.#send({ kind: "ack" }));
+  }
+
+  #keep(robotId: string, value: ValueAt): void {
+    const kept = this.values.get(robotId) ?? [];
+    const last = kept.at(-1);
+    if (last && last.episode_id === value.episode_id && last.step === value.step) return;
+    kept.push(value);
+    this.values.set(robotId, kept.slice(-VALUES_KEPT));
   }
 
   #take(frame: PoseFrame): void {

@@ -250,6 +250,7 @@ export class RobotView {
       ["Policy", robot.policy_version >= 0 ? `version ${robot.policy_version}` : "none"],
       ["Control", robot.operator_id ? `${robot.operator_id}, lease ${robot.lease}` : "its policy"],
       ["Host", robot.host_id],
+      ["Value", this.#value(robot)],
     ];
     if (robot.help_reason) facts.push(["Asks for help", `${robot.help_reason}, ${seconds(robot.help_for_s)} ago`]);
     if (robot.fault) facts.push(["Fault", robot.fault]);
@@ -261,6 +262,13 @@ export class RobotView {
       } else this.#facts.append(h("dt", {}, name), h("dd", {}, value));
     });
     while (this.#facts.children.length > 2 * facts.length) this.#facts.lastElementChild!.remove();
+  }
+
+  #value(robot: Robot): string {
+    const last = this.live.values.get(robot.robot_id)?.at(-1);
+    const { of, note } = this.live.fleet!.values;
+    if (last?.episode_id === robot.episode_id) return `${last.value.toFixed(2)} (${of})`;
+    return note || "not known yet";
   }
 
   /** Draw fewer pixels where drawing is slow (no GPU): commands must not wait for pictures. */

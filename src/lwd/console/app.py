@@ -24,6 +24,7 @@ from lwd.console.heavy import HeavyWork
 from lwd.console.learning import LearningView
 from lwd.console.live import LiveClient
 from lwd.console.sessions import COOKIE, LIFETIME_S, LoginThrottle, Session, Sessions, same_secret
+from lwd.console.value_feed import ValueFeed
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
 from lwd.fleet.bus_config import BusConfig
@@ -96,7 +97,8 @@ class _Console:
         self.config = config
         self.view = FleetView()
         self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
-        self.link = FleetLink(config.bus, self.view, DeskAudit(self.audit).on_control)
+        self.values = ValueFeed(config.run.path, self.view)
+        self.link = FleetLink(config.bus, self.view, self.values, DeskAudit(self.audit).on_control)
         self.sessions = Sessions()
         self.throttle = LoginThrottle()
         self.episodes = Episodes(config.run)
@@ -105,13 +107,14 @@ class _Console:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.link.run())
+        tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.values.run())]
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             self.audit.close()
 
     def info(self, session: Session | None) -> SessionInfo:

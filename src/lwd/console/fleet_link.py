@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from lwd.console.fleet_view import FleetView
+from lwd.console.value_feed import VALUES_HZ, ValueFeed
 from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
@@ -17,12 +18,14 @@ from lwd.fleet.messages import (
     COORDINATOR_SUBJECT,
     LEARNER_SUBJECT,
     POSES_SUBJECT,
+    VIEW_SUBJECT,
     WATCH_SUBJECT,
     ControlCommand,
     ControlState,
     CoordinatorHeartbeat,
     HostHeartbeat,
     LearnerHeartbeat,
+    OperatorView,
     WatchRequest,
     host_subject,
 )
@@ -59,15 +62,18 @@ class FleetLink:
         self,
         bus: Callable[[], BusConfig],
         view: FleetView,
+        values: ValueFeed,
         on_control: Callable[[ControlState | None, ControlState], Awaitable[None]],
     ) -> None:
         """
         Args:
             bus: asked at every try to connect.
+            values: gets what the watched robots see.
             on_control: told of each robot's last state of control and of its new one.
         """
         self._bus_config = bus
         self._view = view
+        self._values = values
         self._heard = on_control
         self._bus: Bus | None = None
         self._console_id = f"console-{uuid.uuid4().hex[:12]}"
@@ -116,6 +122,7 @@ class FleetLink:
             await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
             await bus.subscribe(COORDINATOR_SUBJECT, CoordinatorHeartbeat, self._on_coordinator)
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
+            await bus.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, self._on_view)
             await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
             self._bus = bus
             self._complaint = ""
@@ -125,11 +132,13 @@ class FleetLink:
                 _logger.warning("%s; trying again", error)
 
     def _request(self) -> WatchRequest:
-        robots: Iterable[str] = frozenset().union(*(watcher.robots for watcher in self._watchers))
+        robots = tuple(sorted(frozenset[str]().union(*(watcher.robots for watcher in self._watchers))))
         return WatchRequest(
             console_id=self._console_id,
-            robots=tuple(sorted(robots)),
+            robots=robots,
             hz=max((watcher.hz for watcher in self._watchers), default=1.0),
+            views=robots if self._values.wants_views else (),
+            view_hz=VALUES_HZ,
         )
 
     async def _on_host(self, beat: HostHeartbeat) -> None:
@@ -148,6 +157,11 @@ class FleetLink:
         for watcher in self._watchers:
             watcher.on_change()
         await self._heard(before, state)
+
+    async def _on_view(self, view: OperatorView) -> None:
+        # Others, such as operators at desks, ask hosts for views, too.
+        if self._values.wants_views and any(view.robot_id in watcher.robots for watcher in self._watchers):
+            self._values.on_view(view)
 
     async def _on_frame(self, data: bytes) -> None:
         try:

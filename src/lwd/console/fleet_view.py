@@ -1,8 +1,8 @@
 """What the console knows of the fleet: the newest heartbeat, state of control and pose frame of each robot."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lwd.fleet.messages import ControlState, CoordinatorHeartbeat, HostHeartbeat, LearnerHeartbeat, RobotStatus
@@ -13,6 +13,15 @@ _ORDER = ("help", "fault", "human", "paused", "autonomous", "idle", "offline")
 """Robots that need somebody come first."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """What a robot's state was worth to the value network."""
+
+    episode_id: str
+    step: int
+    value: float
+
+
 @dataclass(kw_only=True)
 class _Robot:
     robot_id: str
@@ -20,7 +29,7 @@ class _Robot:
     status: RobotStatus | None = None
     control: ControlState | None = None
     control_s: float = 0.0
-    help_since_s: float = 0.0
+    value: Value | None = None
 
 
 class FleetView:
@@ -32,6 +41,7 @@ class FleetView:
         self._hosts: dict[str, tuple[float, HostHeartbeat]] = {}
         self._learner: tuple[float, LearnerHeartbeat] | None = None
         self._coordinator: tuple[float, CoordinatorHeartbeat] | None = None
+        self._values = {"of": "", "note": ""}
 
     @property
     def robot_ids(self) -> list[str]:
@@ -56,6 +66,17 @@ class FleetView:
 
     def on_coordinator(self, beat: CoordinatorHeartbeat) -> None:
         self._coordinator = (self._clock(), beat)
+
+    def on_values(self, values: Mapping[str, Value], *, of: str, note: str) -> None:
+        """New values.
+
+        Args:
+            of: which network they are of.
+            note: why there are none.
+        """
+        for robot_id, value in values.items():
+            self._robot(robot_id).value = value
+        self._values = {"of": of, "note": note}
 
     def control(self, robot_id: str) -> ControlState | None:
         """Return who controls a robot, as far as is known."""
@@ -82,6 +103,7 @@ class FleetView:
             ],
             "learner": self._beat(self._learner),
             "coordinator": self._beat(self._coordinator),
+            "values": self._values,
         }
 
     def _beat(self, known: tuple[float, LearnerHeartbeat | CoordinatorHeartbeat] | None) -> dict[str, Any] | None:
@@ -118,6 +140,7 @@ class FleetView:
             "help_for_s": round(waits_s, 1),
             "label": control.label if control else "",
             "fault": control.fault if control else "",
+            "value": asdict(robot.value) if robot.value else None,
         }
 
     def _state(self, robot: _Robot) -> str:

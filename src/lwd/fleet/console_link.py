@@ -33,8 +33,8 @@ from lwd.types import ByteArray, Outcome
 
 WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
-_VIEW_HZ = (10.0, 50.0)
-"""Views a second at least, so that no dead-man's switch waits for them, and at most."""
+_LEAST_VIEW_HZ = 10.0
+"""Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ConsoleLink:
         self._pictures: dict[str, tuple[int, float, Mapping[str, ByteArray]]] = {}
         self._unseen: set[str] = set()
         """Robots whose pictures cannot be sent, which was said once."""
-        self._viewed: frozenset[str] = frozenset()
+        self._view_hz: dict[str, float] = {}
         self._view_due_s: dict[str, float] = {}
         self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
@@ -92,12 +92,12 @@ class ConsoleLink:
 
     def is_view_due(self, robot_id: str) -> bool:
         """Whether an operator elsewhere wants to see what this robot's own operator would see."""
-        return robot_id in self._viewed and time.monotonic() >= self._view_due_s.get(robot_id, 0.0)
+        return robot_id in self._view_hz and time.monotonic() >= self._view_due_s.get(robot_id, 0.0)
 
     def show_view(self, scene: Scene) -> None:
-        """Leave a robot's newest view; sent at twice its rate, so that none is much older than a step."""
+        """Leave a robot's newest view; sent at twice its rate at most, so that none is much older than a step."""
         robot_id = scene.view.robot_id
-        hz = min(max(2 * scene.embodiment.control_hz, _VIEW_HZ[0]), _VIEW_HZ[1])
+        hz = min(max(2 * scene.embodiment.control_hz, _LEAST_VIEW_HZ), self._view_hz.get(robot_id, _LEAST_VIEW_HZ))
         self._view_due_s[robot_id] = time.monotonic() + 1 / hz
         # Who controls it now, not when it is sent: an old episode's view must not tell of the hold before the next one.
         self._views[robot_id] = (scene, self._operators[robot_id].view())
@@ -197,13 +197,14 @@ class ConsoleLink:
 
     def _count(self) -> None:
         hz: dict[str, float] = {}
+        view_hz: dict[str, float] = {}
         for _, request in self._watches.values():
-            for robot_id in request.robots:
-                if robot_id in self._operators:
-                    hz[robot_id] = max(hz.get(robot_id, 0.0), request.hz)
+            for robot_id in self._operators.keys() & set(request.robots):
+                hz[robot_id] = max(hz.get(robot_id, 0.0), request.hz)
+            for robot_id in self._operators.keys() & set(request.views):
+                view_hz[robot_id] = max(view_hz.get(robot_id, 0.0), request.view_hz)
         self._interval_s = {robot_id: 1 / each for robot_id, each in hz.items()}
-        wanted = frozenset(name for _, request in self._watches.values() for name in request.views)
-        self._viewed = wanted & self._operators.keys()
+        self._view_hz = view_hz
 
     async def _on_command(self, bus: Bus, command: ControlCommand) -> None:
         operator = self._operators.get(command.robot_id)

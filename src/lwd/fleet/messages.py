@@ -137,6 +137,8 @@ class WatchRequest(Message):
     """Pose frames per second, at most."""
     views: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(default=(), max_length=4096)
     """Whose `OperatorView` to send, too."""
+    view_hz: float = Field(default=50, gt=0, le=50)
+    """Views per second, at most; twice the robot's control rate is enough for whoever drives it."""
 
 
 ControlVerb = Literal[

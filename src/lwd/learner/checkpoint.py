@@ -137,6 +137,10 @@ class CheckpointStore:
             remedy = f"remove it to continue from {paths[-2].name}" if len(paths) > 1 else "start the stage again"
             raise ResumeError(f"{error}; {remedy}") from error
 
+    def newest_path(self) -> Path | None:
+        """Return where the newest checkpoint is, unread."""
+        return next(reversed(self._paths()), None)
+
     def _paths(self) -> list[Path]:
         return sorted(self.directory.glob("update-*"))
 

@@ -45,9 +45,13 @@ def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:
     return path
 
 
+VALUED_STAGES = ("online", "offline")
+"""Stages whose checkpoints have value networks, the later one first."""
+
+
 def newest_valued(run: RunDirectory) -> Checkpoint | None:
     """Return the last checkpoint that has a value network: of the online stage, else of the offline one."""
-    for stage in ("online", "offline"):
+    for stage in VALUED_STAGES:
         found = run.checkpoints(stage).latest()
         if found is not None and found.value_path.exists():
             return found
