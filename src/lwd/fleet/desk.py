@@ -6,13 +6,15 @@ dead-man's switch.
 
 import asyncio
 import contextlib
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator
 
 import numpy as np
 
-from lwd.errors import ServiceError
+from lwd.data.episode_file import NAME_PATTERN
+from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.control_calls import ControlCalls
@@ -42,12 +44,17 @@ class Desk:
         """
         Args:
             operator_id: recorded with each step that this desk drives.
+        Raises:
+            ConfigError: if it is no name.
         """
+        if not re.match(NAME_PATTERN, operator_id):
+            raise ConfigError(f"name is {operator_id!r}: give letters, digits, '.', '_' and '-', such as ada-1")
         self.operator_id = operator_id
         self._bus = bus
         self._client_id = f"{CLIENT_PREFIX}{uuid.uuid4().hex[:16]}"
         self._calls = ControlCalls(lambda: bus)
         self._states: dict[str, tuple[float, ControlState]] = {}
+        self._helped_s: dict[str, float] = {}
         self._looking_at = ""
         self._view: OperatorView | None = None
         self._new_state = asyncio.Event()
@@ -60,13 +67,13 @@ class Desk:
         """Connect; on leaving, disconnect.
 
         Raises:
-            ConfigError: if a file of the bus's configuration is wrong.
+            ConfigError: if the name or a file of the bus's configuration is wrong.
             ServiceError: if there is no bus.
         """
         connection = await Bus.connect(bus, name=f"operator {operator_id}")
-        desk = cls(connection, operator_id)
         watching: asyncio.Task[None] | None = None
         try:
+            desk = cls(connection, operator_id)
             await connection.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, desk._on_control)
             await connection.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, desk._on_view)
             watching = asyncio.create_task(desk._watch())
@@ -93,8 +100,14 @@ class Desk:
             (state.help_for_s + now_s - at_s, robot_id)
             for robot_id, (at_s, state) in self._states.items()
             if state.help_reason and not state.lease and not state.fault and now_s - at_s < _FORGOTTEN_S
+            # What it said before it noticed that it was helped is no new request.
+            if at_s - state.help_for_s >= self._helped_s.get(robot_id, 0.0)
         ]
         return [robot_id for _, robot_id in sorted(waiting, reverse=True)]
+
+    def note_helped(self, robot_id: str) -> None:
+        """A robot was helped: only what it asks from now on counts."""
+        self._helped_s[robot_id] = time.monotonic()
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until a robot tells something new, or for `timeout_s`."""

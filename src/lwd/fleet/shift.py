@@ -48,6 +48,7 @@ async def help_the_fleet(desk: Desk, operator: Operator, stop: asyncio.Event) ->
         for robot_id in desk.asking():
             try:
                 await attend(desk, robot_id, operator, stop)
+                desk.note_helped(robot_id)
                 break
             except ControlRefused as error:
                 _logger.info("robot %s: %s", robot_id, error)

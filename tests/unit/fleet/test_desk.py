@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from lwd.data.episode_file import read_episode
-from lwd.errors import ControlRefused, RobotFault, ServiceError
+from lwd.errors import ConfigError, ControlRefused, RobotFault, ServiceError
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.desk import Desk
-from lwd.fleet.messages import OperatorView
+from lwd.fleet.messages import ControlState, OperatorView
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.shift import attend, help_the_fleet, look_after
 from lwd.fleet.views import robot_view, scene_of, view_message
@@ -89,6 +89,30 @@ def work(fleet: driven_fleet.DrivenFleet, shift: Coroutine[Any, Any, None]) -> N
 
 def open_desk(server: NatsServer, name: str) -> contextlib.AbstractAsyncContextManager[Desk]:
     return Desk.open(BusConfig(urls=(server.url,)), name)
+
+
+def test_a_request_from_before_the_help_is_not_helped_again(server):
+    """A robot notices its progress a moment after the one who drove it, and may still be heard asking."""
+
+    async def look() -> None:
+        async with open_desk(server, "ada") as ada:
+            asked = ControlState(robot_id="robot", host_id="host", phase="autonomous", lease=0, help_reason="stuck")
+            for help_for_s, expected in ((5.0, []), (0.0, ["robot"])):
+                ada.note_helped("robot")
+                await asyncio.sleep(0.01)
+                await ada._on_control(asked.model_copy(update={"help_for_s": help_for_s}))
+                assert ada.asking() == expected
+
+    asyncio.run(look())
+
+
+def test_a_name_that_cannot_be_recorded_is_refused(server):
+    async def sit() -> None:
+        async with open_desk(server, "Ada L."):
+            raise AssertionError
+
+    with pytest.raises(ConfigError, match="name is 'Ada L.'"):
+        asyncio.run(sit())
 
 
 def test_helpers_share_the_queue_and_one_that_is_refused_goes_on_to_the_next(tmp_path, server, caplog):
