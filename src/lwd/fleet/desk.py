@@ -101,7 +101,7 @@ class Desk:
             for robot_id, (at_s, state) in self._states.items()
             if state.help_reason and not state.lease and not state.fault and now_s - at_s < _FORGOTTEN_S
             # What it said before it noticed that it was helped is no new request.
-            if at_s - state.help_for_s >= self._helped_s.get(robot_id, 0.0)
+            if at_s - state.help_for_s >= self._helped_s.get(robot_id, -float("inf"))
         ]
         return [robot_id for _, robot_id in sorted(waiting, reverse=True)]
 

@@ -111,7 +111,7 @@ def test_a_name_that_cannot_be_recorded_is_refused(server):
         async with open_desk(server, "Ada L."):
             raise AssertionError
 
-    with pytest.raises(ConfigError, match="name is 'Ada L.'"):
+    with pytest.raises(ConfigError, match="name is 'Ada L\\.'"):
         asyncio.run(sit())
 
 
