@@ -2,9 +2,7 @@
 
 import re
 import shlex
-import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +20,14 @@ from lwd.console.proxy import ProxyLogin
 from lwd.console.server import ConsoleConfig, accounts_of
 from lwd.errors import ConfigError
 from lwd.fleet.coordinator_process import bus_of
-from lwd.fleet.process import spawn, stop
 from lwd.recipes.run_directory import RunDirectory
 
 from ...nats_servers import free_port
+from ...served_console import served_console
 
 ORIGIN = "https://console.example"
 LIVE = "wss://console.example/api/live"
 HEADER = "Remote-User"
-LWD = (sys.executable, "-m", "lwd")
 
 
 class Console:
@@ -325,34 +322,21 @@ def test_an_account_without_a_password_takes_none(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[int]:
+def served(tmp_path_factory) -> Iterator[str]:
     """`lwd console` on all addresses, whose proxy is at 127.0.0.2."""
-    run, port = tmp_path_factory.mktemp("run"), free_port()
-    options = f"--host 0.0.0.0 --port {port} --origin http://127.0.0.1:{port} --proxy-header {HEADER} --proxy 127.0.0.2"
-    command = [*LWD, "console", "--run", str(run), *options.split(), "--proxy-role", "viewer"]
-    process = spawn(command, log=run / "console.log")
-    try:
-        deadline_s = time.monotonic() + 60
-        while not answers(port):
-            assert process.poll() is None, (run / "console.log").read_text()
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
-        yield port
-    finally:
-        stop(process)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    port = free_port()
+    options = f"--host 0.0.0.0 --origin http://127.0.0.1:{port} --proxy-header {HEADER} --proxy 127.0.0.2"
+    run = tmp_path_factory.mktemp("run")
+    with served_console(run, *options.split(), "--proxy-role", "viewer", port=port) as url:
+        yield url
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 @pytest.mark.parametrize("forwarded", [{}, {"X-Forwarded-For": "127.0.0.2"}, {"X-Forwarded-For": "10.0.0.9"}])
 def test_what_is_served_goes_by_who_connects_not_by_what_they_say(served, forwarded):
     """With nothing but a proxy's login it may be reached by others; a forwarded address is no proof of anything."""
-    url, headers = f"http://127.0.0.1:{served}", {HEADER: "ada", **forwarded}
-    live = {"uri": f"ws://127.0.0.1:{served}/api/live", "origin": url}
+    url, headers = served, {HEADER: "ada", **forwarded}
+    live = {"uri": f"{url.replace('http', 'ws')}/api/live", "origin": url}
     with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as proxy:
         answer = proxy.get(f"{url}/api/session", headers=headers)
         assert answer.json()["role"] == "viewer", answer.text
