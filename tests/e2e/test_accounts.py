@@ -1,4 +1,4 @@
-"""A console with accounts over a host of two point masses, in a real browser: who may do what (`make e2e`).
+"""Accounts and a proxy's login over a host of two point masses, in a real browser: who may do what (`make e2e`).
 
 Set LWD_E2E_PICTURES to a directory to keep the screenshots.
 """
@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from lwd.console.accounts import Role
 from lwd.fleet.nats_server import NatsServer
 
 from .. import driven_fleet
+from ..nats_servers import free_port
 from ..served_console import served_console
 
 pytestmark = pytest.mark.e2e
@@ -43,14 +45,24 @@ def run(tmp_path_factory) -> Iterator[Path]:
             thread.join()
 
 
-def test_each_may_do_what_their_role_says(run, tmp_path):
+@pytest.fixture
+def pictures(tmp_path) -> str:
     pictures = Path(os.environ.get("LWD_E2E_PICTURES", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
-    with served_console(run) as url:
-        command = ["node", "e2e/accounts.mjs", url, PASSWORD, str(pictures)]
-        result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=300)
+    return str(pictures)
+
+
+def browse(script: str, *arguments: str) -> dict[str, Any]:
+    """Return what a script saw in the browser."""
+    command = ["node", f"e2e/{script}.mjs", *arguments]
+    result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr + result.stdout
-    seen = json.loads(result.stdout)
+    return json.loads(result.stdout)
+
+
+def test_each_may_do_what_their_role_says(run, pictures):
+    with served_console(run) as url:
+        seen = browse("accounts", url, PASSWORD, pictures)
     only_looks = "a viewer only looks: log in as an operator to take robots over"
     assert seen["wrong_password"] == "name or password is wrong"
     assert seen["viewer"] == "viewer (viewer)"
@@ -67,3 +79,12 @@ def test_each_may_do_what_their_role_says(run, tmp_path):
         ("operator", "logout", "", ""),
         ("admin", "login", "", ""),
     ]
+
+
+def test_behind_a_proxy_the_page_is_of_whom_it_names_and_says_why_one_is_refused(run, pictures):
+    port = free_port()
+    options = ("--origin", f"http://127.0.0.1:{port}", "--proxy-header", "Remote-User")
+    with served_console(run, *options) as url:
+        seen = browse("proxy", url, str(port), pictures)
+    assert seen["logged_out"] == "you are not logged in at the proxy"
+    assert "`lwd console account --run RUN --name stranger --role viewer --proxy-only` adds it" in seen["stranger"]

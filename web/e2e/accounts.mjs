@@ -1,34 +1,9 @@
 // Who may do what, in a real browser: node e2e/accounts.mjs BASE_URL PASSWORD SCREENSHOTS. Prints what it saw as JSON.
 
-import { createRequire } from "node:module";
-import { readFileSync } from "node:fs";
-import { chromium } from "playwright-core";
+import { assert, browser, lookAt, open, problems } from "./browser.mjs";
 
 const [base, password, pictures] = process.argv.slice(2);
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const seen = {};
-const problems = [];
-
-const assert = (condition, what) => {
-  if (!condition) throw new Error(what);
-};
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-});
-
-/** A browser of somebody's own, which shows the login. */
-async function visitor() {
-  // axe is injected into the page, which the console's own policy forbids.
-  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, bypassCSP: true });
-  const page = await context.newPage();
-  page.setDefaultTimeout(30_000);
-  page.on("pageerror", (error) => problems.push(error.message));
-  await page.goto(base);
-  await loginShown(page);
-  return page;
-}
 
 async function loginShown(page) {
   await page.waitForFunction(() => document.activeElement?.getAttribute("name") === "name");
@@ -70,29 +45,15 @@ const command = (page, verb) =>
     verb,
   );
 
-async function lookAt(page, name) {
-  for (const scheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme: scheme });
-    await page.waitForFunction((wanted) => getComputedStyle(document.documentElement).colorScheme === wanted, scheme);
-    await page.screenshot({ path: `${pictures}/${name}-${scheme}.png` });
-    await page.evaluate(AXE);
-    const result = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    for (const each of result.violations) {
-      if (each.impact === "serious" || each.impact === "critical") {
-        problems.push(`${name}, ${scheme}: ${each.id}: ${each.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(", ")}`);
-      }
-    }
-  }
-}
-
 try {
   // A wrong password, then the right one: nothing but the keyboard.
-  const page = await visitor();
-  await lookAt(page, "login");
+  const page = await open(base);
+  await loginShown(page);
+  await lookAt(page, `${pictures}/login`);
   await logIn(page, "viewer", "the wrong one");
   await page.waitForFunction(() => document.querySelector(".message").textContent);
   seen.wrong_password = await page.textContent(".message");
-  await lookAt(page, "login-refused");
+  await lookAt(page, `${pictures}/login-refused`);
   await page.keyboard.press("Control+A");
   await page.keyboard.type(password);
   await page.keyboard.press("Enter");
@@ -110,14 +71,10 @@ try {
   seen.viewers_command = await command(page, "take");
   await logOut(page);
 
-  // The operator drives; this time the button is what is pressed. One logs in to where one was: the robot.
+  // The operator takes over; this time the button is what is pressed. One logs in to where one was: the robot.
   await logIn(page, "operator", password, ["Tab", "Enter"]);
   await page.waitForSelector('[data-verb="take"]:enabled');
   await page.keyboard.press("t");
-  await state(page, "holds for you");
-  await page.keyboard.press("Enter");
-  await state(page, "you drive");
-  await page.keyboard.press("p");
   await state(page, "holds for you");
   await page.keyboard.press("Escape");
   await page.waitForSelector('[data-verb="take"]:enabled');

@@ -33,4 +33,5 @@ def run(
         password = getpass.getpass(f"password of {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     accounts_of(directory).put(name, Role.of(role), password)
     console.print(f"{name} may log in as {role}{' through a proxy' if proxy_only else ''}")
-    next_step(f"lwd console --run {run}{' --proxy-header Remote-User' if proxy_only else ''}")
+    login = " --proxy-header Remote-User --origin https://console.example" if proxy_only else ""
+    next_step(f"lwd console --run {run}{login}")
