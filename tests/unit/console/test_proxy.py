@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lwd.cli.main import dispatch
@@ -343,6 +343,11 @@ def test_what_is_served_goes_by_who_connects_not_by_what_they_say(served, forwar
     cookie = {"Cookie": f"lwd_session={answer.cookies['lwd_session']}"}
     with connect(**live, additional_headers={**headers, **cookie}, source_address=("127.0.0.2", 0)) as tab:
         assert '"ada"' in tab.recv()
+    # Without a session it is closed with a code that browsers hear, unlike that of a handshake which is refused.
+    with connect(**live, additional_headers=headers, source_address=("127.0.0.2", 0)) as tab:
+        with pytest.raises(ConnectionClosed) as closed:
+            tab.recv()
+        assert closed.value.rcvd.code == 4401
     assert "not from 127.0.0.1:" in sentence(httpx.get(f"{url}/api/session", headers=headers), 403)
     with pytest.raises(InvalidStatus) as refused:
         connect(**live, additional_headers={**headers, **cookie})
