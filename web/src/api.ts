@@ -4,7 +4,8 @@ export interface SessionInfo {
   name: string;
   role: string;
   csrf: string;
-  accounts: boolean;
+  /** How one logs in here: not at all, with a password, or at a proxy. */
+  login: "none" | "password" | "proxy";
 }
 
 let csrf = "";
@@ -20,12 +21,15 @@ export class ApiError extends Error {
 
 async function checked(response: Response): Promise<Response> {
   if (response.ok) return response;
+  // Nothing of the console's redirects: this is the proxy before it, which wants its own login page to be shown.
+  if (response.type === "opaqueredirect") throw new ApiError(401, "you are not logged in at the proxy");
   let message = response.statusText;
   try {
     const body = (await response.json()) as { detail?: unknown };
     if (typeof body.detail === "string") message = body.detail;
   } catch {
-    // No JSON: the status says it all.
+    // No JSON, so it is not from the console, whose refusals are in words.
+    if (response.status === 401) message = "you are not logged in at the proxy";
   }
   throw new ApiError(response.status, message || `status ${response.status}`);
 }
@@ -48,7 +52,8 @@ export async function post<T>(path: string, body: unknown = {}): Promise<T> {
 }
 
 export async function loadSession(): Promise<SessionInfo> {
-  return remember(await getJson<SessionInfo>("/api/session"));
+  const response = await checked(await fetch("/api/session", { redirect: "manual" }));
+  return remember((await response.json()) as SessionInfo);
 }
 
 export async function login(name: string, password: string): Promise<SessionInfo> {

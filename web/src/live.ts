@@ -70,15 +70,15 @@ export class Live {
   readonly listeners = new Set<() => void>();
   readonly frameListeners = new Set<(frame: PoseFrame) => void>();
   onExpired: () => void = () => {};
+  /** Asked before each new attempt to connect: browsers are not told why a handshake was refused. */
+  mayReconnect: () => Promise<boolean> = () => Promise.resolve(true);
   #socket: WebSocket | null = null;
   #watched: string[] = [];
   #hz = 10;
   #requests = new Map<string, (answer: Answer) => void>();
   #number = 0;
-  #closed = false;
 
   open(): void {
-    this.#closed = false;
     const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
@@ -87,18 +87,29 @@ export class Live {
       else this.#onText(JSON.parse(event.data as string));
     };
     socket.onclose = (event) => {
-      this.connected = false;
-      for (const answer of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
-      this.#requests.clear();
-      this.#notify();
+      if (socket !== this.#socket) return;
+      this.#lost();
       if (event.code === 4401) this.onExpired();
-      else if (!this.#closed) setTimeout(() => this.open(), 1000);
+      else setTimeout(() => void this.#reconnect(socket), 1000);
     };
   }
 
   close(): void {
-    this.#closed = true;
-    this.#socket?.close();
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+    this.#lost();
+  }
+
+  async #reconnect(lost: WebSocket): Promise<void> {
+    if (lost === this.#socket && (await this.mayReconnect()) && lost === this.#socket) this.open();
+  }
+
+  #lost(): void {
+    this.connected = false;
+    for (const answer of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
+    this.#requests.clear();
+    this.#notify();
   }
 
   /** Say whose poses the page draws now. */

@@ -1,7 +1,7 @@
 // The page: header, routes, login.
 
 import "./style.css";
-import { loadSession, login, logout, type SessionInfo } from "./api";
+import { ApiError, loadSession, login, logout, type SessionInfo } from "./api";
 import { AuditPage } from "./audit";
 import { h, setText } from "./dom";
 import { EpisodePage, EpisodesPage } from "./episodes";
@@ -53,10 +53,16 @@ function shell(): void {
       status,
       h("span", { class: "user" }, `${session.name} (${session.role})`),
       h("button", { type: "button", onclick: theme, "aria-label": "light or dark" }, "◐"),
-      session.accounts ? h("button", { type: "button", onclick: () => void logout().then(start) }, "Log out") : null,
+      session.login === "password" ? h("button", { type: "button", onclick: leave }, "Log out") : null,
     ),
     holder,
   );
+}
+
+function leave(): void {
+  // First: the console ends this session's connection, and the page would take it for an expired one.
+  live.close();
+  void logout().then(start, start);
 }
 
 function showStatus(): void {
@@ -111,6 +117,22 @@ function loginForm(): void {
   name.focus();
 }
 
+/** Say why one is not let in. Only the proxy can change that, or whoever runs the console: there is nothing to fill in. */
+function refusal(error: Error): void {
+  live.close();
+  page?.close();
+  page = null;
+  app.replaceChildren(
+    h(
+      "main",
+      { class: "login" },
+      h("h1", {}, "LWD console"),
+      h("p", { class: "message", role: "alert" }, error.message),
+      h("button", { type: "button", onclick: () => location.reload() }, "Try again"),
+    ),
+  );
+}
+
 async function begin(found: SessionInfo): Promise<void> {
   session = found;
   shell();
@@ -128,13 +150,33 @@ async function begin(found: SessionInfo): Promise<void> {
 
 async function start(): Promise<void> {
   live.close();
-  const found = await loadSession();
-  if (found.name) await begin(found);
-  else loginForm();
+  try {
+    const found = await loadSession();
+    if (found.name) await begin(found);
+    else loginForm();
+  } catch (error) {
+    refusal(error as Error);
+  }
+}
+
+/** Whether the session is as it was; otherwise show what has become of it. */
+async function goesOn(): Promise<boolean> {
+  try {
+    const found = await loadSession();
+    if (found.name === session.name && found.role === session.role) return true;
+    void start();
+    return false;
+  } catch (error) {
+    // The console or the network may be back at the next attempt; who is refused stays so.
+    if (!(error instanceof ApiError) || error.status >= 500) return true;
+    refusal(error);
+    return false;
+  }
 }
 
 live.listeners.add(showStatus);
 live.onExpired = () => void start();
+live.mayReconnect = goesOn;
 window.addEventListener("hashchange", () => {
   if (session?.name && location.hash !== "#main") route();
 });

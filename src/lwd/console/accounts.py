@@ -1,4 +1,4 @@
-"""Who may use the console: local accounts with hashed passwords and a role, in RUN/console/accounts.json."""
+"""Who may use the console: local accounts with a role and a hashed password, in RUN/console/accounts.json."""
 
 import re
 from enum import IntEnum
@@ -48,7 +48,8 @@ class _Account(BaseModel):
 
     name: str = Field(pattern=NAME_PATTERN)
     role: str
-    password_hash: str
+    password_hash: str | None
+    """None: the account of somebody whom only a proxy can log in."""
 
 
 class _File(BaseModel):
@@ -82,17 +83,25 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def put(self, name: str, role: Role, password: str) -> None:
+    @property
+    def has_passwords(self) -> bool:
+        """Whether anybody can log in with a password."""
+        return any(account.password_hash is not None for account in self._accounts.values())
+
+    def put(self, name: str, role: Role, password: str | None) -> None:
         """Add an account, or give one another role and password; durable on return.
 
+        Args:
+            password: None: it can only be logged in to by a proxy (`lwd.console.proxy`).
         Raises:
             ConfigError: if the name or the password will not do.
         """
         if not re.match(NAME_PATTERN, name):
             raise ConfigError(f"name is {name!r}; use letters, digits, dot, dash and underscore, 128 at most")
-        if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        if password is not None and not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise ConfigError(f"the password has {len(password)} characters; use {MIN_PASSWORD} to {MAX_PASSWORD}")
-        self._accounts[name] = _Account(name=name, role=role.label, password_hash=self._hasher.hash(password))
+        password_hash = None if password is None else self._hasher.hash(password)
+        self._accounts[name] = _Account(name=name, role=role.label, password_hash=password_hash)
         content = _File(accounts=tuple(self._accounts.values())).model_dump_json(indent=2)
         durable.ensure_directory(self._path.parent)
         durable.replace(self._path, content.encode(), mode=0o600)
@@ -100,8 +109,14 @@ class Accounts:
     def role_of(self, name: str, password: str) -> Role | None:
         """Return the role of who logs in; None if name or password is wrong. Takes as long for an unknown name."""
         account = self._accounts.get(name)
+        expected = None if account is None else account.password_hash
         try:
-            self._hasher.verify(self._nobody if account is None else account.password_hash, password)
+            self._hasher.verify(expected or self._nobody, password)
         except (VerificationError, InvalidHashError):
             return None
+        return None if account is None or expected is None else Role.of(account.role)
+
+    def role_named(self, name: str) -> Role | None:
+        """Return the role of somebody whom a proxy has logged in; None if there is no such account."""
+        account = self._accounts.get(name)
         return None if account is None else Role.of(account.role)

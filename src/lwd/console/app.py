@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi.requests import HTTPConnection
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +24,7 @@ from lwd.console.fleet_view import FleetView
 from lwd.console.heavy import HeavyWork
 from lwd.console.learning import LearningView
 from lwd.console.live import LiveClient
+from lwd.console.proxy import ProxyLogin, peer_of
 from lwd.console.sessions import COOKIE, LIFETIME_S, LoginThrottle, Session, Sessions, same_secret
 from lwd.console.value_feed import ValueFeed
 from lwd.data.episode_file import NAME_PATTERN
@@ -53,6 +55,8 @@ class AppConfig:
     """Exact origins, such as https://console.example; requests that change something come from nowhere else."""
     accounts: Accounts
     """Without any, whoever connects is an administrator: for loopback only."""
+    proxy: ProxyLogin | None = None
+    """Who logs people in instead of passwords. Connections must have the address of their peer, not a forwarded one."""
     secure_cookies: bool = False
 
 
@@ -71,8 +75,8 @@ class SessionInfo(BaseModel):
     name: str = ""
     role: str = ""
     csrf: str = ""
-    accounts: bool
-    """Whether this console has accounts, so that one must log in."""
+    login: Literal["none", "password", "proxy"]
+    """How one logs in here."""
 
 
 class NewLabel(BaseModel):
@@ -117,11 +121,57 @@ class _Console:
                     await task
             self.audit.close()
 
+    @property
+    def login(self) -> Literal["none", "password", "proxy"]:
+        if self.config.proxy is not None:
+            return "proxy"
+        return "password" if len(self.config.accounts) else "none"
+
     def info(self, session: Session | None) -> SessionInfo:
-        has_accounts = len(self.config.accounts) > 0
         if session is None:
-            return SessionInfo(accounts=has_accounts)
-        return SessionInfo(name=session.name, role=session.role.label, csrf=session.csrf, accounts=has_accounts)
+            return SessionInfo(login=self.login)
+        return SessionInfo(name=session.name, role=session.role.label, csrf=session.csrf, login=self.login)
+
+    def session_of(self, connection: HTTPConnection) -> Session | None:
+        """Return the session of a connection's cookie; one of somebody whom the proxy does not name any more ends.
+
+        Raises:
+            HTTPException: if the proxy names nobody, or not as it should.
+        """
+        secret = connection.cookies.get(COOKIE)
+        session = self.sessions.find(secret)
+        if self.config.proxy is None:
+            return session
+        named = ""
+        try:
+            named = self.config.proxy.name_in(connection)
+        finally:
+            if session is not None and session.name != named and self.sessions.end(secret):
+                self.audit.append(session.name, "logout")
+        return session if session is not None and session.name == named else None
+
+    def role_behind(self, proxy: ProxyLogin, name: str) -> Role:
+        """Return what somebody may do whom the proxy has logged in.
+
+        Raises:
+            HTTPException: if they may do nothing.
+        """
+        role = self.config.accounts.role_named(name)
+        role = proxy.role if role is None else role
+        if role is None:
+            self.note_refusal(name, "has no account")
+            raise HTTPException(
+                403,
+                f"{name} has no account here: `lwd console account --run RUN --name {name} --role viewer --proxy-only` "
+                "adds it, from the next start of the console on",
+            )
+        return role
+
+    def note_refusal(self, who: str, why: str) -> None:
+        """Write to the audit log who was refused; somebody who does not give up, twice a minute."""
+        if self.throttle.wait_s(who) == 0:
+            self.throttle.note(who, success=False)
+            self.audit.append(who, "login refused", refused=why)
 
     def set_cookie(self, response: Response, secret: str) -> None:
         response.set_cookie(
@@ -149,6 +199,10 @@ def create_app(config: AppConfig) -> FastAPI:
         # A page of another site whose name is made to point at us sends its own name as Host.
         if request.headers.get("host", "") not in hosts:
             return JSONResponse({"detail": "this console has another name: see --origin"}, status_code=421)
+        if config.proxy is not None and config.proxy.is_forged(request):
+            words = config.proxy.forged(request)
+            await asyncio.to_thread(console.note_refusal, peer_of(request), words)
+            return JSONResponse({"detail": words}, status_code=403)
         origin = request.headers.get("origin")
         if request.method not in ("GET", "HEAD") and origin is not None and origin not in config.origins:
             return JSONResponse({"detail": "requests from this origin are not accepted"}, status_code=403)
@@ -163,15 +217,11 @@ def create_app(config: AppConfig) -> FastAPI:
         status = 404 if isinstance(error, ConfigError) else 503 if isinstance(error, ServiceError | StoreError) else 500
         return JSONResponse({"detail": str(error)}, status_code=status)
 
-    def session_of(request: Request) -> Session:
-        session = console.sessions.find(request.cookies.get(COOKIE))
-        if session is None:
-            raise HTTPException(401, "log in first")
-        return session
-
     def may(role: Role) -> Callable[[Request], Session]:
         def check(request: Request) -> Session:
-            session = session_of(request)
+            session = console.session_of(request)
+            if session is None:
+                raise HTTPException(401, "log in first")
             if session.role < role:
                 raise HTTPException(403, f"only an {role.label} may do that")
             if request.method not in ("GET", "HEAD") and not same_secret(
@@ -196,16 +246,24 @@ def create_app(config: AppConfig) -> FastAPI:
 
     @app.get("/api/session", responses=refusals)
     async def get_session(request: Request, response: Response) -> SessionInfo:
-        """Say who is logged in; on a console without accounts everybody is, at once."""
-        session = console.sessions.find(request.cookies.get(COOKIE))
-        if session is None and not len(config.accounts):
-            secret, session = console.sessions.begin(LOCAL_USER, Role.ADMIN)
-            console.set_cookie(response, secret)
+        """Say who is logged in. Without accounts everybody is, at once; behind a proxy, whom it names."""
+        session = await asyncio.to_thread(console.session_of, request)
+        if session is not None or console.login == "password":
+            return console.info(session)
+        name, role = LOCAL_USER, Role.ADMIN
+        if config.proxy is not None:
+            name = config.proxy.name_in(request)
+            role = await asyncio.to_thread(console.role_behind, config.proxy, name)
+            await asyncio.to_thread(console.audit.append, name, "login")
+        secret, session = console.sessions.begin(name, role)
+        console.set_cookie(response, secret)
         return console.info(session)
 
     @app.post("/api/login", responses={**refusals, 429: {"description": "too many wrong passwords"}})
     async def login(body: Login, response: Response) -> SessionInfo:
         """Begin a session."""
+        if config.proxy is not None:
+            raise HTTPException(403, "this console takes no passwords: log in at the proxy before it")
         if (wait_s := console.throttle.wait_s(body.name)) > 0:
             raise HTTPException(429, f"too many wrong passwords: wait {wait_s:.0f} s")
         role = await asyncio.to_thread(config.accounts.role_of, body.name, body.password)
@@ -326,12 +384,19 @@ def create_app(config: AppConfig) -> FastAPI:
         if socket.headers.get("origin") not in config.origins or socket.headers.get("host") not in hosts:
             await socket.close(4403)
             return
-        secret = socket.cookies.get(COOKIE)
-        session = console.sessions.find(secret)
+        if config.proxy is not None and config.proxy.is_forged(socket):
+            await asyncio.to_thread(console.note_refusal, peer_of(socket), config.proxy.forged(socket))
+            await socket.close(4403)
+            return
+        session = None
+        with contextlib.suppress(HTTPException):
+            session = await asyncio.to_thread(console.session_of, socket)
+        # Also if nobody is logged in: browsers are not told the code with which a handshake is refused.
+        await socket.accept()
         if session is None:
             await socket.close(4401)
             return
-        await socket.accept()
+        secret = socket.cookies.get(COOKIE)
         client = LiveClient(
             socket,
             session,

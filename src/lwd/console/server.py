@@ -1,4 +1,4 @@
-"""`lwd console`: serves one run's console. Loopback needs no accounts; any other address refuses to start without."""
+"""`lwd console`: serves one run's console. Loopback needs no login; any other address refuses to start without."""
 
 import ipaddress
 import logging
@@ -10,6 +10,7 @@ import uvicorn
 
 from lwd.console.accounts import Accounts
 from lwd.console.app import AppConfig, create_app
+from lwd.console.proxy import ProxyLogin
 from lwd.errors import ConfigError, PortInUse
 from lwd.fleet.coordinator_process import bus_of
 from lwd.recipes.run_directory import RunDirectory
@@ -27,6 +28,8 @@ class ConsoleConfig:
     port: int = 8787
     origins: tuple[str, ...] = ()
     """Where browsers find it, if that is not http://HOST:PORT: behind a proxy, or under a name."""
+    proxy: ProxyLogin | None = None
+    """Who logs people in instead of passwords."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -50,13 +53,20 @@ class ConsoleConfig:
             return self.host == "localhost"
 
     @property
+    def secure_cookies(self) -> bool:
+        """Whether browsers shall send the session's cookie over TLS only: where they come no other way."""
+        return all(origin.startswith("https://") for origin in self.allowed_origins)
+
+    @property
     def allowed_origins(self) -> frozenset[str]:
-        """The origins given, and those that the address itself has.
+        """The origins given, and those that the address itself has where browsers connect to it.
 
         Raises:
             ConfigError: if nothing says under which name browsers find it.
         """
-        if self.is_loopback:
+        if self.proxy is not None and not self.origins:
+            raise ConfigError("proxy_header is given without origin: give the proxy's, such as https://console.example")
+        if self.is_loopback and self.proxy is None:
             names = ("127.0.0.1", "localhost", "[::1]")
             return frozenset((*self.origins, *(f"http://{name}:{self.port}" for name in names)))
         if not self.origins:
@@ -75,25 +85,31 @@ def run_console(config: ConsoleConfig) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: if it would be open to others without accounts, or a setting or file is wrong.
+        ConfigError: if it would be open to others without a login, or a setting or file is wrong.
         PortInUse: if the port is taken.
     """
     accounts = accounts_of(config.run)
-    if not config.is_loopback and not len(accounts):
+    if config.proxy is None and not config.is_loopback and not len(accounts):
         raise ConfigError(
             f"host is {config.host}, which others can reach, and there are no accounts: add one with "
-            f"`lwd console account --run {config.run.path} --name NAME --role admin`, or use --host 127.0.0.1"
+            f"`lwd console account --run {config.run.path} --name NAME --role admin`, let a proxy log people in "
+            "(--proxy-header), or use --host 127.0.0.1"
+        )
+    if config.proxy is None and len(accounts) and not accounts.has_passwords:
+        raise ConfigError(
+            f"no account of {config.run.path} has a password, so nobody could log in: give --proxy-header, or add one "
+            f"with `lwd console account --run {config.run.path} --name NAME --role admin`"
         )
     if not config.run.path.is_dir():
         raise ConfigError(f"run {config.run.path} does not exist: make it with `lwd demo` or `lwd up`")
-    origins = config.allowed_origins
     app = create_app(
         AppConfig(
             run=config.run,
             bus=lambda: bus_of(config.run.path, config.run.bus()),
-            origins=origins,
+            origins=config.allowed_origins,
             accounts=accounts,
-            secure_cookies=not config.is_loopback and all(origin.startswith("https://") for origin in origins),
+            proxy=config.proxy,
+            secure_cookies=config.secure_cookies,
         )
     )
     listening = _listen(config.host, config.port)
@@ -107,6 +123,8 @@ def run_console(config: ConsoleConfig) -> None:
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=2,
             server_header=False,
+            # X-Forwarded-For must not pass for the peer's address: a proxy's header counts by who connects.
+            proxy_headers=False,
         )
     )
     with listening:

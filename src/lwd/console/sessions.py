@@ -49,9 +49,9 @@ class Sessions:
         session = self._sessions.get(secret or "")
         return session if session is not None and session.until_s > self._clock() else None
 
-    def end(self, secret: str | None) -> None:
-        """Log out."""
-        self._sessions.pop(secret or "", None)
+    def end(self, secret: str | None) -> bool:
+        """Log out; return whether anybody was logged in."""
+        return self._sessions.pop(secret or "", None) is not None
 
 
 class LoginThrottle:

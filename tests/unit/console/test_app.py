@@ -125,7 +125,11 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         self.socket = self._context.__enter__()
-        self.hello = self.socket.receive_json()
+        try:
+            self.hello = self.socket.receive_json()
+        except WebSocketDisconnect:
+            self._context.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -236,7 +240,7 @@ def test_messages_that_are_no_commands_are_named_and_the_browser_stays(open_cons
 
 
 def test_roles_and_tokens_decide(guarded):
-    assert guarded.get("/api/session").json() == {"name": "", "role": "", "csrf": "", "accounts": True}
+    assert guarded.get("/api/session").json() == {"name": "", "role": "", "csrf": "", "login": "password"}
     for path in ("fleet", "learning", "episodes", "episodes/x", "episodes/x/track", "scene", "audit"):
         assert guarded.get(f"/api/{path}").status_code == 401
     with pytest.raises(WebSocketDisconnect) as refused, Browser(guarded):
