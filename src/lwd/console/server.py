@@ -47,10 +47,16 @@ class ConsoleConfig:
 
     @property
     def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
+
+    @property
+    def reached_by(self) -> str:
+        """Says how others than this machine reach it, as far as the settings tell; empty: not at all."""
+        if not self.is_loopback:
+            return f"host is {self.host}, which others can reach"
+        # Something passes on what comes under that name: a proxy, a tunnel.
+        names = [each for each in self.origins if not _is_loopback(urlsplit(each).hostname or "")]
+        return f"origin is {names[0]}, under which others can reach it" if names else ""
 
     @property
     def secure_cookies(self) -> bool:
@@ -76,6 +82,13 @@ class ConsoleConfig:
         return frozenset(self.origins)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def accounts_of(run: RunDirectory) -> Accounts:
     """Read the accounts of a run."""
     return Accounts(run.path / "console" / "accounts.json")
@@ -89,11 +102,11 @@ def run_console(config: ConsoleConfig) -> None:
         PortInUse: if the port is taken.
     """
     accounts = accounts_of(config.run)
-    if config.proxy is None and not config.is_loopback and not len(accounts):
+    if config.proxy is None and config.reached_by and not len(accounts):
         raise ConfigError(
-            f"host is {config.host}, which others can reach, and there are no accounts: add one with "
+            f"{config.reached_by}, and there are no accounts: add one with "
             f"`lwd console account --run {config.run.path} --name NAME --role admin`, let a proxy log people in "
-            "(--proxy-header), or use --host 127.0.0.1"
+            "(--proxy-header), or use --host 127.0.0.1 without --origin"
         )
     if config.proxy is None and len(accounts) and not accounts.has_passwords:
         raise ConfigError(

@@ -109,6 +109,9 @@ def test_others_can_reach_it_only_with_accounts_and_a_name(tmp_path):
     run = RunDirectory(tmp_path)
     with pytest.raises(ConfigError, match="there are no accounts"):
         run_console(ConsoleConfig(run=run, host="0.0.0.0", origins=("https://console.example",)))
+    with pytest.raises(ConfigError, match=r"origin is https://console\.example, under which others can reach it, and"):
+        run_console(ConsoleConfig(run=run, origins=("http://localhost:8080", "https://console.example")))
+    assert ConsoleConfig(run=run, origins=("http://localhost:8080", "http://[::1]:9")).reached_by == ""
     Accounts(tmp_path / "console" / "accounts.json").put("ada", Role.ADMIN, "correct horse battery")
     with pytest.raises(ConfigError, match="give --origin"):
         run_console(ConsoleConfig(run=run, host="0.0.0.0"))
