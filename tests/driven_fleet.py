@@ -10,6 +10,7 @@ from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.policies import PolicyPublisher
 from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
+from lwd.driving import relative_driving
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.coordinator import Coordinator
@@ -52,7 +53,10 @@ class DrivenFleet:
         PolicyPublisher(self.store).publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
         self.spool = Spool(run / "spool", SpoolLimits(min_free_bytes=0))
         names = [f"robot-{number}" for number in range(robots)]
-        self.remotes = {name: RemoteOperator(2, help_rule=StuckRule(patience=30)) for name in names}
+        self.remotes = {
+            name: RemoteOperator(relative_driving(point_mass.EMBODIMENT), help_rule=StuckRule(patience=30))
+            for name in names
+        }
         self._units = [
             FleetRobot(
                 robot_id=name,
