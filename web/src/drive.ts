@@ -37,8 +37,8 @@ export class DrivePanel {
     this.element.replaceChildren(
       ...(layout.motions.length ? [h("div", { class: "keys", ...group }, ...layout.motions.map((each) => this.#key(each)))] : []),
       ...(layout.pads.length ? [h("div", { class: "pads" }, ...layout.pads.map((pad) => this.#pad(pad)))] : []),
-      ...(this.#rows.length ? [h("div", { class: "rows", ...group }, ...this.#rows.map(([, element]) => element))] : []),
       ...(layout.banks > 1 ? [this.#bankButton()] : []),
+      ...(this.#rows.length ? [h("div", { class: "rows", ...group }, ...this.#rows.map(([, element]) => element))] : []),
       this.#note,
     );
     this.showKeys();
@@ -97,18 +97,15 @@ export class DrivePanel {
 
   /** One axis: less, its name, which can be dragged, more. */
   #row(row: Row): HTMLElement {
-    const side = (key: string, sign: number, text: string): HTMLButtonElement => {
-      const button = this.#button(key, "key side", [row.axis, sign], h("span", {}, text), h("kbd", {}, key.toUpperCase()));
-      button.setAttribute("aria-label", `${row.label}: ${sign < 0 ? "less" : "more"}`);
-      return button;
-    };
+    const side = (key: string, sign: number, text: string): HTMLButtonElement =>
+      this.#button(key, "key side", [row.axis, sign], h("span", { class: "sr-only" }, row.label), h("span", {}, text), h("kbd", {}, key.toUpperCase()));
     const pad = this.#pad({ name: `axis-${row.axis}`, label: row.label, right: [row.axis, 1] });
     pad.classList.add("slider");
     pad.append(h("span", { class: "name" }, row.label));
     return h("div", { class: "row-axis", "data-axis": row.axis }, side(row.minus, -1, "−"), pad, side(row.plus, 1, "+"));
   }
 
-  /** Seven keys for fourteen joints: which ones they move now. */
+  /** Seven pairs of keys for fourteen joints: lets them move the next ones. */
   #bankButton(): HTMLElement {
     return h(
       "button",

@@ -109,8 +109,9 @@ def _environment(task: Task, picture_size: int | None = None) -> gymnasium.Env[A
 def metaworld_driving(embodiment: Embodiment) -> Driving:
     """Return how a person drives the arm: as its picture shows it."""
     axes = (
-        drive_axis("x", -1, 1, minus="left", plus="right"),
-        drive_axis("y", -1, 1, minus="towards you", plus="away"),
+        # The camera stands at a corner: both are aslant, and these are the nearest.
+        drive_axis("x", -1, 1, minus="away", plus="towards you"),
+        drive_axis("y", -1, 1, minus="left", plus="right"),
         drive_axis("z", -1, 1, minus="down", plus="up"),
         hand_axis(),
     )
