@@ -46,16 +46,21 @@ try {
     await page.keyboard.press("Enter");
     await until((now) => now.phase === "human", "nobody drives");
   };
-  /** Hold something for a while; returns how many steps the robot made and which axes moved. */
-  const during = async (press, lift, ms = 1500) => {
-    await page.waitForTimeout(1300);
+  /** Hold something until the robot has made some steps; returns how many it made, and which axes were deflected how far. */
+  const during = async (press, lift, wanted = 8) => {
+    await page.waitForTimeout(1300); // steps come with the host's heartbeat
     if ((await robot()).phase === "paused") await drive();
     const before = (await robot()).step;
     sent.length = 0;
     await press();
-    await page.waitForTimeout(ms);
+    const end = Date.now() + (wanted ? 60_000 : 1500);
+    for (let now = await robot(); now.step - before < (wanted || 1) && Date.now() < end; now = await robot()) {
+      // A busy machine may be late with its commands; then the robot holds, and the key is still down.
+      if (now.phase === "paused") await drive();
+      await page.waitForTimeout(100);
+    }
     await lift();
-    await page.waitForTimeout(1300); // steps come with the host's heartbeat
+    await page.waitForTimeout(1300);
     const axes = [...new Set(sent.flatMap((action) => action.flatMap((value, axis) => (value ? [axis] : []))))];
     return { steps: (await robot()).step - before, axes, largest: Math.max(0, ...sent.flat().map(Math.abs)) };
   };
@@ -83,7 +88,7 @@ try {
   measured.other_arm = await during(...key("o"));
   measured.button = await during(...(await pointer('[data-axis="2"] .side:last-child')));
   measured.dragged = await during(...(await pointer('[data-axis="9"] .pad', 0.75)));
-  measured.hands_off = await during(() => {}, () => {});
+  measured.hands_off = await during(() => {}, () => {}, 0);
 
   for (const scheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme: scheme });
