@@ -1,6 +1,6 @@
 """A robot host with point masses that people can take over, on a real bus and a real store."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.operators.help import StuckRule
 from lwd.operators.remote import RemoteOperator
-from lwd.robots.protocol import BodyPoses
+from lwd.robots.protocol import BodyPoses, Robot, driving_of
 from lwd.types import Task
 
 from . import point_mass
@@ -47,16 +47,19 @@ class PosedPointMass(point_mass.PointMassRobot):
 
 
 class DrivenFleet:
-    def __init__(self, run: Path, server: NatsServer, gain: float, robots: int) -> None:
+    def __init__(self, run: Path, server: NatsServer, gain: float, robots: int, make: Callable[[], Robot]) -> None:
         self.store = DirectoryStore(run / "store")
         PolicyPublisher(self.store).publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
         self.spool = Spool(run / "spool", SpoolLimits(min_free_bytes=0))
         names = [f"robot-{number}" for number in range(robots)]
-        self.remotes = {name: RemoteOperator(2, help_rule=StuckRule(patience=30)) for name in names}
+        made = {name: make() for name in names}
+        self.remotes = {
+            name: RemoteOperator(driving_of(robot), help_rule=StuckRule(patience=30)) for name, robot in made.items()
+        }
         self._units = [
             FleetRobot(
                 robot_id=name,
-                robot=PosedPointMass(),
+                robot=made[name],
                 world="nominal",
                 operator=self.remotes[name],
                 start=self.spool.claim(name),
@@ -100,8 +103,10 @@ class DrivenFleet:
 
 
 @contextmanager
-def driven_fleet(run: Path, server: NatsServer, *, gain: float, robots: int = 1) -> Iterator[DrivenFleet]:
-    fleet = DrivenFleet(run, server, gain, robots)
+def driven_fleet(
+    run: Path, server: NatsServer, *, gain: float, robots: int = 1, make: Callable[[], Robot] = PosedPointMass
+) -> Iterator[DrivenFleet]:
+    fleet = DrivenFleet(run, server, gain, robots, make)
     try:
         yield fleet
     finally:

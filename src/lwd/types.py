@@ -192,6 +192,8 @@ class RobotView:
     observation: Observation
     sub_step_scores: tuple[float, ...]
     privileged: Mapping[str, Any]
+    executed: FloatArray | None = None
+    """(A,) the last action of this episode; None before the first, and for operators elsewhere."""
 
 
 class Intent(StrEnum):

@@ -1,5 +1,14 @@
 // The WebSocket: the fleet's state and pose frames in, commands out. Reconnects for ever.
 
+/** One number of a robot's action. */
+export interface Axis {
+  label: string;
+  absolute: boolean;
+  /** Where less and more of it go, as the picture shows it. */
+  minus: string | null;
+  plus: string | null;
+}
+
 export interface Robot {
   robot_id: string;
   host_id: string;
@@ -11,6 +20,8 @@ export interface Robot {
   time_limit: number;
   control_hz: number;
   embodiment: string;
+  /** Empty between two episodes. */
+  axes: Axis[];
   policy_version: number;
   sub_step_scores: number[];
   acted_by_human: boolean;
@@ -121,7 +132,7 @@ export class Live {
   }
 
   /** Send a command that nobody answers. */
-  tell(robot_id: string, verb: "drive" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
+  tell(robot_id: string, verb: "jog" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
     this.#send({ kind: "command", robot_id, verb, lease, ...rest });
   }
 

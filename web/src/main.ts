@@ -141,7 +141,8 @@ async function begin(found: SessionInfo): Promise<void> {
   if (!stage) {
     try {
       stage = await Stage.load();
-      route();
+      // A robot's view asks for the stage with each frame: built anew, it would hold a robot that somebody drives by now.
+      if (!(page instanceof RobotView)) route();
     } catch (error) {
       console.warn(error);
     }

@@ -1,7 +1,8 @@
 // One robot: large picture, take-over, driving, labels.
 
 import { h, seconds, setText, words } from "./dom";
-import { Hands, MOTIONS, PADS, clip, type Pad } from "./control";
+import { BANK_KEY, Hands } from "./control";
+import { DrivePanel } from "./drive";
 import { STATE_WORDS, episodeClock } from "./fleet";
 import type { Live, PoseFrame, Robot } from "./live";
 import { FRONT, drawPicture, type Stage, type View } from "./stage";
@@ -36,9 +37,8 @@ export class RobotView {
   #message = h("p", { class: "message", role: "alert" });
   #facts = h("dl", { class: "facts" });
   #buttons = new Map<string, HTMLButtonElement>();
-  #keys = new Map<string, HTMLButtonElement>();
-  #pads: HTMLElement[] = [];
   #hands: Hands;
+  #drive: DrivePanel;
   #view: View = { ...FRONT };
   #keep: number;
   #drawing = false;
@@ -50,7 +50,10 @@ export class RobotView {
   };
   readonly #onKeyDown = (event: KeyboardEvent): void => this.#down(event);
   readonly #onKeyUp = (event: KeyboardEvent): void => this.#up(event);
-  readonly #onBlur = (): void => this.#hands.release();
+  readonly #onBlur = (): void => {
+    this.#hands.release();
+    this.#drive.showKeys();
+  };
 
   constructor(
     private readonly live: Live,
@@ -60,8 +63,9 @@ export class RobotView {
   ) {
     this.#hands = new Hands((sequence, action) => {
       const robot = this.#robot();
-      if (robot && this.#mine(robot)) live.tell(robotId, "drive", robot.lease, { sequence, action });
+      if (robot && this.#mine(robot)) live.tell(robotId, "jog", robot.lease, { sequence, action });
     });
+    this.#drive = new DrivePanel(this.#hands);
     this.#keep = window.setInterval(() => {
       const robot = this.#robot();
       if (robot && this.#mine(robot)) live.tell(robotId, "keep", robot.lease);
@@ -75,9 +79,7 @@ export class RobotView {
         this.#state,
         this.#message,
         h("div", { class: "verbs" }, ...VERBS.map((verb) => this.#verbButton(verb))),
-        h("div", { class: "keys", role: "group", "aria-label": "drive" }, ...MOTIONS.map((each) => this.#key(each.key, each.label))),
-        h("div", { class: "pads" }, ...PADS.map((pad) => this.#pad(pad))),
-        h("p", { class: "note" }, "Hands off the keys and pads, the robot stands still. Hold Shift for fine moves. Drag the picture to look around."),
+        this.#drive.element,
         this.#facts,
       ),
     );
@@ -126,55 +128,6 @@ export class RobotView {
     return button;
   }
 
-  #key(key: string, label: string): HTMLButtonElement {
-    const up = (): void => this.#hands.lift(key);
-    const button = h(
-      "button",
-      {
-        type: "button",
-        class: "key",
-        "data-key": key,
-        onpointerdown: (event: PointerEvent) => {
-          (event.currentTarget as HTMLElement).setPointerCapture(event.pointerId);
-          this.#hands.press(key);
-        },
-        onpointerup: up,
-        onpointercancel: up,
-      },
-      h("kbd", {}, key.toUpperCase()),
-      label,
-    );
-    this.#keys.set(key, button);
-    return button;
-  }
-
-  /** A pad for mouse, pen or finger: how far it is dragged is how fast the hand moves. Keys do the same, so it takes no focus. */
-  #pad(pad: Pad): HTMLElement {
-    const knob = h("span", { class: "knob" });
-    const element = h("div", { class: `pad ${pad.name}`, "data-pad": pad.name, title: pad.label, "aria-hidden": "true" }, knob);
-    const push = (right: number, up: number): void => {
-      knob.style.left = `${50 + 40 * right}%`;
-      knob.style.top = `${50 - 40 * up}%`;
-      this.#hands.push(pad.name, right, up);
-    };
-    const drag = (event: PointerEvent): void => {
-      if (!element.hasPointerCapture(event.pointerId)) return;
-      const box = element.getBoundingClientRect();
-      const right = (2 * (event.clientX - box.left)) / box.width - 1;
-      const up = 1 - (2 * (event.clientY - box.top)) / box.height;
-      push(pad.right ? clip(right) : 0, pad.up ? clip(up) : 0);
-    };
-    element.addEventListener("pointerdown", (event) => {
-      if (element.classList.contains("off")) return;
-      element.setPointerCapture(event.pointerId);
-      drag(event);
-    });
-    element.addEventListener("pointermove", drag);
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) element.addEventListener(end, () => push(0, 0));
-    this.#pads.push(element);
-    return element;
-  }
-
   async #do(verb: string): Promise<void> {
     const robot = this.#robot();
     if (!robot) return;
@@ -190,11 +143,12 @@ export class RobotView {
     const robot = this.#robot();
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     // Also while it holds: a key that is down already counts from the moment on at which one drives.
-    if (robot && this.#mine(robot) && this.#hands.press(key)) {
+    if (robot && this.#mine(robot) && this.#hands.press(key, event.repeat)) {
       event.preventDefault();
-      this.#showKeys();
+      this.#drive.showKeys();
       return;
     }
+    if (key === BANK_KEY && !event.repeat && this.#drive.nextBank()) return;
     const verb = VERBS.find((each) => each.key === key);
     if (!verb || event.repeat || !robot || !this.mayDrive) return;
     if (key === "Enter" && document.activeElement instanceof HTMLButtonElement) return;
@@ -211,11 +165,7 @@ export class RobotView {
   #up(event: KeyboardEvent): void {
     this.#hands.fine = event.shiftKey;
     this.#hands.lift(event.key.length === 1 ? event.key.toLowerCase() : event.key);
-    this.#showKeys();
-  }
-
-  #showKeys(): void {
-    for (const [key, button] of this.#keys) button.classList.toggle("held", this.#hands.isHeld(key));
+    this.#drive.showKeys();
   }
 
   #update(): void {
@@ -236,9 +186,8 @@ export class RobotView {
       const button = this.#buttons.get(verb.verb)!;
       button.disabled = !this.mayDrive || !verb.when(robot, mine);
     }
-    for (const button of this.#keys.values()) button.disabled = !(mine && robot.phase === "human");
-    // As with keys: one that is held already counts from the moment on at which one drives.
-    for (const pad of this.#pads) pad.classList.toggle("off", !mine);
+    this.#drive.show(robot.axes);
+    this.#drive.enable(mine && robot.phase === "human", mine);
     this.#showFacts(robot);
   }
 

@@ -71,6 +71,15 @@ def run(
         str,
         tyro.conf.arg(metavar="JSON", help="keyword arguments of the environment, or of LeRobot's configuration of it"),
     ] = "{}",
+    driving: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="JSON",
+            help="how a person at the console drives the environment: "
+            '{"labels": [...], "absolute": true, "measured": "agent_pos", "speeds": [...]}, all optional '
+            "(docs/console.md); None: as is known of it, else every number of its action as a speed",
+        ),
+    ] = None,
     success: Annotated[
         str | None,
         tyro.conf.arg(metavar="KEY", help="key of the environment's info that says success; None: is_success, success"),
@@ -133,10 +142,14 @@ def run(
     embodiment = directory.own_embodiment()
     if sum(given is not None for given in (lerobot, gym, lerobot_env)) > 1:
         raise ConfigError("a robot is one of --lerobot, --gym and --lerobot-env: give one of them")
+    if driving is not None and gym is None and lerobot_env is None:
+        raise ConfigError("--driving is for environments of --gym and --lerobot-env: other robots say it themselves")
     if lerobot_env is not None:
         from lwd.fleet.own_robots import lerobot_environment_robots
 
-        maker, kinds = lerobot_environment_robots(lerobot_env, gym_arguments, tasks, embodiment=embodiment)
+        maker, kinds = lerobot_environment_robots(
+            lerobot_env, gym_arguments, tasks, embodiment=embodiment, driving=driving
+        )
         run_robot_host(config, make=maker, tasks=kinds)
     elif lerobot is not None or lerobot_config is not None:
         if lerobot is None or lerobot_config is None or len(robots) != 1:
@@ -149,11 +162,13 @@ def run(
         from lwd.fleet.own_robots import METAWORLD, gym_robots, gym_task, metaworld_robots, metaworld_tasks
 
         if gym in METAWORLD:
+            if driving is not None:
+                raise ConfigError(f"{gym} is driven as it says itself: leave --driving out")
             maker = metaworld_robots(config, gym, embodiment=embodiment)
             run_robot_host(config, make=maker, tasks=metaworld_tasks(tasks))
             return
         task = gym_task(gym, instruction, time_limit)
-        maker = gym_robots(gym, task, success=success, arguments=gym_arguments, embodiment=embodiment)
+        maker = gym_robots(gym, task, success=success, arguments=gym_arguments, embodiment=embodiment, driving=driving)
         run_robot_host(config, make=maker, tasks=(task,))
     else:
         run_robot_host(config)

@@ -128,6 +128,7 @@ class FleetView:
             "time_limit": status.time_limit if status else 0,
             "control_hz": status.control_hz if status else 0.0,
             "embodiment": status.embodiment if status else "",
+            "axes": [axis.model_dump(mode="json") for axis in status.axes] if status else [],
             "policy_version": status.policy_version if status else -1,
             "sub_step_scores": list(status.sub_step_scores) if status else [],
             "acted_by_human": bool(status and status.human),

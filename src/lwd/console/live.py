@@ -29,7 +29,7 @@ _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
 _UNACKNOWLEDGED = 2
 _AUDITED = frozenset({"take", "release", "success", "failure", "discard", "undo"})
-_UNANSWERED = frozenset({"drive", "keep"})
+_UNANSWERED = frozenset({"drive", "jog", "keep"})
 _LENGTH = struct.Struct("<I")
 
 _logger = logging.getLogger(__name__)

@@ -252,6 +252,8 @@ def _obey(operator: RemoteOperator, command: ControlCommand) -> None:
             operator.take(command.operator_id, command.client_id)
         case "drive":
             operator.drive(command.lease, command.sequence, np.array(command.action, dtype=np.float32))
+        case "jog":
+            operator.jog(command.lease, command.sequence, np.array(command.action, dtype=np.float32))
         case "abandon":
             operator.abandon(command.client_id)
         case "success" | "failure" | "discard":

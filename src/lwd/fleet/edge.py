@@ -18,12 +18,12 @@ import torch
 from lwd.errors import ConfigError, RobotFault
 from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
-from lwd.fleet.messages import RobotStatus
+from lwd.fleet.messages import AxisStatus, RobotStatus, axes_of
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.views import scene_of
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
-from lwd.robots.protocol import PosedRobot, Robot
+from lwd.robots.protocol import PosedRobot, Robot, driving_of
 from lwd.robots.session import EpisodeSession
 from lwd.types import Episode, Outcome, Source, Task
 
@@ -83,6 +83,7 @@ class _Slot:
     unit: FleetRobot
     number: int
     random: np.random.Generator
+    axes: tuple[AxisStatus, ...]
     begun: int = 0
     faults: int = 0
     rest_until_s: float = 0.0
@@ -99,7 +100,12 @@ class RobotHost:
         self._settings = settings
         self._network = network
         self._slots = [
-            _Slot(unit=unit, number=number, random=_generator(settings.seed, unit))
+            _Slot(
+                unit=unit,
+                number=number,
+                random=_generator(settings.seed, unit),
+                axes=axes_of(driving_of(unit.robot)),
+            )
             for number, unit in enumerate(robots)
         ]
         self._generator = torch.Generator().manual_seed(settings.seed)
@@ -259,7 +265,10 @@ class RobotHost:
             if session is None:
                 continue
             self._show(slot, session)
-            if not _is_due(slot) or session.needs_chunk or session.held:
+            if not _is_due(slot) or session.needs_chunk:
+                continue
+            if session.held:
+                self._look(slot, session)
                 continue
             moved = True
             before = session.steps
@@ -285,6 +294,12 @@ class RobotHost:
                 self._show(slot, session)
                 self._hand_over(slot, session.episode())
         return moved
+
+    def _look(self, slot: _Slot, session: EpisodeSession) -> None:
+        try:
+            session.look()
+        except RobotFault as error:
+            self._fault(slot, error)
 
     def _show(self, slot: _Slot, session: EpisodeSession) -> None:
         robot, console = slot.unit.robot, self._network.console
@@ -365,6 +380,7 @@ def _robot_status(slot: _Slot, session: EpisodeSession) -> RobotStatus:
         time_limit=session.task.time_limit,
         control_hz=slot.unit.robot.embodiment.control_hz,
         embodiment=slot.unit.robot.embodiment.name,
+        axes=slot.axes,
     )
 
 

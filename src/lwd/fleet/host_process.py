@@ -29,7 +29,7 @@ from lwd.operators.help import StuckRule
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
 from lwd.operators.scripted import ScriptedOperator
-from lwd.robots.protocol import Robot
+from lwd.robots.protocol import Robot, driving_of
 from lwd.robots.sim import TASKS, make_robot, task_named
 from lwd.types import Task
 
@@ -154,7 +154,7 @@ def run_robot_host(
         for spec in config.robots:
             robot, operator = make(spec)
             remote = RemoteOperator(
-                robot.embodiment.action_size,
+                driving_of(robot),
                 otherwise=operator,
                 help_rule=StuckRule(patience=config.help_patience),
             )

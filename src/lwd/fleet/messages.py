@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lwd.data.episode_file import NAME_PATTERN, episode_key
+from lwd.driving import Direction, Driving
 from lwd.types import PolicyVersion
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -78,6 +79,15 @@ class LearnerHeartbeat(Message):
     """Fleet steps that the log may hold for now; then hosts begin no new episodes. None: no limit."""
 
 
+class AxisStatus(Message):
+    """One number of a robot's action, as much of it as an operator's page needs (`lwd.driving.DriveAxis`)."""
+
+    label: str = Field(max_length=64)
+    absolute: bool
+    minus: Direction | None = None
+    plus: Direction | None = None
+
+
 class RobotStatus(Message):
     """One robot of a host."""
 
@@ -94,6 +104,8 @@ class RobotStatus(Message):
     """Control steps after which the episode ends; 0: not told."""
     control_hz: float = Field(default=0.0, ge=0)
     embodiment: str = Field(default="", max_length=256)
+    axes: tuple[AxisStatus, ...] = Field(default=(), max_length=4096)
+    """What `jog` deflects."""
 
 
 class HostHeartbeat(Message):
@@ -142,7 +154,7 @@ class WatchRequest(Message):
 
 
 ControlVerb = Literal[
-    "take", "resume", "pause", "drive", "keep", "release", "success", "failure", "discard", "undo", "abandon"
+    "take", "resume", "pause", "drive", "jog", "keep", "release", "success", "failure", "discard", "undo", "abandon"
 ]
 
 
@@ -156,8 +168,9 @@ class ControlCommand(Message):
     """Browser tab or device; "abandon" gives up all that it holds."""
     lease: int = Field(default=0, ge=0)
     sequence: int = Field(default=0, ge=0)
-    """Counts a lease's `drive` commands: an older one never replaces a newer one."""
+    """Counts a lease's `drive` and `jog` commands: an older one never replaces a newer one."""
     action: tuple[float, ...] = Field(default=(), max_length=4096)
+    """Of `drive`: in the robot's units. Of `jog`: how far each axis is deflected, in [-1, 1]."""
     request_id: str = Field(default="", max_length=64)
     """Repeated in the answer; empty: no answer is wanted."""
 
@@ -209,6 +222,14 @@ class OperatorView(Message):
     lease: int = Field(ge=0)
     label: str = ""
     reason: str = Field(default="", max_length=500)
+
+
+def axes_of(driving: Driving) -> tuple[AxisStatus, ...]:
+    """Return what an operator's page needs to know of how a robot is driven."""
+    return tuple(
+        AxisStatus(label=axis.label[:64], absolute=axis.absolute, minus=axis.minus, plus=axis.plus)
+        for axis in driving.axes
+    )
 
 
 LEARNER_SUBJECT = "lwd.heartbeat.learner"

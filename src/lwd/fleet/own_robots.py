@@ -9,6 +9,7 @@ from lwd.fleet.host_process import RobotHostConfig, RobotMaker, RobotSpec
 from lwd.fleet.json_options import json_object
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedOperator
+from lwd.robots.driving_options import DrivingOptions
 from lwd.robots.protocol import Robot
 from lwd.types import Embodiment, Task
 
@@ -53,18 +54,22 @@ def gym_robots(
     success: str | None,
     arguments: str = "{}",
     embodiment: Embodiment | None = None,
+    driving: str | None = None,
 ) -> RobotMaker:
     """Return what makes robots of a Gymnasium environment.
 
     Args:
         success: key of `info` that is above 0 when the task is done; None: is_success or success.
         arguments: JSON object of keyword arguments of the environment.
+        driving: JSON of `DrivingOptions`; None: as is known of the environment's package.
     Raises:
-        ConfigError: if the arguments are no JSON object.
+        ConfigError: if the arguments are no JSON object, or the options are wrong.
     """
     from lwd.robots.gym import GymRobot, GymSettings
+    from lwd.robots.known_driving import known_driving
 
     keywords = json_object(arguments, "gym_arguments")
+    driven = known_driving(environment_id.partition("/")[0], None if driving is None else DrivingOptions.read(driving))
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
         import gymnasium
@@ -75,7 +80,9 @@ def gym_robots(
                 environment_id, max_episode_steps=task.time_limit + 1, disable_env_checker=True, **keywords
             )
 
-        settings = GymSettings(name=environment_id.replace("/", "-"), success=success, embodiment=embodiment)
+        settings = GymSettings(
+            name=environment_id.replace("/", "-"), success=success, embodiment=embodiment, driving=driven
+        )
         return GymRobot(environment, (task,), settings), None
 
     return make
@@ -113,26 +120,33 @@ def metaworld_tasks(names: tuple[str, ...] = ()) -> tuple[Task, ...]:
 
 
 def lerobot_environment_robots(
-    kind: str, arguments: str, names: tuple[str, ...], *, embodiment: Embodiment | None = None
+    kind: str,
+    arguments: str,
+    names: tuple[str, ...],
+    *,
+    embodiment: Embodiment | None = None,
+    driving: str | None = None,
 ) -> tuple[RobotMaker, tuple[Task, ...]]:
     """Return what makes robots of a LeRobot environment type, and their tasks.
 
     Args:
         arguments: JSON object of the fields of its configuration.
         names: of the tasks; none: all it has.
+        driving: JSON of `DrivingOptions`; None: as is known of the type.
     Raises:
-        ConfigError: if the type, an argument or a task is not known.
+        ConfigError: if the type, an argument or a task is not known, or the options are wrong.
     """
     from lwd.robots.lerobot_envs import LeRobotEnvironments
 
     keywords = json_object(arguments, "gym_arguments")
+    options = None if driving is None else DrivingOptions.read(driving)
     first = LeRobotEnvironments(kind, keywords)
     tasks = _named(names, first.tasks, f"tasks of LeRobot's {kind}")
     ready = [first]
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
         environments = ready.pop() if ready else LeRobotEnvironments(kind, keywords)
-        return environments.robot(tasks, embodiment=embodiment), None
+        return environments.robot(tasks, embodiment=embodiment, driving=options), None
 
     return make, tasks
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lwd.driving import Driving
 from lwd.errors import ControlRefused
 from lwd.operators.help import HelpRule
 from lwd.operators.protocol import OBSERVE, Command, Intent, Operator, RobotView
@@ -40,7 +41,7 @@ class RemoteOperator:
 
     def __init__(
         self,
-        action_size: int,
+        driving: Driving,
         *,
         otherwise: Operator | None = None,
         help_rule: HelpRule | None = None,
@@ -48,10 +49,11 @@ class RemoteOperator:
     ) -> None:
         """
         Args:
+            driving: what deflections do to the robot's action.
             otherwise: acts while nobody has taken over.
             help_rule: says when the robot asks for an operator; None: never.
         """
-        self._takeover = Takeover(action_size, clock=clock)
+        self._takeover = Takeover(driving, clock=clock)
         self._otherwise = otherwise
         self._help_rule = help_rule
         self.on_change: Callable[[], None] = lambda: None
@@ -76,7 +78,7 @@ class RemoteOperator:
         """Return the remote operator's command, or that of the other one."""
         with self._lock:
             before = self._takeover.phase
-            command = self._takeover.next()
+            command = self._takeover.next(view)
             changed = self._takeover.phase is not before or self._look_for_help(view)
         if changed:
             self.on_change()
@@ -126,6 +128,11 @@ class RemoteOperator:
         """Say what the robot is to do now."""
         with self._lock:
             self._takeover.drive(lease, sequence, action)
+
+    def jog(self, lease: int, sequence: int, deflection: FloatArray) -> None:
+        """Say how far each axis of the robot is deflected now."""
+        with self._lock:
+            self._takeover.jog(lease, sequence, deflection)
 
     def abandon(self, client_id: str) -> None:
         """A client is gone."""

@@ -15,9 +15,10 @@ from enum import StrEnum
 
 import numpy as np
 
+from lwd.driving import Driving
 from lwd.errors import ConfigError, ControlRefused
 from lwd.operators.protocol import HOLD, Command, Intent
-from lwd.types import FloatArray, Outcome
+from lwd.types import FloatArray, Outcome, RobotView
 
 DEAD_MAN_S = 0.2
 """Without a command for so long, a driven robot holds."""
@@ -55,18 +56,24 @@ class Label:
 class Takeover:
     """The state of control of one robot. Not thread-safe: `RemoteOperator` holds the lock."""
 
-    def __init__(self, action_size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, driving: Driving, *, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
+            driving: what deflections do to the robot's action.
             clock: monotonic seconds of this machine; no other machine's clock counts.
         """
-        if action_size < 1:
-            raise ConfigError(f"action_size is {action_size}; a robot that can be driven has at least one action")
-        self._action_size = action_size
+        if driving.action_size < 1:
+            raise ConfigError("the action has no number; a robot that can be driven has at least one")
+        self._driving = driving
         self._clock = clock
         self._numbers = 0
         self._sequence = -1
         self._action: FloatArray | None = None
+        """The newest command: an action, or deflections."""
+        self._deflects = False
+        """Whether it is deflections."""
+        self._target: FloatArray | None = None
+        """What deflections have moved the action to; None: they begin where the robot stands."""
         self._commanded_s = self._alive_s = -np.inf
         self._label: Label | None = None
         self._labelled_s = 0.0
@@ -104,7 +111,8 @@ class Takeover:
         if self._label is not None:
             raise ControlRefused("the episode is labelled: undo the label, or wait for the next episode")
         if self.phase is not Phase.HUMAN:
-            self._action, self._commanded_s = None, self._clock()
+            self._action = self._target = None
+            self._commanded_s = self._clock()
             self.phase, self.reason = Phase.HUMAN, ""
 
     def drive(self, number: int, sequence: int, action: FloatArray) -> None:
@@ -113,14 +121,15 @@ class Takeover:
         Raises:
             ControlRefused: if the lease is another, or the action is not finite or of the wrong size; then it holds.
         """
-        self._require(number)
-        if action.shape != (self._action_size,) or not np.isfinite(action).all():
-            self._pause("a malformed action was refused")
-            raise ControlRefused(f"action has shape {action.shape}; send {self._action_size} finite numbers")
-        self.expire()
-        if sequence <= self._sequence or self.phase is not Phase.HUMAN:
-            return
-        self._sequence, self._action, self._commanded_s = sequence, action, self._clock()
+        self._accept(number, sequence, action, deflects=False)
+
+    def jog(self, number: int, sequence: int, deflection: FloatArray) -> None:
+        """Set how far each axis of the robot is deflected for the next steps; `drive` says when it is dropped.
+
+        Raises:
+            ControlRefused: as `drive`, and if a deflection is beyond [-1, 1].
+        """
+        self._accept(number, sequence, deflection, deflects=True)
 
     def keep(self, number: int) -> None:
         """A sign of life of an operator who does not drive."""
@@ -137,7 +146,8 @@ class Takeover:
         if self._label is not None:
             raise ControlRefused("the episode is labelled: undo the label, or wait until it has ended")
         self.lease = None
-        self.phase, self.reason, self._action = Phase.AUTONOMOUS, "", None
+        self.phase, self.reason = Phase.AUTONOMOUS, ""
+        self._action = self._target = None
 
     def abandon(self, client_id: str) -> None:
         """The client is gone: its robot holds, and anybody may take it."""
@@ -165,8 +175,12 @@ class Takeover:
         if self.phase is not Phase.AUTONOMOUS:
             self._pause("a new episode begins")
 
-    def next(self) -> Command | None:
-        """Return the operator's command for the next step; None where the robot acts by itself."""
+    def next(self, view: RobotView) -> Command | None:
+        """Return the operator's command for the next step; None where the robot acts by itself.
+
+        Args:
+            view: says where the robot stands.
+        """
         self.expire()
         if self._label is not None and self._clock() - self._labelled_s >= UNDO_S:
             return self._ending(self._label)
@@ -177,7 +191,11 @@ class Takeover:
         if not self._action.any():
             # Hands off the keys: standing still is no step, so it uses up no time limit and is not recorded.
             return HOLD
-        return Command(intent=Intent.TAKE_OVER, action=self._action, operator_id=self.lease.operator_id)
+        action = self._moved(self._action, view) if self._deflects else self._action
+        if action is None:
+            self._pause("nobody knows where it stands before its first step: hand it back, then take it over")
+            return HOLD
+        return Command(intent=Intent.TAKE_OVER, action=action, operator_id=self.lease.operator_id)
 
     def expire(self) -> None:
         """Apply what time alone brings about: the dead-man's switch and the loss of an abandoned lease."""
@@ -188,6 +206,29 @@ class Takeover:
         if self.lease is not None and now_s - self._alive_s > ABANDONED_S:
             self.abandon(self.lease.client_id)
 
+    def _accept(self, number: int, sequence: int, command: FloatArray, *, deflects: bool) -> None:
+        self._require(number)
+        size = self._driving.action_size
+        if command.shape != (size,) or not np.isfinite(command).all() or (deflects and np.abs(command).max() > 1):
+            what, wanted = ("deflection", "numbers in [-1, 1]") if deflects else ("action", "finite numbers")
+            self._pause(f"a malformed {what} was refused")
+            raise ControlRefused(f"{what} is {command.tolist()[: size + 1]}; send {size} {wanted}")
+        self.expire()
+        if sequence <= self._sequence or self.phase is not Phase.HUMAN:
+            return
+        if not deflects:
+            # Where it leads nobody knows yet: deflections begin anew from where the robot stands then.
+            self._target = None
+        self._sequence, self._action, self._deflects, self._commanded_s = sequence, command, deflects, self._clock()
+
+    def _moved(self, deflection: FloatArray, view: RobotView) -> FloatArray | None:
+        state = view.observation.state
+        if self._target is None:
+            self._target = self._driving.still(state, view.executed)
+        if self._target is not None:
+            self._target = self._driving.moved(self._target, deflection, state)
+        return self._target
+
     def _ending(self, label: Label) -> Command:
         who = "" if self.lease is None else self.lease.operator_id
         if label.outcome is None:
@@ -195,7 +236,8 @@ class Takeover:
         return Command(intent=Intent.LABEL, outcome=label.outcome, operator_id=who)
 
     def _pause(self, reason: str) -> None:
-        self.phase, self.reason, self._action = Phase.PAUSED, reason, None
+        self.phase, self.reason = Phase.PAUSED, reason
+        self._action = self._target = None
 
     def _require(self, number: int) -> None:
         if self.lease is None or self.lease.number != number:

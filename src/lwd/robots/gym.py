@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from lwd.driving import Driving, relative_driving
 from lwd.errors import ActionRejected, ConfigError, RobotFault
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task, TokenSpec
 
@@ -36,6 +37,8 @@ class GymSettings:
     """(height, width) of a camera `render` made from the environment's own rendering; None: no such camera."""
     embodiment: Embodiment | None = None
     """What the run's file says that the robot is; None: what its spaces say."""
+    driving: Callable[[Embodiment], Driving] = relative_driving
+    """How a person drives it."""
 
 
 class GymRobot:
@@ -61,6 +64,7 @@ class GymRobot:
         self._embodiment = _embodiment(first, self._layout, settings)
         if settings.embodiment is not None:
             self._embodiment = _fitting(settings.embodiment, self._embodiment)
+        self._driving = settings.driving(self._embodiment)
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -70,6 +74,10 @@ class GymRobot:
     @property
     def embodiment(self) -> Embodiment:
         return self._embodiment
+
+    @property
+    def driving(self) -> Driving:
+        return self._driving
 
     @property
     def tasks(self) -> tuple[Task, ...]:

@@ -5,18 +5,23 @@ all numbers of an observation are the state, all arrays of three channels its ca
 percent of the calibrated range), so an embodiment derived from such a dataset has its limits in them, too.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from lerobot.robots import Robot as Device
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lwd.driving import Driving, drive_axis
 from lwd.errors import ActionRejected, ConfigError, RobotFault
 from lwd.robots.pacing import Pacer
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
+
+_VELOCITY = re.compile(r"\.(vel|vx|vy|vtheta)$|^delta_")
+"""LeRobot's names of columns that are no positions: wheels, and differences of a hand's."""
 
 
 class _Task(BaseModel):
@@ -47,6 +52,9 @@ class LeRobotConfig(BaseModel):
     """Half width of what is added to `home` at random, in action units: varied starts make better data."""
     pause_s: float = Field(default=0.0, ge=0)
     """Rest before every episode, for whoever puts the scene in order."""
+    drive_speeds: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """How fast an operator at the console drives columns of the action, in their units per second; without: a quarter
+    of the range per second (a velocity: half the largest one)."""
 
     def tasks_at(self, control_hz: float) -> tuple[Task, ...]:
         """Return the tasks with their limits in control steps."""
@@ -108,6 +116,7 @@ class LeRobotRobot:
         self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
         self._actions = tuple(device.action_features)
         self._require_fit()
+        self._driving = self._describe()
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -115,6 +124,10 @@ class LeRobotRobot:
     @property
     def embodiment(self) -> Embodiment:
         return self._embodiment
+
+    @property
+    def driving(self) -> Driving:
+        return self._driving
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -164,6 +177,14 @@ class LeRobotRobot:
             executed=executed,
         )  # fmt: skip
 
+    def observe(self) -> Observation:
+        """Return what the robot measures and sees now.
+
+        Raises:
+            RobotFault: if it does not answer.
+        """
+        return self._observe()
+
     def privileged(self) -> Mapping[str, Any]:
         return {}
 
@@ -185,6 +206,20 @@ class LeRobotRobot:
                 )
         if self._config.home is not None and len(self._config.home) != robot.action_size:
             raise ConfigError(f"home has {len(self._config.home)} numbers; the action has {robot.action_size}")
+
+    def _describe(self) -> Driving:
+        """Positions are driven from where they are measured."""
+        speeds = self._config.drive_speeds
+        if unknown := sorted(speeds.keys() - set(self._actions)):
+            raise ConfigError(f"drive_speeds names {unknown[0]!r}; the action has {', '.join(self._actions)}")
+        limits = zip(self._actions, self._embodiment.action_low, self._embodiment.action_high, strict=True)
+        axes = []
+        for name, low, high in limits:
+            absolute = not _VELOCITY.search(name)
+            measured = self._joints.index(name) if absolute and name in self._joints else None
+            label = name.removesuffix(".pos").replace("_", " ")
+            axes.append(drive_axis(label, low, high, absolute=absolute, speed=speeds.get(name), measured=measured))
+        return Driving(control_hz=self._embodiment.control_hz, axes=tuple(axes))
 
     def _send(self, action: FloatArray) -> FloatArray:
         """Send a clipped action; return what the robot says that it executes."""

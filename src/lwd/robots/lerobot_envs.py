@@ -8,7 +8,9 @@ import gymnasium
 from gymnasium import spaces
 
 from lwd.errors import ConfigError
+from lwd.robots.driving_options import DrivingOptions
 from lwd.robots.gym import GymRobot, GymSettings
+from lwd.robots.known_driving import known_driving
 from lwd.types import Embodiment, Task
 
 _DEFAULT_TIME_LIMIT = 500
@@ -42,6 +44,7 @@ class LeRobotEnvironments:
             raise ConfigError(
                 f"lerobot_env {kind!r} with {dict(arguments)}: {type(error).__name__}: {error}"
             ) from error
+        self._kind = kind
         self.name = f"lerobot-{kind}"
         self._fps = float(config.fps)
         self._environments: dict[str, gymnasium.Env[Any, Any]] = {}
@@ -54,9 +57,20 @@ class LeRobotEnvironments:
                 tasks.append(task)
         self.tasks = tuple(tasks)
 
-    def robot(self, tasks: tuple[Task, ...], *, embodiment: Embodiment | None = None) -> GymRobot:
-        """Return the robot. It closes the environments, so there is one at a time."""
-        settings = GymSettings(name=self.name, control_hz=self._fps, embodiment=embodiment)
+    def robot(
+        self, tasks: tuple[Task, ...], *, embodiment: Embodiment | None = None, driving: DrivingOptions | None = None
+    ) -> GymRobot:
+        """Return the robot. It closes the environments, so there is one at a time.
+
+        Args:
+            driving: how a person drives it; None: as is known of the type.
+        """
+        settings = GymSettings(
+            name=self.name,
+            control_hz=self._fps,
+            embodiment=embodiment,
+            driving=known_driving(self._kind, driving),
+        )
         return GymRobot(lambda task: self._environments[task.name], tasks, settings)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 from metaworld.policies import ENV_POLICY_MAP
 
+from lwd.driving import Driving, drive_axis, hand_axis
 from lwd.robots.gym import GymRobot, GymSettings
 from lwd.types import Embodiment, FloatArray, RobotView, Task
 
@@ -105,6 +106,18 @@ def _environment(task: Task, picture_size: int | None = None) -> gymnasium.Env[A
     return _Pictures(_Seeded(environment), picture_size)
 
 
+def metaworld_driving(embodiment: Embodiment) -> Driving:
+    """Return how a person drives the arm: as its picture shows it."""
+    axes = (
+        # The camera stands at a corner: both are aslant, and these are the nearest.
+        drive_axis("x", -1, 1, minus="away", plus="towards you"),
+        drive_axis("y", -1, 1, minus="left", plus="right"),
+        drive_axis("z", -1, 1, minus="down", plus="up"),
+        hand_axis(),
+    )
+    return Driving(control_hz=embodiment.control_hz, axes=axes)
+
+
 def make_metaworld(
     tasks: tuple[Task, ...] = MT10, *, pixels: bool = False, embodiment: Embodiment | None = None
 ) -> GymRobot:
@@ -115,9 +128,10 @@ def make_metaworld(
         embodiment: what the run says of the robot, the size of its picture among it; None: as the environment has it.
     """
     if not pixels:
-        return GymRobot(_environment, tasks, GymSettings(name=NAME, success="success", embodiment=embodiment))
+        settings = GymSettings(name=NAME, success="success", embodiment=embodiment, driving=metaworld_driving)
+        return GymRobot(_environment, tasks, settings)
     size = max(embodiment.cameras["image"]) if embodiment and "image" in embodiment.cameras else _PICTURE_SIZE
-    settings = GymSettings(name=PICTURE_NAME, success="success", embodiment=embodiment)
+    settings = GymSettings(name=PICTURE_NAME, success="success", embodiment=embodiment, driving=metaworld_driving)
     return GymRobot(lambda task: _environment(task, size), tasks, settings)
 
 

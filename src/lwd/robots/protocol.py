@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from lwd.driving import Driving, relative_driving
 from lwd.types import Embodiment, FloatArray, Observation, StepResult, Task
 
 
@@ -49,3 +50,29 @@ class PosedRobot(Protocol):
 
     def body_poses(self) -> BodyPoses:
         """Return the poses as of the last step."""
+
+
+@runtime_checkable
+class DrivenRobot(Protocol):
+    """A robot that says how a person drives it by hand."""
+
+    @property
+    def driving(self) -> Driving:
+        """What deflections do to its action."""
+
+
+@runtime_checkable
+class ObservingRobot(Protocol):
+    """A robot that can be observed between two steps: a real one moves on, and so does what stands before it."""
+
+    def observe(self) -> Observation:
+        """Return what it perceives now.
+
+        Raises:
+            RobotFault: if it does not answer.
+        """
+
+
+def driving_of(robot: Robot) -> Driving:
+    """Return how a robot is driven by hand: by relative numbers, if it does not say."""
+    return robot.driving if isinstance(robot, DrivenRobot) else relative_driving(robot.embodiment)

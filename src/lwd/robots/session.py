@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault, ShapeError
-from lwd.robots.protocol import Robot
+from lwd.robots.protocol import ObservingRobot, Robot, driving_of
 from lwd.types import (
     OBSERVE,
     Command,
@@ -67,7 +67,8 @@ class EpisodeSession:
     At each step the operator is asked first. While it takes over, its actions are executed and recorded as
     `Controller.HUMAN`, and the policy's queued chunk is dropped, so that the policy replans from where the
     human left off. While it holds the robot there are no steps. An operator's label ends the episode; before the
-    first step it is kept until one step has been held, because an episode has at least one step.
+    first step it is kept until one step has been held, because an episode has at least one step; of a robot that
+    nobody knows how to hold with an action, nothing is kept then.
 
     Raises:
         ConfigError: if the policy version does not fit the source.
@@ -114,6 +115,8 @@ class EpisodeSession:
         self._label: Outcome | None = None
         self._scores = (0.0,) * len(task.sub_steps)
         self._discarded = False
+        self._looked = False
+        self._next_look_s = 0.0
         self._operator_ids: list[str] = []
         self._operator_steps: list[int] = []
         self._actions: list[FloatArray] = []
@@ -185,6 +188,7 @@ class EpisodeSession:
             observation=self._observation,
             sub_step_scores=self._scores,
             privileged=LazyMapping(self._robot.privileged),
+            executed=self._actions[-1] if self._actions else None,
         )
 
     @property
@@ -269,10 +273,26 @@ class EpisodeSession:
         elif self._queue:
             action, controller = self._queue.popleft(), Controller.POLICY
         elif self._label is not None:
-            action, controller = np.zeros(self._embodiment.action_size, np.float32), Controller.HUMAN
+            still = driving_of(self._robot).still(self._observation.state, None)
+            if still is None:
+                # No action is known that moves nothing, and nothing was recorded yet.
+                self._discarded = True
+                return
+            action, controller = still, Controller.HUMAN
         else:
             raise RobotFault(f"episode {self.episode_id} has no action to execute; call load_chunk() first")
         self._execute(action, controller)
+
+    def look(self) -> None:
+        """Observe a robot that is held, at its control rate at most: whoever acts next begins from what it is then.
+
+        Raises:
+            RobotFault: if the robot does not answer.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._next_look_s and isinstance(self._robot, ObservingRobot):
+            self._next_look_s = now_s + 1 / self._embodiment.control_hz
+            self._observation, self._looked = self._robot.observe(), True
 
     def _drop_queue(self) -> None:
         self._queue.clear()
@@ -280,6 +300,12 @@ class EpisodeSession:
 
     def _execute(self, action: FloatArray, controller: Controller) -> None:
         self._reject_non_finite(action)
+        if self._looked:
+            # Recorded is what was seen before this action, not what was seen before the hold.
+            self._states.pop()
+            for frames in self._frames.values():
+                frames.pop()
+            self._see(self._observation)
         executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
         result = self._robot.step(action)
         if result.executed is not None:
@@ -310,7 +336,7 @@ class EpisodeSession:
             raise ActionRejected(f"episode {self.episode_id}: a non-finite action was refused; the robot holds")
 
     def _see(self, observation: Observation) -> None:
-        self._observation = observation
+        self._observation, self._looked = observation, False
         self._states.append(np.array(observation.state, dtype=np.float32))
         for name, frames in self._frames.items():
             buffer = io.BytesIO()

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from lwd.data.episode_file import read_episode
-from lwd.errors import ServiceError
+from lwd.driving import LEAD_S, Driving, drive_axis
+from lwd.errors import RobotFault, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
@@ -20,15 +21,17 @@ from lwd.fleet.messages import (
     WATCH_SUBJECT,
     ControlCommand,
     ControlState,
+    HostHeartbeat,
     WatchRequest,
     command_subject,
+    host_subject,
 )
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.poses import MAX_FRAME_BYTES, PoseFrame, decode_frame, encode_frame, encode_pictures, robot_of_frame
 from lwd.robots.protocol import BodyPoses
-from lwd.types import Controller, Outcome
+from lwd.types import Controller, Embodiment, Observation, Outcome, StepResult
 
-from ... import driven_fleet
+from ... import driven_fleet, point_mass
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +69,10 @@ class Operator:
     async def watch(self, *robots: str, hz: float = 20) -> None:
         await self.bus.publish(WATCH_SUBJECT, WatchRequest(console_id=self.name, robots=robots, hz=hz))
 
-    async def ask(self, robot_id: str, verb: str, lease: int = 0) -> ControlState:
+    async def ask(self, robot_id: str, verb: str, lease: int = 0, **rest) -> ControlState:
         self._requests += 1
         request_id = f"{self.name}-{self._requests}"
-        await self.tell(robot_id, verb, lease, request_id=request_id)
+        await self.tell(robot_id, verb, lease, request_id=request_id, **rest)
         await until(lambda: request_id in self.answers)
         return self.answers[request_id]
 
@@ -79,11 +82,13 @@ class Operator:
         )
         await self.bus.publish(command_subject(robot_id), command)
 
-    async def drive(self, robot_id: str, lease: int, action: tuple[float, ...], seconds: float) -> None:
+    async def drive(
+        self, robot_id: str, lease: int, action: tuple[float, ...], seconds: float, *, verb: str = "drive"
+    ) -> None:
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             self._sequence += 1
-            await self.tell(robot_id, "drive", lease, sequence=self._sequence, action=action)
+            await self.tell(robot_id, verb, lease, sequence=self._sequence, action=action)
             await asyncio.sleep(0.03)
 
 
@@ -265,3 +270,129 @@ def test_pictures_stand_side_by_side_and_fit_into_a_frame():
         encode_pictures("arm.7", 1, 0.0, {f"camera{number}": noise for number in range(12)})
     with pytest.raises(ServiceError, match="no JPEG"):
         robot_of_frame(data[: data.index(b"\xff\xd8")] + b"GIF89a")
+
+
+class JointArm:
+    """Two joints that follow their targets, at 20 Hz; the second is not measured. Its user may hold it, or turn it."""
+
+    embodiment = Embodiment(
+        name="point-mass", control_hz=20.0, state_tokens=point_mass.EMBODIMENT.state_tokens,
+        action_low=(-1.0, -1.0), action_high=(1.0, 1.0),
+    )  # fmt: skip
+    driving = Driving(
+        control_hz=20.0,
+        axes=(
+            drive_axis("elbow", -1, 1, absolute=True, measured=0),
+            drive_axis("lift", -1, 1, absolute=True, minus="down", plus="up"),
+        ),
+    )
+
+    def __init__(self) -> None:
+        self.elbow = -0.5
+        self.blocked = False
+        self.looks = 0
+
+    def reset(self, task, seed) -> Observation:
+        return self._observation()
+
+    def step(self, action) -> StepResult:
+        if not self.blocked:
+            self.elbow = float(action[0])
+        return StepResult(observation=self._observation(), outcome=None, sub_step_scores=(0.0, 0.0))
+
+    def observe(self) -> Observation:
+        self.looks += 1
+        return self._observation()
+
+    def _observation(self) -> Observation:
+        return Observation(state=np.array([self.elbow, 0, 0, 0, 0, 0], np.float32))
+
+    def privileged(self):
+        return {}
+
+    def close(self) -> None: ...
+
+
+def test_an_arm_is_jogged_from_where_it_is_and_what_is_recorded_is_where_it_was_sent(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("lwd.operators.takeover.UNDO_S", 0.2)
+    arm = JointArm()
+
+    async def operate() -> None:
+        ada = await Operator.connect(server.url, "ada")
+        beats: list[HostHeartbeat] = []
+
+        async def beat(message: HostHeartbeat) -> None:
+            beats.append(message)
+
+        await ada.bus.subscribe(host_subject("host"), HostHeartbeat, beat)
+        await ada.watch("robot-0")
+        await until(lambda: fleet.steps_of("robot-0") > 5 and any(message.robots for message in beats))
+        assert [(axis.label, axis.absolute, axis.plus) for axis in beats[-1].robots[0].axes] == [
+            ("elbow", True, None),
+            ("lift", True, "up"),
+        ]
+        taken = await ada.ask("robot-0", "take")
+        await asyncio.sleep(0.1)
+        steps.append(fleet.steps_of("robot-0"))
+        # Held, it is turned by hand: that is where it begins.
+        arm.elbow, looks = 0.25, arm.looks
+        await asyncio.sleep(0.4)
+        assert 3 <= arm.looks - looks <= 10
+        await ada.ask("robot-0", "resume", taken.lease)
+        await ada.drive("robot-0", taken.lease, (0.4, 0.0), 0.4, verb="jog")
+        await until(lambda: fleet.remotes["robot-0"].view().reason == "no command for 200 ms")
+        steps.append(fleet.steps_of("robot-0"))
+        arm.blocked = True
+        await ada.ask("robot-0", "resume", taken.lease)
+        await ada.drive("robot-0", taken.lease, (-1.0, 1.0), 1.0, verb="jog")
+        await ada.drive("robot-0", taken.lease, (0.0, 0.0), 0.3, verb="jog")
+        steps.append(fleet.steps_of("robot-0"))
+        assert fleet.remotes["robot-0"].view().phase == "human"
+        for wrong in ((0.5,), (1.5, 0.0)):
+            refused = await ada.ask("robot-0", "jog", taken.lease, sequence=10_000, action=wrong)
+            assert refused.refused.endswith("send 2 numbers in [-1, 1]")
+            assert refused.phase == "paused"
+            await ada.ask("robot-0", "resume", taken.lease)
+        await ada.ask("robot-0", "failure", taken.lease)
+        await until(lambda: fleet.network.status.episodes > 0)
+        await ada.bus.close()
+
+    steps: list[int] = []
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0, make=lambda: arm) as fleet:
+        with running(fleet):
+            asyncio.run(operate())
+        entries = fleet.finish()
+        entry = next(entry for entry in entries if entry.outcome is Outcome.FAILURE)
+        episode = read_episode(fleet.store.get(entry.key))
+    taken, paused, blocked = steps
+    assert list(episode.controllers_T) == [Controller.POLICY] * taken + [Controller.HUMAN] * (blocked - taken)
+    per_step = 0.5 / 20  # a quarter of the range per second
+    first, number = episode.actions_TA[taken:paused], np.arange(1, paused - taken + 1)
+    assert len(first) >= 5
+    np.testing.assert_allclose(first[:, 0], 0.25 + 0.4 * per_step * number, atol=1e-5)
+    np.testing.assert_allclose(first[:, 1], episode.actions_TA[taken - 1, 1], atol=1e-6)
+    assert episode.states_TS[taken, 0] == pytest.approx(0.25)  # as seen before the action, not before the hold
+    stuck, held_at = episode.actions_TA[paused:blocked], first[-1, 0]
+    assert stuck[0, 0] == pytest.approx(held_at - per_step, abs=1e-5)
+    np.testing.assert_allclose(stuck[-5:, 0], held_at - 0.5 * LEAD_S, atol=1e-5)
+    np.testing.assert_allclose(np.diff(stuck[:, 1]), per_step, atol=1e-5)
+
+
+def test_a_robot_that_does_not_answer_while_it_is_held_has_a_fault(tmp_path, server):
+    arm = JointArm()
+
+    async def operate() -> None:
+        ada = await Operator.connect(server.url, "ada")
+        await until(lambda: fleet.steps_of("robot-0") > 5)
+        await ada.watch("robot-0")
+        await ada.ask("robot-0", "take")
+
+        def lost() -> Observation:
+            raise RobotFault("no status packet")
+
+        arm.observe = lost
+        await until(lambda: "robot-0" in ada.states and ada.states["robot-0"].fault == "no status packet")
+        await ada.bus.close()
+
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0, make=lambda: arm) as fleet, running(fleet):
+        asyncio.run(operate())

@@ -260,7 +260,7 @@ def test_an_expert_does_the_same_from_what_is_sent_as_beside_the_simulator():
     session = EpisodeSession(
         robot, task, task.instructions[0], seed=5, robot_id="r", source=Source.FLEET, policy_version=1, world="nominal"
     )
-    remote = RemoteOperator(robot.embodiment.action_size)
+    remote = RemoteOperator(robot.driving)
     for _ in range(60):
         scene = scene_of(session, robot.embodiment)
         sent = OperatorView.model_validate_json(view_message(scene, remote.view()).model_dump_json())

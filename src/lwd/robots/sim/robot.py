@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lwd.driving import DriveAxis, Driving
 from lwd.errors import ActionRejected, ConfigError, RobotFault
 from lwd.robots.protocol import BodyPoses
 from lwd.robots.sim.embodiments import CAMERA_PIXELS, PIXEL_EMBODIMENT, STATE_EMBODIMENT, ObservationKind
@@ -16,6 +17,15 @@ from lwd.robots.sim.simulator import SceneSimulator, yaw_of_quat
 from lwd.robots.sim.tasks import GOALS, SceneGoal, task_named
 from lwd.robots.sim.worlds import World
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
+
+_AXES = (
+    # Full deflection of the action moves 5 cm per control step, one metre a second: too fast for a hand on a keyboard.
+    DriveAxis(label="x", low=-1, high=1, speed=0.5, minus="away", plus="towards you"),
+    DriveAxis(label="y", low=-1, high=1, speed=0.5, minus="left", plus="right"),
+    DriveAxis(label="z", low=-1, high=1, speed=0.5, minus="down", plus="up"),
+    DriveAxis(label="yaw", low=-1, high=1, speed=0.5, minus="turn right", plus="turn left"),
+    DriveAxis(label="hand", low=-1, high=1, speed=1, minus="open hand", plus="close hand"),
+)
 
 
 class SceneRobot:
@@ -42,6 +52,10 @@ class SceneRobot:
     @property
     def embodiment(self) -> Embodiment:
         return STATE_EMBODIMENT if self._kind == "state" else PIXEL_EMBODIMENT
+
+    @property
+    def driving(self) -> Driving:
+        return Driving(control_hz=self.embodiment.control_hz, axes=_AXES)
 
     def reset(self, task: Task, seed: int) -> Observation:
         """Draw a start of the task; the same seed gives the same start.

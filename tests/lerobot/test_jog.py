@@ -1,0 +1,174 @@
+"""A LeRobot arm that a person at the console drives joint by joint, over the bus."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lwd.data.episode_file import read_episode
+from lwd.data.policies import PolicyPublisher
+from lwd.data.store import DirectoryStore
+from lwd.errors import ConfigError
+from lwd.fleet.bus import Bus
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
+from lwd.fleet.messages import (
+    CONTROL_SUBJECT,
+    WATCH_SUBJECT,
+    ControlCommand,
+    ControlState,
+    HostHeartbeat,
+    WatchRequest,
+    command_subject,
+    host_subject,
+)
+from lwd.fleet.nats_server import NatsServer
+from lwd.models.checkpoint import policy_bytes
+from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
+from lwd.models.normalization import StateStatistics
+from lwd.models.vla import SmallVLA, VLAConfig
+from lwd.robots.lerobot import LeRobotConfig, LeRobotRobot
+from lwd.types import Controller, Outcome
+
+from .joint_robot import JointRobot, JointRobotConfig
+from .test_desk import ARM, HZ, keep_signals
+
+__all__ = ["keep_signals"]
+CONFIG = LeRobotConfig.model_validate(
+    {
+        "tasks": [{"name": "reach", "instructions": ["reach"], "time_limit_s": 600}],
+        "drive_speeds": {"gripper.pos": 50.0},
+    }
+)
+
+
+class Console:
+    """Commands to one arm, and its answers."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.answers: dict[str, ControlState] = {}
+        self.beats: list[HostHeartbeat] = []
+        self._sent = 0
+
+    async def listen(self) -> None:
+        async def state(message: ControlState) -> None:
+            self.answers[message.request_id] = message
+
+        async def beat(message: HostHeartbeat) -> None:
+            self.beats.append(message)
+
+        await self._bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, state)
+        await self._bus.subscribe(host_subject("*"), HostHeartbeat, beat)
+
+    async def ask(self, verb: str, lease: int = 0) -> ControlState:
+        await self._bus.publish(WATCH_SUBJECT, WatchRequest(console_id="console", robots=("arm",), hz=5))
+        self._sent += 1
+        await self._send(verb, lease, request_id=str(self._sent))
+        await until(lambda: str(self._sent) in self.answers)
+        return self.answers[str(self._sent)]
+
+    async def jog(self, lease: int, deflection: tuple[float, ...], seconds: float) -> None:
+        for _ in range(round(seconds / 0.03)):
+            self._sent += 1
+            await self._send("jog", lease, sequence=self._sent, action=deflection)
+            await asyncio.sleep(0.03)
+
+    async def _send(self, verb: str, lease: int, **rest) -> None:
+        command = ControlCommand(robot_id="arm", verb=verb, operator_id="ada", client_id="tab", lease=lease, **rest)
+        await self._bus.publish(command_subject("arm"), command)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_an_arm_is_jogged_from_where_its_joints_are(tmp_path, keep_signals):
+    store = DirectoryStore(tmp_path / "store")
+    encoder = InstructionEncoder({"reach": np.ones(EMBEDDING_SIZE, np.float32)})
+    statistics = StateStatistics(mean=(0.0,) * 3, std=(1.0,) * 3)
+    policy = SmallVLA(ARM, VLAConfig(horizon=5, token_width=4, expert_width=8, expert_depth=1), statistics, encoder)
+    PolicyPublisher(store).publish(policy_bytes(policy), update=0, snapshot=0)
+    # As fast as the fastest of its joints is driven, and no faster: it lags behind what the policy wants.
+    device = JointRobot(JointRobotConfig(id="follower", camera=False, speed=2.5))
+    over = threading.Event()
+    begun: list[np.ndarray] = []
+    trace: list[str] = []
+
+    async def person() -> None:
+        bus = await Bus.connect(BusConfig(urls=(server.url,)), name="console")
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(bus.close)
+            console = Console(bus)
+            await console.listen()
+            await until(lambda: console.beats and console.beats[-1].robots and console.beats[-1].robots[0].step > 10)
+            axes = console.beats[-1].robots[0].axes
+            assert [(axis.label, axis.absolute) for axis in axes] == [
+                ("shoulder", True), ("elbow", True), ("gripper", True),
+            ]  # fmt: skip
+            lease = (await console.ask("take")).lease
+            await asyncio.sleep(0.2)
+            # Somebody moves it while it is held.
+            device.positions = np.array([20.0, -30.0, 40.0])
+            await asyncio.sleep(0.2)
+            begun.append(device.positions)
+            await console.ask("resume", lease)
+            await console.jog(lease, (1.0, 0.0, -0.5), 1.0)
+            begun.append(device.positions)
+            trace.append("jogged")
+            await console.jog(lease, (0.0, 0.0, 0.0), 0.5)
+            begun.append(device.positions)
+            await console.ask("success", lease)
+            await until(over.is_set)
+            trace.append("over")
+
+    with NatsServer(tmp_path / "nats") as server:
+        thread = threading.Thread(target=asyncio.run, args=(person(),))
+        thread.start()
+        try:
+            run_robot_host(
+                RobotHostConfig(
+                    run=tmp_path, host_id="host", robots=(RobotSpec(robot_id="arm", world="real"),), operator="none",
+                    max_episodes=1, drain_s=0.5,
+                ),
+                make=lambda _: (LeRobotRobot(device, ARM, CONFIG), None),
+                tasks=CONFIG.tasks_at(HZ),
+            )  # fmt: skip
+        finally:
+            over.set()
+            thread.join(timeout=60)
+    assert trace == ["jogged", "over"]
+    (entry,) = store.list("episodes")
+    episode = read_episode(store.get(entry.key))
+    assert (episode.info.outcome, episode.info.operator_ids) == (Outcome.SUCCESS, ("ada",))
+    human_TA = episode.actions_TA[episode.controllers_T == Controller.HUMAN]
+    steps = np.arange(1, len(human_TA) + 1)
+    assert 10 <= len(steps) <= 25
+    # 180 degrees of range: 45 a second, 2.25 a step; the gripper at the half of its 50 a second.
+    np.testing.assert_allclose(human_TA[:, 0], 20 + 2.25 * steps, atol=1e-3)
+    np.testing.assert_allclose(human_TA[:, 1], -30)
+    np.testing.assert_allclose(human_TA[:, 2], 40 - 1.25 * steps, atol=1e-3)
+    # Hands off, it stays: nothing more is sent.
+    np.testing.assert_allclose(begun[2], human_TA[-1], atol=1e-3)
+    assert np.abs(begun[1] - begun[2]).max() <= 2.5
+
+
+def test_columns_that_are_no_positions_are_speeds_and_unknown_ones_are_named():
+    class Wheels(JointRobot):
+        @property
+        def action_features(self):
+            return {"shoulder.pos": float, "x.vel": float, "gripper.pos": float}
+
+    device = Wheels(JointRobotConfig(id="base", camera=False))
+    robot = LeRobotRobot(device, ARM, CONFIG)
+    assert [(axis.label, axis.absolute, axis.measured, axis.speed) for axis in robot.driving.axes] == [
+        ("shoulder", True, 0, 45), ("x.vel", False, None, 45), ("gripper", True, 2, 50),
+    ]  # fmt: skip
+    wrong = CONFIG.model_copy(update={"drive_speeds": {"wrist.pos": 5.0}})
+    with pytest.raises(ConfigError, match=r"names 'wrist\.pos'; the action has shoulder\.pos, x\.vel, gripper\.pos"):
+        LeRobotRobot(device, ARM, wrong)
