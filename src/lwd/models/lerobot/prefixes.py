@@ -22,6 +22,9 @@ from lwd.types import ByteArray
 if TYPE_CHECKING:
     from lwd.models.lerobot.vla import LeRobotVLA
 
+_NO_MATTER = ("pretrained_path", "optimizer_", "scheduler_")
+"""Settings of LeRobot's by whose beginnings they are known not to be the network's."""
+
 
 class LeRobotPrefix:
     """How the prefixes of a policy are kept (`lwd.models.flow_policy.FrozenPrefix`)."""
@@ -43,8 +46,7 @@ class LeRobotPrefix:
         policy = self._policy
         lerobot = encode(policy.network.config, PreTrainedConfig)
         described = {
-            # Where it was read from is not what it is.
-            "lerobot": {name: value for name, value in lerobot.items() if name != "pretrained_path"},
+            "lerobot": {name: value for name, value in lerobot.items() if not name.startswith(_NO_MATTER)},
             "preprocessor": policy.processors.preprocessor.get_config(),
             "images": policy._image_keys,
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lerobot")},
