@@ -14,13 +14,17 @@ import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from PIL import Image
+from tests.tiny_run import as_fleet, commit
 
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.batch import ObservationBatch
 from lwd.cli.main import dispatch
 from lwd.data.arena import ReplayArena
+from lwd.data.episode_file import read_episode
+from lwd.data.revocation import newest_log
 from lwd.data.row_table import RowTable
 from lwd.errors import ConfigError
+from lwd.learner.limiter import UpdateToDataLimiter
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.families import Prefix
@@ -35,7 +39,7 @@ from lwd.recipes.scene import recipe
 from lwd.recipes.stages import Control, run_offline, run_sft
 from lwd.types import Episode, EpisodeInfo, Outcome, Source
 
-from .datasets import make_dataset
+from . import datasets
 from .test_vla import lwd, observations, transitions
 from .tiny_vla import EMBODIMENT, INSTRUCTIONS, KINDS, small_networks, tiny_vla
 
@@ -347,7 +351,7 @@ def test_only_frozen_backbones_and_budgets_of_a_batch_are_accepted(kind: str, tm
 
     plain = tiny_vla(kind, tmp_path)
     small = SmallVLA(EMBODIMENT, VLAConfig(), plain.normalizer.statistics)
-    for policy in (tiny_vla(kind, tmp_path, backbone_trained=True), AdaptedVLA(plain, 2)):
+    for policy in (tiny_vla(kind, tmp_path, backbone_trained=True), AdaptedVLA(tiny_vla(kind, tmp_path), 2)):
         with pytest.raises(ConfigError, match=r"--prefix-cache is 0\.001 \(GB\), but .* backbone learns"):
             cache.open_for(sft(policy), batch_size=2)
     with pytest.raises(ConfigError, match=r"--prefix-cache is .* SmallVLA has no frozen backbone"):
@@ -364,14 +368,17 @@ def metrics_of(run: RunDirectory, stage: str) -> dict[str, float]:
     return [row["metrics"] for row in rows if row["stage"] == stage][-1]
 
 
-def test_all_stages_of_a_run_share_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_dataset(tmp_path / "cups", use_videos=False)
+def test_all_stages_of_a_run_share_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not the scene's words in other capitals: which of two texts with one embedding is read is a matter of rounding.
+    monkeypatch.setattr(datasets, "TASKS", ("Pick up the cup.", "Push the cup away."))
+    datasets.make_dataset(tmp_path / "cups", use_videos=False)
     (tmp_path / "tokens").mkdir()
     save_lerobot(tiny_vla("smolvla", tmp_path / "tokens"), tmp_path / "tiny")
     words = ("--lerobot", str(tmp_path / "cups"), "--label-column", "next.success", "--frames", "png")
     assert dispatch(["data", "import", "--run", str(tmp_path / "run"), *words]) == 0
     run, whole = RunDirectory(tmp_path / "run"), recipe("vla_smoke")
-    frames = 12 + 9 + 7
     cache = PrefixCache(gigabytes=0.01, directory=run.path / "prefixes")
     start = PretrainedPolicy(source=str(tmp_path / "tiny"), fit_to_data=True)
     seen: dict[str, dict[str, float]] = {}
@@ -394,13 +401,25 @@ def test_all_stages_of_a_run_share_a_table(tmp_path: Path, capsys: pytest.Captur
     for name, value in plain.items():
         assert seen["offline"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
-    limits = replace(whole.fleet, env_steps=0)
-    online = replace(whole, fleet=limits)
-    config = LearnerConfig(on_bus=False, max_seconds=0.0, prefix_cache=cache)
-    run_learner(run, online, config, stop=lambda: True)
-    demonstrations = frames - 9 - 2  # of the two successes; nothing is known of an episode's last frame's action
-    assert seen["sft"]["prefixes/misses"] <= demonstrations
-    assert seen["offline"]["prefixes/misses"] <= 9 - 1
-    assert seen["offline"]["prefixes/rows"] == seen["sft"]["prefixes/misses"] + seen["offline"]["prefixes/misses"]
-    assert seen["offline"]["prefixes/hits"] > 40 * 8
-    assert capsys.readouterr().err.count("begins anew") == 0
+    # Every first frame of a chunk once: 11 and 6 of the two successes, which alone are imitated, and 8 of the failure.
+    assert seen["sft"]["prefixes/misses"] == seen["sft"]["prefixes/rows"] == 17
+    assert seen["offline"]["prefixes/misses"] == 8
+    assert seen["offline"]["prefixes/rows"] == 17 + 8
+
+    log = newest_log(run.store())
+    recorded = [read_episode(run.store().get(item.entry.key)) for item in log.snapshot.episodes.values()]
+    commit(run, [as_fleet(episode) for episode in recorded])
+    limiter = UpdateToDataLimiter(updates_per_step=10)
+    written = run.path / "metrics" / "learner.jsonl"
+    run_learner(
+        run,
+        replace(whole, fleet=replace(whole.fleet, limiter=limiter)),
+        LearnerConfig(on_bus=False, prefix_cache=cache),
+        stop=lambda: '"online"' in written.read_text(),
+    )
+    online = metrics_of(run, "online")
+    # The fleet's episodes are the same pixels under other names.
+    assert online["prefixes/misses"] == 0
+    assert online["prefixes/hits"] >= 50 * 8
+    assert online["prefixes/rows"] == 25
+    assert "begins anew" not in caplog.text

@@ -120,7 +120,8 @@ def _keys(policy: "LeRobotVLA", observation: ObservationBatch, batch: dict[str, 
 
     tokens_BT, language_BT = batch[OBS_LANGUAGE_TOKENS].cpu(), _language_mask(batch).cpu()
     images = [observation.images[camera].cpu() for camera in policy._image_keys]
-    state_BS = policy.network.prepare_state(batch).cpu() if policy._family.state_in_prefix else None
+    # As it was recorded: normalised, it would differ in the last bit with its place in the batch.
+    state_BS = observation.state_BS.cpu() if policy._family.state_in_prefix else None
     keys = []
     for position in range(observation.size):
         prompt = tokens_BT[position][language_BT[position]].tolist()
