@@ -71,6 +71,7 @@ def run(
             **heads, language=critic_language, vision=critic_vision, states_at_once=critic_states_at_once
         )
         settings = dataclasses.replace(settings, critic=critic)
+    cache = cache_of(prefix_cache, prefix_directory, run)
     directory.write_config("offline", described(settings, seed=seed))
     chosen = "" if method == "lwd" else f" --method {method}"
     chosen += "" if quantile_level is None else f" --quantile-level {quantile_level}"

@@ -108,8 +108,8 @@ def run(
             lora_rank=lora,
             states_at_once=states_at_once,
         )
-    directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     cache = cache_of(prefix_cache, prefix_directory, run)
+    directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device), prefix_cache=cache) as control:
         checkpoint = run_sft(directory, settings, seed=seed, pretrained=start, control=control)
     finish(checkpoint, f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
