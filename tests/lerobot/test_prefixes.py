@@ -14,7 +14,8 @@ import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from PIL import Image
-from tests.tiny_run import as_fleet, commit
+from safetensors.torch import load_file
+from tests.tiny_run import as_fleet, commit, copy_of
 
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.batch import ObservationBatch
@@ -24,7 +25,9 @@ from lwd.data.episode_file import read_episode
 from lwd.data.revocation import newest_log
 from lwd.data.row_table import RowTable
 from lwd.errors import ConfigError
+from lwd.learner.checkpoint import STATE
 from lwd.learner.limiter import UpdateToDataLimiter
+from lwd.learner.loop import UpdateResult
 from lwd.models.checkpoint import load_policy, policy_bytes
 from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.families import Prefix
@@ -368,30 +371,59 @@ def metrics_of(run: RunDirectory, stage: str) -> dict[str, float]:
     return [row["metrics"] for row in rows if row["stage"] == stage][-1]
 
 
+WHOLE = recipe("vla_smoke")
+
+
+def cache_in(run: RunDirectory) -> PrefixCache:
+    return PrefixCache(gigabytes=0.01, directory=run.path / "prefixes")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run with recorded pixels and its SFT stage, whose prefixes were kept."""
+    made = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patched:
+        # Not the scene's words in other capitals: which of two texts with one embedding is read, rounding decides.
+        patched.setattr(datasets, "TASKS", ("Pick up the cup.", "Push the cup away."))
+        datasets.make_dataset(made / "cups", use_videos=False)
+    (made / "tokens").mkdir()
+    save_lerobot(tiny_vla("smolvla", made / "tokens"), made / "tiny")
+    words = ("--lerobot", str(made / "cups"), "--label-column", "next.success", "--frames", "png")
+    assert dispatch(["data", "import", "--run", str(made / "run"), *words]) == 0
+    run = RunDirectory(made / "run")
+    start = PretrainedPolicy(source=str(made / "tiny"), fit_to_data=True)
+    control = Control(prefix_cache=cache_in(run))
+    run_sft(run, replace(WHOLE.sft, updates=50), seed=0, pretrained=start, control=control)
+    return run
+
+
+def test_a_stage_that_was_killed_ends_in_the_same_bytes(begun: RunDirectory, tmp_path: Path) -> None:
+    whole, cut = (copy_of(begun, tmp_path / name) for name in ("whole", "cut"))
+    expected = run_offline(whole, WHOLE.offline, seed=0, control=Control(prefix_cache=cache_in(whole)))
+
+    def die(result: UpdateResult, total: int) -> None:
+        if result.update == 6:
+            raise KeyboardInterrupt
+
+    # Before its first checkpoint: all that is left of these updates is what they have kept.
+    with pytest.raises(KeyboardInterrupt):
+        run_offline(cut, WHOLE.offline, seed=0, control=Control(watch=die, prefix_cache=cache_in(cut)))
+    found = run_offline(cut, WHOLE.offline, seed=0, control=Control(prefix_cache=cache_in(cut)))
+    assert found.sha256 == expected.sha256
+
+
 def test_all_stages_of_a_run_share_a_table(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    begun: RunDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Not the scene's words in other capitals: which of two texts with one embedding is read is a matter of rounding.
-    monkeypatch.setattr(datasets, "TASKS", ("Pick up the cup.", "Push the cup away."))
-    datasets.make_dataset(tmp_path / "cups", use_videos=False)
-    (tmp_path / "tokens").mkdir()
-    save_lerobot(tiny_vla("smolvla", tmp_path / "tokens"), tmp_path / "tiny")
-    words = ("--lerobot", str(tmp_path / "cups"), "--label-column", "next.success", "--frames", "png")
-    assert dispatch(["data", "import", "--run", str(tmp_path / "run"), *words]) == 0
-    run, whole = RunDirectory(tmp_path / "run"), recipe("vla_smoke")
-    cache = PrefixCache(gigabytes=0.01, directory=run.path / "prefixes")
-    start = PretrainedPolicy(source=str(tmp_path / "tiny"), fit_to_data=True)
-    seen: dict[str, dict[str, float]] = {}
-    run_sft(run, replace(whole.sft, updates=50), seed=0, pretrained=start, control=Control(prefix_cache=cache))
-    seen["sft"] = metrics_of(run, "sft")
-    offline = replace(whole.offline, updates=50)
+    run = copy_of(begun, tmp_path / "run")
+    cache = cache_in(run)
+    seen = {"sft": metrics_of(run, "sft")}
+    offline = replace(WHOLE.offline, updates=50)
     checkpoint = run_offline(run, offline, seed=0, control=Control(prefix_cache=cache))
     seen["offline"] = metrics_of(run, "offline")
-    table = cache.directory / "0.rows"
-    assert table.stat().st_size <= 10_000_000
-    state = {name for name, _ in load_policy(checkpoint.policy_path).named_parameters()}
-    assert state
-    assert not any("row" in name for name in state)
+    assert (cache.directory / "0.rows").stat().st_size <= 10_000_000
+    names = load_file(checkpoint.directory / STATE) | load_file(checkpoint.policy_path)
+    assert not [name for name in names if "row" in name or "prefix" in name]
 
     # Without the table the stage learns the same, up to rounding.
     checkpoint.directory.parent.rename(tmp_path / "with")
@@ -413,7 +445,7 @@ def test_all_stages_of_a_run_share_a_table(
     written = run.path / "metrics" / "learner.jsonl"
     run_learner(
         run,
-        replace(whole, fleet=replace(whole.fleet, limiter=limiter)),
+        replace(WHOLE, fleet=replace(WHOLE.fleet, limiter=limiter)),
         LearnerConfig(on_bus=False, prefix_cache=cache),
         stop=lambda: '"online"' in written.read_text(),
     )

@@ -47,7 +47,7 @@ def frozen_lwd() -> Algorithm:
 
 
 def recap() -> Algorithm:
-    return Recap(AdvantagePolicy(small(), 1.0), critic(), RecapConfig(round_updates=1), torch.Generator())
+    return Recap(AdvantagePolicy(small(), 1.0), critic(), RecapConfig(round_updates=100), torch.Generator())
 
 
 @pytest.mark.parametrize("algorithm", [sft, lwd, frozen_lwd, recap])
