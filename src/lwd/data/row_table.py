@@ -4,6 +4,7 @@ For what is expensive to compute and known by what it was computed from. It is a
 found only whole and only under its own key, whatever happened to the process or the machine that wrote it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -62,8 +63,12 @@ class RowTable:
         with durable.explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
-            self._lock(path)
-            self._prepare(path, header)
+            try:
+                self._lock(path)
+                self._prepare(path, header)
+            except BaseException:
+                self._file.close()
+                raise
             buffer = np.memmap(self._file, dtype=np.uint8, mode="r+").view(np.ndarray)
         end = _HEADER_BYTES + self.rows * _ENTRY.itemsize
         self._entries = buffer[_HEADER_BYTES:end].view(_ENTRY)
@@ -135,7 +140,6 @@ class RowTable:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._file.close()
             raise ConfigError(f"another process has {path} open: wait for it, or use another directory") from error
 
     def _prepare(self, path: Path, header: bytes) -> None:
@@ -147,6 +151,10 @@ class RowTable:
         if found:
             _logger.warning("%s is of another backbone, budget or version: it begins anew", path)
         self._file.truncate(0)
+        disk = os.fstatvfs(self._file.fileno())
+        if disk.f_bavail * disk.f_frsize < size:
+            # Asked for more than there is, some file systems take all there is before they refuse.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if sys.platform == "linux":
             # Real space, not a promise: a write into a map whose disk is full kills the process (SIGBUS).
             os.posix_fallocate(self._file.fileno(), 0, size)

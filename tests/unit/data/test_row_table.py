@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lwd.data.row_table import KEY_BYTES, RowTable
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, StoreError
 from lwd.types import ByteArray
 
 ROW_BYTES = 1000
@@ -150,6 +150,13 @@ def test_too_small_a_budget_is_refused_with_the_numbers(path: Path) -> None:
     RowTable(path, row_bytes=ROW_BYTES, budget_bytes=enough, content="", at_least=3).close()
     with pytest.raises(ConfigError, match="hold 0 rows"):
         RowTable(path, row_bytes=ROW_BYTES, budget_bytes=0, content="")
+
+
+def test_a_budget_that_the_disk_does_not_have_is_refused(path: Path) -> None:
+    with pytest.raises(StoreError, match="no space left"):
+        RowTable(path, row_bytes=10**9, budget_bytes=10**15, content="")
+    assert path.stat().st_size == 0
+    RowTable(path, row_bytes=ROW_BYTES, budget_bytes=10**5, content="").close()
 
 
 def test_what_does_not_fit_is_refused(opened: Open) -> None:
