@@ -79,7 +79,7 @@ def keep(tmp_path: Path) -> Iterator[Keep]:
 
 
 def uncached(policy: LeRobotVLA, batch: ObservationBatch) -> Prefix:
-    return policy.read(batch, policy.instructions.texts(batch.instruction_BE.numpy()))
+    return policy.read(policy.preprocessed(batch, policy.instructions.texts(batch.instruction_BE.numpy())))
 
 
 def velocity(policy: LeRobotVLA, prefix: Prefix) -> torch.Tensor:
@@ -301,7 +301,7 @@ def test_the_fingerprint_is_of_all_that_a_prefix_depends_on(kind: str, tmp_path:
 
 def test_the_longest_prompt_fills_a_row(kind: str, tmp_path: Path) -> None:
     policy = tiny_vla(kind, tmp_path)
-    prefix = policy.read(observations(policy, 1), [" ".join(["cup"] * 300)])
+    prefix = policy.read(policy.preprocessed(observations(policy, 1), [" ".join(["cup"] * 300)]))
     keys, values, _ = next(iter(prefix.cache))
     token = len(prefix.cache) * (keys[0, :, 0].numel() + values[0, :, 0].numel()) * keys.element_size()
     assert int(prefix.pad_mask_BL.sum()) * token == policy.frozen_prefix().row_bytes

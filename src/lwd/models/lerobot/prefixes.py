@@ -73,15 +73,11 @@ def looked_up(policy: "LeRobotVLA", rows: KeptRows, observation: ObservationBatc
     Raises:
         ShapeError: if the backbone's prefix is not what its configuration says.
     """
-    network, family, shape, kept_in = (
-        policy.network,
-        policy._family,
-        policy._family.shape(policy.network),
-        _kept_in(policy),
-    )
+    network, family, kept_in = policy.network, policy._family, _kept_in(policy)
+    shape = family.shape(network)
     # Without the images: of them only the backbone makes anything.
     batch = policy.processors.observation({"observation.state": observation.state_BS}, texts)
-    pad_mask_BL = family.pad_mask(network, _image_sizes(policy), _language_mask(batch))
+    pad_mask_BL = family.pad_mask(network, _image_sizes(policy), batch[_prompt_names()[1]])
     mask_BL = pad_mask_BL.cpu()
     size, length = mask_BL.shape
     kv = torch.zeros(2 * shape.layers, size, shape.heads, length, shape.head_size, dtype=kept_in)
@@ -102,7 +98,9 @@ def looked_up(policy: "LeRobotVLA", rows: KeptRows, observation: ObservationBatc
     if missing:
         first = [positions[0] for positions in missing.values()]
         index = torch.tensor(first, device=observation.state_BS.device)
-        computed = policy.read(observation.rows(index), [texts[position] for position in first])
+        images = policy.preprocessed(observation.rows(index), [texts[position] for position in first])
+        # The prompts that the keys are of.
+        computed = policy.read(images | {name: batch[name][index] for name in _prompt_names()})
         for (key, positions), row in zip(missing.items(), _rows_of(computed, mask_BL[first], kept_in), strict=True):
             for position in positions:
                 place(position, row)
@@ -116,11 +114,9 @@ def looked_up(policy: "LeRobotVLA", rows: KeptRows, observation: ObservationBatc
 
 def _keys(policy: "LeRobotVLA", observation: ObservationBatch, batch: dict[str, Any]) -> list[bytes]:
     """The hash of what the backbone reads of each state, and of the type in which it computes."""
-    from lerobot.utils.constants import OBS_LANGUAGE_TOKENS
-
-    tokens_BT, language_BT = batch[OBS_LANGUAGE_TOKENS].cpu(), _language_mask(batch).cpu()
+    tokens_BT, language_BT = (batch[name].cpu() for name in _prompt_names())
     images = [observation.images[camera].cpu() for camera in policy._image_keys]
-    # As it was recorded: normalised, it would differ in the last bit with its place in the batch.
+    # As it was recorded: how it is normalised is in the fingerprint.
     state_BS = observation.state_BS.cpu() if policy._family.state_in_prefix else None
     keys = []
     for position in range(observation.size):
@@ -159,11 +155,11 @@ def _cache_of(kv: Tensor) -> Any:
     return DynamicCache(tuple((kv[layer], kv[layer + 1], None) for layer in range(0, kv.shape[0], 2)))
 
 
-def _language_mask(batch: dict[str, Any]) -> Tensor:
-    from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK
+def _prompt_names() -> tuple[str, str]:
+    """Of the prompts' tokens and their mask in a preprocessed batch."""
+    from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 
-    mask: Tensor = batch[OBS_LANGUAGE_ATTENTION_MASK]
-    return mask.bool()
+    return OBS_LANGUAGE_TOKENS, OBS_LANGUAGE_ATTENTION_MASK
 
 
 def _image_sizes(policy: "LeRobotVLA") -> list[tuple[int, int]]:

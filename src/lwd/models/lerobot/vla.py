@@ -173,14 +173,17 @@ class LeRobotVLA(FlowPolicy):
         texts = self.instructions.texts(observation.instruction_BE.cpu().numpy())
         # What learns is never kept: an adapted copy has its plain policy's rows, but another prefix.
         if self.kept_rows is None or self.learns_backbone:
-            return self.read(observation, texts)
+            return self.read(self.preprocessed(observation, texts))
         return looked_up(self, self.kept_rows, observation, texts)
 
-    def read(self, observation: ObservationBatch, texts: list[str]) -> Prefix:
-        """Run the backbone on states and instructions."""
-        batch = self.processors.observation(self._observation_items(observation), texts)
+    def preprocessed(self, observation: ObservationBatch, texts: list[str]) -> dict[str, Any]:
+        """Return states and instructions as the backbone reads them."""
+        return self.processors.observation(self._observation_items(observation), texts)
+
+    def read(self, batch: dict[str, Any]) -> Prefix:
+        """Run the backbone on what `preprocessed` returned."""
         trained = self.learns_backbone and torch.is_grad_enabled()
-        with torch.set_grad_enabled(trained), compute_in(self.computes_prefix_in, observation.state_BS.device):
+        with torch.set_grad_enabled(trained), compute_in(self.computes_prefix_in, batch["observation.state"].device):
             return self._family.prefix(self.network, batch)
 
     @property
