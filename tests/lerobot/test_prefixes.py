@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from copy import deepcopy
@@ -455,3 +457,19 @@ def test_all_stages_of_a_run_share_a_table(
     assert online["prefixes/hits"] >= 50 * 8
     assert online["prefixes/rows"] == 25
     assert "begins anew" not in caplog.text
+
+
+def test_the_command_line_keeps_them_in_the_run_or_says_how_much_it_needs(
+    begun: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_of(begun, tmp_path / "run")
+    shutil.rmtree(run.path / "prefixes")
+    words = ["offline", "--run", str(run.path), "--budget", "vla_smoke", "--prefix-cache"]
+    assert dispatch([*words, "0.0001"]) == 1
+    assert "--prefix-cache is 0.0001 (GB), but 100000 bytes hold 3 rows of 29184 bytes, at least 8 are" in (
+        re.sub(r"\s+", " ", capsys.readouterr().err)
+    )
+    assert not (run.path / "prefixes").exists()
+    assert dispatch([*words, "0.001"]) == 0
+    (table,) = (run.path / "prefixes").iterdir()
+    assert 900_000 < table.stat().st_size <= 1_000_000
