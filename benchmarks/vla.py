@@ -5,14 +5,16 @@ Random networks with the published sizes; no weights are needed. In LeRobot's en
     python -m benchmarks.vla smolvla              # the ratio, measured: about 10 minutes of two cores, 5 GB
     python -m benchmarks.vla pi05 --no-recompute  # forward and one update: about 20 GB
 
+Updates are timed with the prefix computed once and with it looked up (the learner's `--prefix-cache`), in turns.
 Without `--no-recompute` the same update is made once more with the prefix computed at every flow step, as by a policy
-that keeps nothing between them; both updates are on the same states.
+that keeps nothing between them; all updates are on the same states.
 """
 
 import argparse
 import importlib.util
 import json
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -28,7 +30,9 @@ from torch import Tensor
 
 from lwd.algos.config import LWDConfig
 from lwd.algos.lwd import LWD
-from lwd.batch import ObservationBatch
+from lwd.algos.sft import SFT, SFTConfig
+from lwd.batch import ObservationBatch, TransitionBatch
+from lwd.data.row_table import RowTable
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.flow_policy import VJP
 from lwd.models.lerobot.vla import ExpertField, LeRobotVLA
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("smolvla", "pi05", "pi0"))
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=1, help="updates with the prefix looked up, as many without")
     parser.add_argument("--no-recompute", action="store_true", help="leave the second, slow update out")
     parser.add_argument("--tiny", action="store_true", help="a tiny network, to see that it runs")
     options = parser.parse_args()
@@ -158,6 +163,15 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
         "acting": acting,
         "actor_update": {"seconds": kept, "passes": dict(passes.count), "in": dict(passes.seconds), "metrics": metrics},
     }
+    table = _table(policy, directory)
+    result["prefix_cache"] = _looked_up(algorithm, states, passes, table, options.turns)
+    table.close()
+    result["bytes_per_row"] = {
+        kind: tiny.tiny_vla(kind, directory, full_size=True, weightless=True, backbone_precision="bfloat16")
+        .frozen_prefix()
+        .row_bytes
+        for kind in tiny.KINDS
+    }
     if not options.no_recompute:
         for network in copies:
             network.__class__ = Recomputed
@@ -180,6 +194,54 @@ def _timed_update(algorithm: LWD, states: ObservationBatch, passes: Passes) -> t
     return seconds, {name: float(value) for name, value in metrics.items()}
 
 
+def _table(policy: LeRobotVLA, directory: Path) -> RowTable:
+    row_bytes = policy.frozen_prefix().row_bytes
+    # The fingerprint of weights that were drawn here is nobody's business.
+    return RowTable(directory / "0.rows", row_bytes=row_bytes, budget_bytes=100 * row_bytes, content="")
+
+
+def _looked_up(algorithm: LWD, states: ObservationBatch, passes: Passes, table: RowTable, turns: int) -> dict[str, Any]:
+    """Medians of actor and SFT updates, the prefix computed and looked up in turns.
+
+    In seconds of the processor, which other processes take less from than from the clock's.
+    """
+    imitator = deepcopy(algorithm.reference).requires_grad_(True)
+    imitator.train_backbone(False)
+    imitation = SFT(imitator, SFTConfig(), torch.Generator().manual_seed(0))
+    readers = (algorithm.policy, algorithm.reference, imitator)
+    batch = _transitions(algorithm.policy, states)
+    seconds: dict[str, list[float]] = {"actor": [], "actor, looked up": [], "sft": [], "sft, looked up": []}
+    for turn in range(turns + 1):
+        for suffix, rows in (("", None), (", looked up", table)):
+            for reader in readers:
+                reader.frozen_prefix().keep_in(rows)
+            if rows is not None and not len(rows):
+                algorithm.reference.features(states)  # which keeps them
+            passes.clear()
+            begun = time.process_time()
+            algorithm.update_actor(states)
+            between = time.process_time()
+            imitation.update(batch)
+            seconds["actor" + suffix].append(between - begun)
+            seconds["sft" + suffix].append(time.process_time() - between)
+            assert passes.count["prefix"] == (0 if rows is not None else 2)
+        if not turn:  # the first one touches memory
+            seconds = {name: [] for name in seconds}
+    begun = time.perf_counter()
+    algorithm.reference.features(states)
+    look_up = time.perf_counter() - begun
+    for reader in readers:
+        reader.frozen_prefix().keep_in(None)
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    return {
+        "processor seconds": medians,
+        "each": seconds,
+        "ratio of actor updates": medians["actor, looked up"] / medians["actor"],
+        "ratio of SFT updates": medians["sft, looked up"] / medians["sft"],
+        "look-up, seconds": look_up,
+    }
+
+
 def _algorithm(policy: LeRobotVLA, reference: LeRobotVLA, embodiment: Any) -> LWD:
     critic = ValueCritic(embodiment, CriticConfig(), policy.normalizer.statistics, policy.horizon)
     config = LWDConfig(train_backbone=False, temperature=1.0, flow_steps=FLOW_STEPS)
@@ -199,6 +261,24 @@ def _observations(policy: LeRobotVLA, embodiment: Any, instructions: tuple[str, 
             name: torch.from_numpy(rng.integers(0, 256, (size, *shape, 3), dtype=np.uint8))
             for name, shape in embodiment.cameras.items()
         },
+    )
+
+
+def _transitions(policy: LeRobotVLA, states: ObservationBatch) -> TransitionBatch:
+    size, horizon = states.size, policy.horizon
+    low, high = (torch.tensor(limits) for limits in (policy.embodiment.action_low, policy.embodiment.action_high))
+    mask = torch.ones(size, horizon, dtype=torch.bool)
+    return TransitionBatch(
+        observation=states,
+        action_chunk_BHA=low + (high - low) * torch.rand(size, horizon, low.shape[0]),
+        action_mask_BH=mask,
+        human_BH=~mask,
+        return_B=torch.zeros(size),
+        outcome_return_B=torch.zeros(size),
+        bootstrap_observation=states,
+        bootstrap_discount_B=torch.ones(size),
+        task_B=torch.zeros(size, dtype=torch.int64),
+        imitable_B=torch.ones(size, dtype=torch.bool),
     )
 
 

@@ -55,7 +55,14 @@ _SPECIAL = (
 
 
 def tiny_vla(
-    kind: str, directory: Path, *, seed: int = 0, relative: bool = False, full_size: bool = False, **config: Any
+    kind: str,
+    directory: Path,
+    *,
+    seed: int = 0,
+    relative: bool = False,
+    full_size: bool = False,
+    weightless: bool = False,
+    **config: Any,
 ) -> LeRobotVLA:
     """A small random policy of LeRobot's, as ours.
 
@@ -63,16 +70,20 @@ def tiny_vla(
         directory: gets its tokenizer (and SmolVLM's configuration).
         relative: whether actions are relative to the state (pi0, pi0.5).
         full_size: with the sizes of the published checkpoints (pi0.5: 3.6 billion weights, made in bfloat16).
+        weightless: nothing is computed with it, only its sizes are asked for.
         config: of `LeRobotVLAConfig`.
     """
     torch.manual_seed(seed)
     lerobot = _config(kind, directory, relative, full_size)
-    with nullcontext() if full_size else small_networks():
+    device = "meta" if weightless else "cpu"
+    lerobot.device = device
+    with nullcontext() if full_size else small_networks(), torch.device(device):
         torch.set_default_dtype(torch.bfloat16 if full_size else torch.float32)
         try:
             network = factory.get_policy_class(kind)(lerobot)
         finally:
             torch.set_default_dtype(torch.float32)
+    lerobot.device = "cpu"
     for name, parameter in network.named_parameters():
         if name.endswith("dense.weight"):
             # pi0.5's adaptive norms begin at zero: flow time would not matter, and nothing would reach its network.

@@ -31,6 +31,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.prefix_options import PrefixCacheOption, PrefixDirectoryOption, cache_of
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.learner.online import OnlineStage
 from lwd.learner.parallel import TIMEOUT_S, group_from_environment
@@ -58,6 +59,8 @@ def run(
             metavar="PATH", help="local directory for the replay's rows, if they are more than the memory; None: memory"
         ),
     ] = None,
+    prefix_cache: PrefixCacheOption = None,
+    prefix_directory: PrefixDirectoryOption = None,
     group_timeout_s: Annotated[
         float,
         tyro.conf.arg(help="under torchrun: seconds after which a process that does not answer counts as lost"),
@@ -88,6 +91,7 @@ def run(
             on_bus=not no_bus,
             max_seconds=max_seconds,
             arena_directory=arena_directory,
+            prefix_cache=cache_of(prefix_cache, prefix_directory, run),
         )
         stage = run_learner(run_at(run, where), settings, config, stop=lambda: request.stop, report=say, group=group)
     if not stage.progress.finished:

@@ -21,6 +21,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.prefix_options import PrefixCacheOption, PrefixDirectoryOption, cache_of
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.errors import ConfigError
@@ -52,6 +53,8 @@ def run(
         int | None,
         tyro.conf.arg(metavar="INT", help="of --critic-language: transitions that go through it at a time; None: all"),
     ] = None,
+    prefix_cache: PrefixCacheOption = None,
+    prefix_directory: PrefixDirectoryOption = None,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
@@ -68,9 +71,11 @@ def run(
             **heads, language=critic_language, vision=critic_vision, states_at_once=critic_states_at_once
         )
         settings = dataclasses.replace(settings, critic=critic)
+    cache = cache_of(prefix_cache, prefix_directory, run)
     directory.write_config("offline", described(settings, seed=seed))
     chosen = "" if method == "lwd" else f" --method {method}"
     chosen += "" if quantile_level is None else f" --quantile-level {quantile_level}"
-    with watched("offline", "loss/value" if method == "recap" else "critic/q_mean", require_device(device)) as control:
+    metric = "loss/value" if method == "recap" else "critic/q_mean"
+    with watched("offline", metric, require_device(device), prefix_cache=cache) as control:
         checkpoint = run_offline(directory, settings, seed=seed, control=control)
     finish(checkpoint, f"lwd up --run {run} --budget {budget}{chosen}   (or lwd evaluate {checkpoint.policy_path})")

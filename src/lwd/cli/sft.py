@@ -18,6 +18,7 @@ from lwd.cli.options import (
     require_device,
     run_at,
 )
+from lwd.cli.prefix_options import PrefixCacheOption, PrefixDirectoryOption, cache_of
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
 from lwd.errors import ConfigError
@@ -76,6 +77,8 @@ def run(
             "nothing else; 0: no adapters",
         ),
     ] = 0,
+    prefix_cache: PrefixCacheOption = None,
+    prefix_directory: PrefixDirectoryOption = None,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
     torch.set_num_threads(threads)
@@ -105,8 +108,9 @@ def run(
             lora_rank=lora,
             states_at_once=states_at_once,
         )
+    cache = cache_of(prefix_cache, prefix_directory, run)
     directory.write_config("sft", described(settings, seed=seed, pretrained=start))
-    with watched("sft", "loss/flow", require_device(device)) as control:
+    with watched("sft", "loss/flow", require_device(device), prefix_cache=cache) as control:
         checkpoint = run_sft(directory, settings, seed=seed, pretrained=start, control=control)
     finish(checkpoint, f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
 

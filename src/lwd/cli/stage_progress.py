@@ -7,11 +7,12 @@ from lwd.cli.options import next_step, progress, status
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult
 from lwd.recipes.interrupt import StopRequest
+from lwd.recipes.prefix_cache import PrefixCache
 from lwd.recipes.stages import Control
 
 
 @contextmanager
-def watched(name: str, metric: str, device: str) -> Iterator[Control]:
+def watched(name: str, metric: str, device: str, *, prefix_cache: PrefixCache | None = None) -> Iterator[Control]:
     """Yield a control that shows `metric` beside the bar and stops the stage on Ctrl-C, with a checkpoint."""
     with StopRequest() as request, progress(name) as bar:
 
@@ -19,7 +20,7 @@ def watched(name: str, metric: str, device: str) -> Iterator[Control]:
             if result.update % 10 == 0 or result.update == total:
                 bar(result.update, total, f"{metric} {result.metrics.get(metric, float('nan')):.3f}")
 
-        yield Control(watch=watch, stop=lambda: request.stop, device=device)
+        yield Control(watch=watch, stop=lambda: request.stop, device=device, prefix_cache=prefix_cache)
 
 
 def finish(checkpoint: Checkpoint, then: str) -> None:

@@ -93,7 +93,7 @@ class BatchSampler:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; a batch has at least one transition")
         self.arena = arena
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._n_step = n_step
         self._instruction_noise = instruction_noise
         self._seed = seed
@@ -141,10 +141,10 @@ class BatchSampler:
         share = np.array([index.stratum.fraction if index.size else 0.0 for index in self._indices])
         if share.sum() == 0:
             raise ConfigError("no episode of the arena fits any stratum; add episodes before sampling")
-        exact = share / share.sum() * self._batch_size
+        exact = share / share.sum() * self.batch_size
         counts: IntArray = np.floor(exact).astype(np.int64)
         largest = np.argsort(counts - exact, kind="stable")
-        counts[largest[: self._batch_size - counts.sum()]] += 1
+        counts[largest[: self.batch_size - counts.sum()]] += 1
         return counts
 
 

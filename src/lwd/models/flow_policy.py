@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from lwd.batch import ObservationBatch
+from lwd.errors import ConfigError
 from lwd.models.acting import ActingPolicy
 from lwd.models.precision import Precision
 from lwd.ops.continuing import continuing_sample, soft_mask
 from lwd.ops.flow import ode_sample
-from lwd.types import FloatArray, Observation
+from lwd.types import ByteArray, FloatArray, Observation
 
 VJP = Callable[[int, Tensor], Tensor]
 """vjp(step, g_BHF): the cotangent's product with the velocity's Jacobian at one of N steps."""
@@ -30,6 +31,30 @@ class Field(Protocol):
 
     def linearize(self, chunk_NBHF: Tensor, flow_time_NB: Tensor, /) -> VJP:
         """Return the products with the Jacobians of the velocity at N steps; no gradient reaches the weights."""
+
+
+class KeptRows(Protocol):
+    """Rows of bytes by their keys, some of which are forgotten (`lwd.data.row_table.RowTable` is one)."""
+
+    def get(self, key: bytes) -> ByteArray | None:
+        """Return the row of a key, if it is there; a view that the next `put` may write to."""
+
+    def put(self, key: bytes, row: ByteArray) -> None:
+        """Keep a row."""
+
+
+class FrozenPrefix(Protocol):
+    """A prefix is what a backbone makes of a state (`FlowPolicy.features`); a frozen one's can be kept."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a prefix, at most."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything but the state that prefixes depend on: weights, settings, libraries."""
+
+    def keep_in(self, rows: KeptRows | None) -> None:
+        """From now on look prefixes up in rows of this fingerprint, and compute what is missing; None: compute all."""
 
 
 class FlowPolicy(ActingPolicy):
@@ -80,6 +105,14 @@ class FlowPolicy(ActingPolicy):
 
         Not clipped, and differentiable: critics read chunks in these units.
         """
+
+    def frozen_prefix(self) -> FrozenPrefix:
+        """Return how prefixes can be kept between updates.
+
+        Raises:
+            ConfigError: saying why they cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} has no frozen backbone worth it: what it makes of a state is small")
 
     def learned_state(self) -> dict[str, Tensor]:
         """Return the tensors that training may change, by their names in `state_dict`."""

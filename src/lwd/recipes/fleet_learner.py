@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 
 from lwd.algos.lwd import LWD
+from lwd.algos.protocol import Metrics
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.data.arena import imitable_steps
 from lwd.data.leases import SnapshotLease
 from lwd.data.policies import PolicyPublisher, StateReference, put_base
+from lwd.data.row_table import RowTable
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
@@ -30,6 +32,7 @@ from lwd.learner.parallel import ALONE, Group
 from lwd.models.checkpoint import base_bytes, policy_bytes
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.recipes.algorithms import continue_online, stage_files
+from lwd.recipes.prefix_cache import PrefixCache, prefix_metrics
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
 from lwd.recipes.stages import (
@@ -61,6 +64,8 @@ class LearnerConfig:
     max_seconds: float | None = None
     arena_directory: Path | None = None
     """Keeps the replay's rows in files there; None: in memory."""
+    prefix_cache: PrefixCache | None = None
+    """Keeps what a frozen backbone makes of states; None: it is computed at every update."""
 
 
 def run_learner(
@@ -86,14 +91,14 @@ def run_learner(
     torch.set_num_threads(config.threads)
     lock = run.locked("online") if group.leads else nullcontext()
     with lock, SnapshotLease(run.store(), _resumed_snapshot(run)) as lease:
-        stage, link = _open(run, recipe, config, group)
+        stage, link, table = _open(run, recipe, config, group)
         log = MetricsLog(run.path, "learner", "online") if group.leads else None
         last_beat = 0.0
         begun, updates_before = time.monotonic(), stage.progress.update
         try:
             for result in stage.run(stop=stop):
                 if result is not None and log is not None:
-                    _log(log, stage, result, begun, updates_before)
+                    _log(log, stage, result, begun, updates_before, prefix_metrics(table))
                 if time.monotonic() - last_beat < _BEAT_S:
                     continue
                 last_beat = time.monotonic()
@@ -114,6 +119,8 @@ def run_learner(
                 log.close()
             stage.reader.close()
             stage.reader.arena.close()
+            if table is not None:
+                table.close()
             if isinstance(stage.batches, Prefetcher):
                 stage.batches.close()
             if link is not None:
@@ -123,7 +130,7 @@ def run_learner(
 
 def _open(
     run: RunDirectory, recipe: Recipe, config: LearnerConfig, group: Group
-) -> tuple[OnlineStage, LearnerLink | None]:
+) -> tuple[OnlineStage, LearnerLink | None, RowTable | None]:
     algorithm = continue_online(
         run,
         recipe.online,
@@ -131,6 +138,9 @@ def _open(
         device=config.device,
         sum_over_processes=group.sum_over_processes,
     )
+    table = None
+    if config.prefix_cache is not None:
+        table = config.prefix_cache.open_for(algorithm, batch_size=recipe.online.batch_size, rank=group.rank)
     files = stage_files(algorithm, described(recipe.online, seed=config.seed))
     policy = algorithm.policy
     imitates = isinstance(recipe.online.algorithm, SFTConfig)
@@ -181,7 +191,7 @@ def _open(
         limits=_limits(recipe, config),
         group=group,
     )
-    return stage, link
+    return stage, link, table
 
 
 def _published(algorithm: LWD | Recap | SFT, base: str) -> bytes:
@@ -207,7 +217,9 @@ def _step_budget(stage: OnlineStage, recipe: Recipe) -> int:
     return min(recipe.fleet.limiter.step_budget(stage.progress.update), recipe.fleet.env_steps)
 
 
-def _log(log: MetricsLog, stage: OnlineStage, result: UpdateResult, begun: float, updates_before: int) -> None:
+def _log(
+    log: MetricsLog, stage: OnlineStage, result: UpdateResult, begun: float, updates_before: int, prefixes: Metrics
+) -> None:
     steps, update = stage.reader.env_steps, result.update
     extra = {
         "replay/env_steps": float(steps),
@@ -215,6 +227,7 @@ def _log(log: MetricsLog, stage: OnlineStage, result: UpdateResult, begun: float
         "replay/update_to_data": update / max(steps, 1),
         "time/update_s": (time.monotonic() - begun - stage.blocked_s) / max(update - updates_before, 1),
         "time/blocked_s": stage.blocked_s,
+        **prefixes,
     }
     log.add(
         update,

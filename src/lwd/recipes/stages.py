@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
 from lwd.recipes.algorithms import build_lwd, build_recap, small_policy, stage_files
+from lwd.recipes.prefix_cache import PrefixCache, prefix_metrics
 from lwd.recipes.pretrained import PretrainedPolicy
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import GAMMA, Recipe, SFTRecipe, StageRecipe
@@ -53,6 +54,8 @@ class Control:
     watch: Watch | None = None
     stop: Callable[[], bool] = lambda: False
     device: str = "cpu"
+    prefix_cache: PrefixCache | None = None
+    """Keeps what a frozen backbone makes of states; None: it is computed at every update."""
 
 
 def open_arena(
@@ -318,9 +321,21 @@ def described(
 
 
 def _run(run: RunDirectory, stage: Stage, sampler: BatchSampler, control: Control) -> Checkpoint:
-    with closing(MetricsLog(run.path, "learner", stage.progress.stage)) as log, Prefetcher(sampler) as batches:
+    cache = control.prefix_cache
+    table = None if cache is None else cache.open_for(stage.algorithm, batch_size=sampler.batch_size)
+    with (
+        nullcontext() if table is None else closing(table),
+        closing(MetricsLog(run.path, "learner", stage.progress.stage)) as log,
+        Prefetcher(sampler) as batches,
+    ):
         for result in stage.run(batches, stop=control.stop):
-            log.add(result.update, result.metrics, snapshot=stage.progress.snapshot, policy_version=0, extra={})
+            log.add(
+                result.update,
+                result.metrics,
+                snapshot=stage.progress.snapshot,
+                policy_version=0,
+                extra=prefix_metrics(table),
+            )
             if control.watch is not None:
                 control.watch(result, stage.updates)
     found = stage.checkpoints.latest()

@@ -98,6 +98,8 @@ class AdaptedVLA(LeRobotVLA):
         whole = object.__new__(LeRobotVLA)
         memo[id(plain)] = whole
         whole.__dict__.update(deepcopy(plain.__dict__, memo))
+        # Its backbone is another one than that whose prefixes are kept.
+        whole.kept_rows = None
         return whole
 
 
@@ -105,7 +107,8 @@ def _shared(policy: LeRobotVLA) -> dict[int, Any]:
     """What copies of a policy have in common, for deepcopy: all weights but adapters, and the processors."""
     named = (*policy.named_parameters(remove_duplicate=False), *policy.named_buffers(remove_duplicate=False))
     return {id(tensor): tensor for name, tensor in named if not _is_adapter(name)} | {
-        id(policy.processors): policy.processors
+        id(policy.processors): policy.processors,
+        id(policy.kept_rows): policy.kept_rows,
     }
 
 

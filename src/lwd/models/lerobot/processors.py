@@ -32,6 +32,13 @@ class Processors:
         """Whether actions are normalised by the checkpoint."""
         return "action" in (self._normalize.stats or {})
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens that a prompt is cut to."""
+        from lerobot.processor import TokenizerProcessorStep
+
+        return int(_step(self.preprocessor, TokenizerProcessorStep).max_length)
+
     def observation(self, items: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Any]:
         """Preprocess B observations and their instructions into what LeRobot's policies read."""
         device = items["observation.state"].device

@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lwd.batch import ObservationBatch
 from lwd.errors import CheckpointError, ConfigError, ShapeError
-from lwd.models.flow_policy import VJP, FlowPolicy
+from lwd.models.flow_policy import VJP, FlowPolicy, FrozenPrefix, KeptRows
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.families import Prefix, family_of
+from lwd.models.lerobot.prefixes import LeRobotPrefix, looked_up
 from lwd.models.lerobot.processors import Processors
 from lwd.models.normalization import Normalizer, StateStatistics
 from lwd.models.precision import Precision, compute_in, dtype_of
@@ -90,6 +91,8 @@ class LeRobotVLA(FlowPolicy):
         self.state_normalizer = Normalizer(embodiment, statistics)
         self._image_keys = _image_keys(network.config, embodiment, self.config)
         self._shares_backbone = False
+        self.kept_rows: KeptRows | None = None
+        """Where prefixes are kept between the updates; None: nowhere."""
         for module in self._backbone():
             module.to(dtype_of(self.config.backbone_precision))
         for parameter in self._expert_parameters():
@@ -104,6 +107,7 @@ class LeRobotVLA(FlowPolicy):
         if not self.config.backbone_trained:
             memo |= {id(module): module for module in self._backbone()}
         memo[id(self.processors)] = self.processors
+        memo[id(self.kept_rows)] = self.kept_rows
         copy = object.__new__(type(self))
         memo[id(self)] = copy
         copy.__dict__.update(deepcopy(self.__dict__, memo))
@@ -134,6 +138,8 @@ class LeRobotVLA(FlowPolicy):
         return self.horizon, int(self.network.config.max_action_dim)
 
     def train_backbone(self, trained: bool) -> None:
+        if trained and self.kept_rows is not None:
+            raise ConfigError("train_backbone is True, but prefixes of the backbone are kept: leave --prefix-cache out")
         if trained and self._shares_backbone:
             raise ConfigError(
                 "train_backbone is True, but the policy shares its frozen backbone with its copies: load it with "
@@ -164,13 +170,31 @@ class LeRobotVLA(FlowPolicy):
     def features(self, observation: ObservationBatch) -> Prefix:
         """Return keys and values of each state's tokens; images, tokens and states go through the checkpoint's own
         preprocessor."""
-        batch = self.processors.observation(
-            self._observation_items(observation), self.instructions.texts(observation.instruction_BE.cpu().numpy())
-        )
+        texts = self.instructions.texts(observation.instruction_BE.cpu().numpy())
+        # What learns is never kept: an adapted copy has its plain policy's rows, but another prefix.
+        if self.kept_rows is None or self.learns_backbone:
+            return self.read(self.preprocessed(observation, texts))
+        return looked_up(self, self.kept_rows, observation, texts)
+
+    def preprocessed(self, observation: ObservationBatch, texts: list[str]) -> dict[str, Any]:
+        """Return states and instructions as the backbone reads them."""
+        return self.processors.observation(self._observation_items(observation), texts)
+
+    def read(self, batch: dict[str, Any]) -> Prefix:
+        """Run the backbone on what `preprocessed` returned."""
         trained = self.learns_backbone and torch.is_grad_enabled()
-        precision = "bfloat16" if self.config.backbone_precision == "bfloat16" else self.precision
-        with torch.set_grad_enabled(trained), compute_in(precision, observation.state_BS.device):
+        with torch.set_grad_enabled(trained), compute_in(self.computes_prefix_in, batch["observation.state"].device):
             return self._family.prefix(self.network, batch)
+
+    @property
+    def computes_prefix_in(self) -> Precision:
+        """Precision of the backbone's products."""
+        return "bfloat16" if self.config.backbone_precision == "bfloat16" else self.precision
+
+    def frozen_prefix(self) -> FrozenPrefix:
+        if self.learns_backbone:
+            raise ConfigError("the policy's backbone learns, so what it makes of a state changes with every update")
+        return LeRobotPrefix(self)
 
     def condition(self, features: Prefix) -> Prefix:
         return features
