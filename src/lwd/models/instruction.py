@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 EMBEDDING_SIZE = 384
+_EQUAL = 1e-4 * EMBEDDING_SIZE
+"""Products of one embedding with equal ones differ by rounding, by far less than this; with others by more."""
 
 
 class InstructionEncoder:
@@ -61,7 +63,11 @@ class InstructionEncoder:
         texts = list(self._known)
         known_IE = np.stack([self._known[text] for text in texts])
         # All embeddings have the same length: the nearest is the one with the largest product.
-        return [texts[index] for index in (embeddings_BE @ known_IE.T).argmax(axis=1).tolist()]
+        products_BI = embeddings_BE @ known_IE.T
+        # The first of equal ones (the encoder does not tell cases apart): else rounding would choose, differently
+        # in each batch.
+        nearest_BI = products_BI >= products_BI.max(axis=1, keepdims=True) - _EQUAL
+        return [texts[index] for index in nearest_BI.argmax(axis=1).tolist()]
 
     def _sentence_encoder(self) -> "SentenceTransformer":
         if self._model is None:
