@@ -14,7 +14,7 @@ export const STATE_WORDS: Record<Robot["state"], string> = {
   idle: "between episodes",
   offline: "offline",
 };
-const WALL_HZ = 10;
+const WALL_HZ = 12;
 
 interface Tile {
   element: HTMLElement;

@@ -37,6 +37,10 @@ _WATCH_EVERY_S = 1.0
 _logger = logging.getLogger(__name__)
 
 
+def _told(state: ControlState) -> ControlState:
+    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": ""})
+
+
 class Watcher(Protocol):
     """Somebody who looks: a browser."""
 
@@ -154,8 +158,10 @@ class FleetLink:
         before = self._view.control(state.robot_id)
         self._view.on_control(state)
         self._calls.on_control(state)
-        for watcher in self._watchers:
-            watcher.on_change()
+        # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
+        if before is None or _told(before) != _told(state):
+            for watcher in self._watchers:
+                watcher.on_change()
         await self._heard(before, state)
 
     async def _on_view(self, view: OperatorView) -> None:

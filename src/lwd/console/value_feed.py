@@ -14,7 +14,7 @@ from lwd.console.fleet_view import FleetView, Value
 from lwd.errors import ServiceError
 from lwd.fleet.messages import OperatorView
 
-VALUES_HZ = 2.0
+VALUES_HZ = 1.0
 _IDLE_S = 60.0
 """Unwatched for so long, the process ends: it holds a few hundred MB."""
 _TRY_AGAIN_S = 60.0

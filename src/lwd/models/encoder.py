@@ -71,8 +71,9 @@ class ObservationEncoder(nn.Module):
         self.normalizer = normalizer
         self.instruction = nn.Linear(EMBEDDING_SIZE, token_width)
         self.state = StateTokens(embodiment, token_width)
+        # A module's name has no dot, a camera's may have (Gymnasium's pixels.top); it has no slash.
         self.images = nn.ModuleDict(
-            {name: ImageToken(*size, image_token_width) for name, size in embodiment.cameras.items()}
+            {name.replace(".", "/"): ImageToken(*size, image_token_width) for name, size in embodiment.cameras.items()}
         )
         token_count = 1 + len(embodiment.state_tokens)
         self.mix = nn.Linear(token_count * token_width + len(self.images) * image_token_width, width)
@@ -88,4 +89,4 @@ class ObservationEncoder(nn.Module):
         return F.silu(self.norm(mixed))
 
     def _image_tokens(self, images: Mapping[str, Tensor]) -> list[Tensor]:
-        return [encoder(images[name]) for name, encoder in self.images.items()]
+        return [encoder(images[name.replace("/", ".")]) for name, encoder in self.images.items()]

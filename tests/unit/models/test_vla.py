@@ -117,7 +117,7 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
     torch.manual_seed(0)
     embodiment = Embodiment(
         name="camera", control_hz=10.0, state_tokens=(TokenSpec(name="proprio", size=2),),
-        action_low=(-1.0,), action_high=(1.0,), cameras={"front": (32, 32)},
+        action_low=(-1.0,), action_high=(1.0,), cameras={"pixels.top": (32, 32)},
     )  # fmt: skip
     statistics = StateStatistics(mean=(0.0, 0.0), std=(1.0, 1.0))
     config = VLAConfig(horizon=2, token_width=8, context_size=32, expert_width=64, expert_depth=2)
@@ -126,7 +126,7 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
     images[0, :, :16], images[1, :, 16:] = 255, 255
     side = torch.arange(64) % 2
     observation = ObservationBatch(
-        state_BS=torch.zeros(64, 2), instruction_BE=torch.zeros(64, 384), images={"front": images[side]}
+        state_BS=torch.zeros(64, 2), instruction_BE=torch.zeros(64, 384), images={"pixels.top": images[side]}
     )
     action = torch.where(side == 0, -0.8, 0.8)[:, None, None].expand(64, 2, 1)
     batch = TransitionBatch(
@@ -141,7 +141,7 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
         algorithm.update(batch)
     policy.load_state_dict(algorithm.deployed_policy().state_dict())
     policy.instructions = InstructionEncoder({"go": np.zeros(384, np.float32)})
-    seen = [Observation(state=np.zeros(2, np.float32), images={"front": image.numpy()}) for image in images]
+    seen = [Observation(state=np.zeros(2, np.float32), images={"pixels.top": image.numpy()}) for image in images]
     actions = policy.act(seen * 8, ["go"] * 16, generator=torch.Generator().manual_seed(1)).reshape(8, 2, -1)
     assert actions[:, 0].mean() == pytest.approx(-0.8, abs=0.15)
     assert actions[:, 1].mean() == pytest.approx(0.8, abs=0.15)
