@@ -155,7 +155,7 @@ def test_a_full_spool_stops_new_episodes_until_commits_make_room(tmp_path, serve
             assert "no new episodes: the spool" in caplog.text
 
             def stands() -> bool:
-                """Nothing is deleted, nothing begins. The host may be "spool full" before its last episodes are spooled."""
+                """Nothing is deleted, nothing begins. The host may be "spool full" before all is spooled."""
                 spooled = len(bench.spool.pending())
                 time.sleep(0.5)
                 return spooled > 1 and len(bench.spool.pending()) == spooled and not bench.network.status.robots
