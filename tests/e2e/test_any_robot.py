@@ -72,6 +72,7 @@ def test_two_arms_are_driven_joint_by_joint(run, url, tmp_path):
         assert measured[name]["axes"] == [joint]
         assert measured[name]["steps"] >= 5
     assert (measured["fine"]["largest"], measured["dragged"]["largest"]) == (0.3, pytest.approx(0.5, abs=0.05))
+    assert measured["frames"] == [0, 5]
     assert measured["hands_off"] == {"steps": 0, "axes": [], "largest": 0}
     store = DirectoryStore(run / "store")
     (entry,) = (item for item in store.list("episodes") if measured["episode_id"] in item.key)

@@ -1,9 +1,11 @@
 """A Gymnasium environment of two arms with seven joints each that follow their targets, and a robot host that runs it.
 
-`python two_arms.py RUN`: bus, an untrained policy and one robot, until SIGTERM.
+`python two_arms.py RUN`: bus, an untrained policy, one robot and a coordinator, until SIGTERM.
 """
 
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,8 @@ def main(run: Path) -> None:
 
     from lwd.data.policies import PolicyPublisher
     from lwd.data.store import DirectoryStore
+    from lwd.data.validation import EpisodeLimits
+    from lwd.fleet.coordinator import Coordinator
     from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
     from lwd.fleet.nats_server import NatsServer
     from lwd.fleet.own_robots import gym_robots
@@ -90,7 +94,16 @@ def main(run: Path) -> None:
     encoder = InstructionEncoder({"wave": np.ones(EMBEDDING_SIZE, np.float32)})
     config = VLAConfig(horizon=5, token_width=4, expert_width=8, expert_depth=1)
     policy = SmallVLA(robot.embodiment, config, statistics, encoder)
-    PolicyPublisher(DirectoryStore(run / "store")).publish(policy_bytes(policy), update=0, snapshot=0)
+    store = DirectoryStore(run / "store")
+    PolicyPublisher(store).publish(policy_bytes(policy), update=0, snapshot=0)
+    coordinator = Coordinator(store, EpisodeLimits(embodiment=robot.embodiment))
+
+    def coordinate() -> None:
+        while True:
+            coordinator.process(coordinator.unprocessed())
+            time.sleep(0.2)
+
+    threading.Thread(target=coordinate, daemon=True).start()
     with NatsServer(run / "nats"):
         run_robot_host(
             RobotHostConfig(run=run, host_id="host-0", robots=(RobotSpec(robot_id="arms-0"),), operator="none"),

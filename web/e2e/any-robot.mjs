@@ -105,6 +105,20 @@ try {
   const { episode_id } = await robot();
   measured.episode_id = episode_id;
   await until((now) => now.episode_id !== episode_id, "the episode does not end");
+  // What the camera recorded of it, step by step.
+  for (const end = Date.now() + 60_000; ; await page.waitForTimeout(200)) {
+    if (await page.evaluate(async (id) => (await fetch(`/api/episodes/${id}`)).ok, episode_id)) break;
+    assert(Date.now() < end, "the episode is in no snapshot");
+  }
+  await page.goto(`${base}/#/episode/${episode_id}`);
+  await page.waitForSelector(".reel .replay");
+  await page.waitForFunction(() => [...document.querySelectorAll(".reel img")].every((image) => image.naturalWidth > 0));
+  const first = await page.getAttribute(".reel .replay", "src");
+  await page.locator('.player input[type="range"]').fill("5");
+  measured.frames = [first, await page.getAttribute(".reel .replay", "src")].map((url) => Number(url.split("/").at(-1)));
+  await page.locator(".player button").click();
+  await page.waitForFunction(() => Number(document.querySelector(".reel .replay").src.split("/").at(-1)) > 8);
+  await page.screenshot({ path: `${pictures}/camera-episode.png` });
   assert(problems.length === 0, problems.join("\n"));
   console.log(JSON.stringify(measured));
 } finally {

@@ -4,6 +4,7 @@ import { getBytes, getJson, post } from "./api";
 import { clock, colour, h, setText, words } from "./dom";
 import { table } from "./learning";
 import { chart } from "./chart";
+import { Reel } from "./reel";
 import type { Stage } from "./stage";
 
 interface Row {
@@ -164,6 +165,8 @@ interface Track {
 }
 
 const FILM_FRAMES = 8;
+/** What is known before simulator and networks have answered. */
+const NO_TRACK: Track = { steps: 0, bodies: 0, atoms: [], notes: [], poses: new Float32Array(), lamps: new Uint32Array(), probs: new Float32Array() };
 
 export class EpisodePage {
   readonly element = h("main", { id: "main", class: "page" }, h("p", { class: "empty" }, "reading the episode …"));
@@ -178,19 +181,26 @@ export class EpisodePage {
   }
 
   close(): void {
+    this.#stop();
+  }
+
+  #stop(): void {
     window.clearInterval(this.#timer);
+    this.#timer = 0;
   }
 
   async #load(): Promise<void> {
     try {
       const detail = await getJson<Detail>(`/api/episodes/${encodeURIComponent(this.episodeId)}`);
-      const tracked = h("div", {}, h("p", { class: "empty" }, "replaying it in the simulator …"));
+      const note = h("p", { class: "empty" }, Object.keys(detail.cameras).length ? "computing its values …" : "replaying it in the simulator …");
+      const tracked = h("div", {}, ...this.#player(detail, NO_TRACK), note);
       this.element.replaceChildren(...this.#head(detail), tracked, ...this.#charts(detail));
       try {
         const track = parseTrack(await getBytes(`/api/episodes/${encodeURIComponent(this.episodeId)}/track`));
+        this.#stop();
         tracked.replaceChildren(...this.#player(detail, track));
       } catch (error) {
-        tracked.replaceChildren(h("p", { class: "message", role: "alert" }, (error as Error).message));
+        note.replaceWith(h("p", { class: "message", role: "alert" }, (error as Error).message));
       }
     } catch (error) {
       this.element.replaceChildren(h("h1", {}, "Episode"), h("p", { class: "message", role: "alert" }, (error as Error).message));
@@ -257,12 +267,17 @@ export class EpisodePage {
   #player(detail: Detail, track: Track): HTMLElement[] {
     const parts: HTMLElement[] = [];
     const marks: ((step: number) => void)[] = [];
+    const reels = Object.entries(detail.cameras).map(([camera, frames]) => new Reel(detail.episode_id, camera, frames, FILM_FRAMES));
+    if (reels.length) {
+      marks.push((step) => reels.forEach((reel) => reel.show(step)));
+      parts.push(h("div", { class: "reels" }, ...reels.map((reel) => reel.element)));
+    }
     if (track.bodies) {
       const canvas = h("canvas", { class: "replay", width: 640, height: 400, role: "img", "aria-label": "the episode, replayed" });
-      const show = (step: number): void => this.#draw(canvas, track, step);
-      marks.push(show);
+      marks.push((step) => this.#draw(canvas, track, step));
       parts.push(h("div", { class: "film", "aria-hidden": "true" }, ...this.#film(track)), canvas);
     }
+    const pictures = parts.length;
     parts.push(controlBand(detail));
     if (track.value) {
       const heat = h("canvas", { class: "heat", width: 960, height: 160, role: "img", "aria-label": `value distribution over the steps, ${track.value_name}` });
@@ -271,16 +286,16 @@ export class EpisodePage {
     }
     parts.push(...track.notes.map((note) => h("p", { class: "note" }, note)));
     if (!marks.length) return parts;
-    const slider = h("input", { type: "range", min: 0, max: track.steps, value: 0, "aria-label": "step" });
+    const slider = h("input", { type: "range", min: 0, max: detail.steps, value: 0, "aria-label": "step" });
     const label = h("output", {}, "step 0");
     const go = (step: number): void => {
       slider.value = String(step);
-      setText(label, `step ${step} of ${track.steps}: ${step < track.steps ? who(detail, step) : words(detail.outcome)}`);
+      setText(label, `step ${step} of ${detail.steps}: ${step < detail.steps ? who(detail, step) : words(detail.outcome)}`);
       for (const mark of marks) mark(step);
     };
     slider.addEventListener("input", () => go(Number(slider.value)));
-    const play = h("button", { type: "button", onclick: () => this.#play(play, slider, go, track.steps, detail.control_hz) }, "Play");
-    parts.splice(track.bodies ? 2 : 0, 0, h("div", { class: "row player" }, play, slider, label));
+    const play = h("button", { type: "button", onclick: () => this.#play(play, slider, go, detail.steps, detail.control_hz) }, "Play");
+    parts.splice(pictures, 0, h("div", { class: "row player" }, play, slider, label));
     // Once the canvases are in the page, and have a size.
     requestAnimationFrame(() => go(0));
     return parts;
@@ -288,8 +303,7 @@ export class EpisodePage {
 
   #play(button: HTMLButtonElement, slider: HTMLInputElement, go: (step: number) => void, steps: number, hz: number): void {
     if (this.#timer) {
-      window.clearInterval(this.#timer);
-      this.#timer = 0;
+      this.#stop();
       setText(button, "Play");
       return;
     }
@@ -298,8 +312,7 @@ export class EpisodePage {
     this.#timer = window.setInterval(() => {
       go(step);
       if (step++ >= steps) {
-        window.clearInterval(this.#timer);
-        this.#timer = 0;
+        this.#stop();
         setText(button, "Play");
       }
     }, 1000 / hz);

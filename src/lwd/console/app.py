@@ -365,7 +365,12 @@ def create_app(config: AppConfig) -> FastAPI:
     async def frame(episode_id: str, camera: str, step: int) -> Response:
         """Return one recorded camera frame."""
         data = await asyncio.to_thread(console.episodes.frame, episode_id, camera, step)
-        return Response(data, media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")
+        return Response(
+            data,
+            media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg",
+            # Episodes never change: a film that is played again is not asked for again.
+            headers={"Cache-Control": "private, max-age=3600, immutable"},
+        )
 
     @app.get("/api/scene", dependencies=[viewer], responses=refusals)
     async def scene() -> Response:

@@ -12,7 +12,7 @@ from lwd.data.relabelling import Relabelling, relabel
 from lwd.errors import ConfigError
 from lwd.fleet.embodiment import embodiment_json
 from lwd.recipes.run_directory import RunDirectory
-from lwd.types import Outcome
+from lwd.types import Episode, Outcome
 
 MAX_ROWS = 500
 
@@ -49,6 +49,7 @@ class Episodes:
         self._store = run.store()
         self._lock = threading.Lock()
         self._newest: LogReader | None = None
+        self._last: tuple[str, Episode] | None = None
 
     def page(self, wanted: EpisodeFilter, *, snapshot: int | None, offset: int, limit: int) -> dict[str, Any]:
         """Return rows of the episodes that fulfil the conditions, newest first.
@@ -112,7 +113,7 @@ class Episodes:
             StoreError: if it cannot be read.
         """
         item = self.find(episode_id)
-        episode = read_episode(self._store.get(item.entry.key))
+        episode = self._episode(item)
         return {
             **_row(item),
             "key": item.entry.key,
@@ -142,11 +143,18 @@ class Episodes:
         Raises:
             ConfigError: if there is no such frame.
         """
-        episode = read_episode(self._store.get(self.find(episode_id).entry.key))
+        episode = self._episode(self.find(episode_id))
         frames = episode.images.get(camera, ())
         if not 0 <= step < len(frames):
             raise ConfigError(f"episode {episode_id} has no frame {step} of camera {camera!r}")
         return frames[step]
+
+    def _episode(self, item: CommittedEpisode) -> Episode:
+        """Read an episode; the last one is kept, whose frames a page asks for one by one."""
+        last = self._last
+        if last is None or last[0] != item.entry.sha256:
+            last = self._last = (item.entry.sha256, read_episode(self._store.get(item.entry.key)))
+        return last[1]
 
     def _reader(self, snapshot: int | None) -> LogReader:
         with self._lock:
