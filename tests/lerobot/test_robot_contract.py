@@ -111,3 +111,21 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[Robot, tuple[Task, ..
     robot, tasks = ROBOTS[request.param]()
     yield robot, tasks
     robot.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (EOFError("EOF when reading a line"), "'metaworld' asks questions before its first use: import it once"),
+        (FileNotFoundError(2, "No such file", "scene.xml"), "FileNotFoundError: .*scene.xml"),
+    ],
+)
+def test_a_package_that_asks_or_lacks_its_scenes_is_named(monkeypatch, error, message) -> None:
+    """As LIBERO does and did here, whose scenes come from a hub."""
+
+    def make_env(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lerobot.envs.factory.make_env", make_env)
+    with pytest.raises(ConfigError, match=message):
+        LeRobotEnvironments("metaworld", {"task": "reach-v3"})

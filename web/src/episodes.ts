@@ -171,6 +171,8 @@ const NO_TRACK: Track = { steps: 0, bodies: 0, atoms: [], notes: [], poses: new 
 export class EpisodePage {
   readonly element = h("main", { id: "main", class: "page" }, h("p", { class: "empty" }, "reading the episode …"));
   #timer = 0;
+  /** What is looked at, also when values and replay come later than the recorded pictures. */
+  #step = 0;
 
   constructor(
     private readonly episodeId: string,
@@ -289,6 +291,7 @@ export class EpisodePage {
     const slider = h("input", { type: "range", min: 0, max: detail.steps, value: 0, "aria-label": "step" });
     const label = h("output", {}, "step 0");
     const go = (step: number): void => {
+      this.#step = step;
       slider.value = String(step);
       setText(label, `step ${step} of ${detail.steps}: ${step < detail.steps ? who(detail, step) : words(detail.outcome)}`);
       for (const mark of marks) mark(step);
@@ -297,7 +300,7 @@ export class EpisodePage {
     const play = h("button", { type: "button", onclick: () => this.#play(play, slider, go, detail.steps, detail.control_hz) }, "Play");
     parts.splice(pictures, 0, h("div", { class: "row player" }, play, slider, label));
     // Once the canvases are in the page, and have a size.
-    requestAnimationFrame(() => go(0));
+    requestAnimationFrame(() => go(this.#step));
     return parts;
   }
 

@@ -40,7 +40,13 @@ class LeRobotEnvironments:
         try:
             config = known[kind](**arguments)
             suites = make_env(config, n_envs=1, use_async_envs=False)
-        except (ImportError, TypeError, ValueError, KeyError, gymnasium.error.Error) as error:
+        except EOFError as error:
+            # LIBERO asks for a directory when it is first imported, and a service has nobody to answer.
+            raise ConfigError(
+                f"the package of lerobot_env {kind!r} asks questions before its first use: import it once at a terminal "
+                f"(python -c 'import {kind}.{kind}'), then start again"
+            ) from error
+        except (ImportError, OSError, TypeError, ValueError, KeyError, gymnasium.error.Error) as error:
             raise ConfigError(
                 f"lerobot_env {kind!r} with {dict(arguments)}: {type(error).__name__}: {error}"
             ) from error
