@@ -117,7 +117,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[Robot, tuple[Task, ..
     ("error", "message"),
     [
         (EOFError("EOF when reading a line"), "'metaworld' asks questions before its first use: import it once"),
-        (FileNotFoundError(2, "No such file", "scene.xml"), "FileNotFoundError: .*scene.xml"),
+        (FileNotFoundError(2, "No such file", "scene.xml"), r"FileNotFoundError: .*scene\.xml"),
     ],
 )
 def test_a_package_that_asks_or_lacks_its_scenes_is_named(monkeypatch, error, message) -> None:
