@@ -116,7 +116,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[Robot, tuple[Task, ..
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (EOFError("EOF when reading a line"), "'metaworld' asks questions before its first use: import it once"),
+        (EOFError("EOF when reading a line"), "'metaworld' asks questions before its first use: import it"),
         (FileNotFoundError(2, "No such file", "scene.xml"), r"FileNotFoundError: .*scene\.xml"),
     ],
 )
