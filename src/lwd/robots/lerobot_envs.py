@@ -43,7 +43,7 @@ class LeRobotEnvironments:
         except EOFError as error:
             # LIBERO asks for a directory when it is first imported, and a service has nobody to answer.
             raise ConfigError(
-                f"the package of lerobot_env {kind!r} asks questions before its first use: import it at a terminal, once "
+                f"the package of lerobot_env {kind!r} asks questions before its first use: import it at a terminal "
                 f"(python -c 'import {kind}.{kind}'), then start again"
             ) from error
         except (ImportError, OSError, TypeError, ValueError, KeyError, gymnasium.error.Error) as error:
