@@ -284,7 +284,7 @@ export class EpisodePage {
     if (track.value) {
       const heat = h("canvas", { class: "heat", width: 960, height: 160, role: "img", "aria-label": `value distribution over the steps, ${track.value_name}` });
       marks.push((step) => drawHeat(heat, track, step));
-      parts.push(h("h2", {}, `Value and its distribution (${track.value_of ?? ""})`), heat, h("p", { class: "note" }, `line: ${track.value_name}; from ${track.atoms[0]} to ${track.atoms.at(-1)}`));
+      parts.push(h("h2", {}, `Value and its distribution (${track.value_of ?? ""})`), heat, h("p", { class: "note" }, `line: ${track.value_name}; from ${+track.atoms[0]!.toPrecision(3)} to ${+track.atoms.at(-1)!.toPrecision(3)}`));
     }
     parts.push(...track.notes.map((note) => h("p", { class: "note" }, note)));
     if (!marks.length) return parts;

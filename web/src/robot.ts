@@ -5,6 +5,7 @@ import { BANK_KEY, Hands } from "./control";
 import { DrivePanel } from "./drive";
 import { STATE_WORDS, episodeClock } from "./fleet";
 import type { Live, PoseFrame, Robot } from "./live";
+import { inWords } from "./sparkline";
 import { FRONT, drawPicture, type Stage, type View } from "./stage";
 
 const ROBOT_HZ = 20;
@@ -216,7 +217,7 @@ export class RobotView {
   #value(robot: Robot): string {
     const last = this.live.values.get(robot.robot_id)?.at(-1);
     const { of, note } = this.live.fleet!.values;
-    if (last?.episode_id === robot.episode_id) return `${last.value.toFixed(2)} (${of})`;
+    if (last?.episode_id === robot.episode_id) return `${inWords(last.value)} (${of})`;
     return note || "not known yet";
   }
 

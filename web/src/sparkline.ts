@@ -33,5 +33,8 @@ export class Sparkline {
 /** The value of a robot's present episode; empty where none is known. */
 export function showValue(element: HTMLElement, values: ValueAt[], episodeId: string): void {
   const last = values.at(-1);
-  setText(element, last && last.episode_id === episodeId ? `value ${last.value.toFixed(2)}` : "");
+  setText(element, last && last.episode_id === episodeId ? `value ${inWords(last.value)}` : "");
 }
+
+/** Two digits, and no minus before a zero. */
+export const inWords = (value: number): string => (Math.round(100 * value) / 100 || 0).toFixed(2);
