@@ -201,14 +201,14 @@ def test_large_files_that_come_again_and_again_leave_no_memory_behind(service):
     bombs = [case for case in corpus() if case.name.endswith("frame-of-200-mib")]
     assert len(bombs) == 2
     after_mib = []
-    for round_number in range(6):
+    for round_number in range(8):
         for number, bomb in enumerate(bombs):
             key = episode_key(ROBOT, f"again-{round_number}-{number}")
             service.store.create(key, bomb.data)
             assert bomb.reason in service.wait_for_record(key).reason
         after_mib.append(service.memory_mib("VmRSS"))
-    # Allocators keep room for a file or the next one, at times only after some rounds; two each round would be 2,000.
-    assert max(after_mib) < min(after_mib) + 300, after_mib
+    # Allocators keep something for the next file, at times only from the third round on, but not for each file.
+    assert max(after_mib[4:]) < max(after_mib[:4]) + 64, after_mib
     print(f"resident after each round: {after_mib}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
-from fastapi.requests import HTTPConnection
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +23,9 @@ from lwd.console.fleet_view import FleetView
 from lwd.console.heavy import HeavyWork
 from lwd.console.learning import LearningView
 from lwd.console.live import LiveClient
+from lwd.console.logins import LOCAL_USER, Logins, SessionInfo
 from lwd.console.proxy import ProxyLogin, peer_of
-from lwd.console.sessions import COOKIE, LIFETIME_S, LoginThrottle, Session, Sessions, same_secret
+from lwd.console.sessions import COOKIE, Session, same_secret
 from lwd.console.value_feed import ValueFeed
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
@@ -33,8 +33,6 @@ from lwd.fleet.bus_config import BusConfig
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Outcome
 
-LOCAL_USER = "local"
-"""Who uses a console without accounts: whoever can reach this machine's loopback."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'",
@@ -69,16 +67,6 @@ class Login(BaseModel):
     password: str = Field(min_length=1, max_length=MAX_PASSWORD)
 
 
-class SessionInfo(BaseModel):
-    """Who is logged in; without anybody, name and role are empty."""
-
-    name: str = ""
-    role: str = ""
-    csrf: str = ""
-    login: Literal["none", "password", "proxy"]
-    """How one logs in here."""
-
-
 class NewLabel(BaseModel):
     """What the outcome should have been."""
 
@@ -103,8 +91,7 @@ class _Console:
         self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
         self.values = ValueFeed(config.run.path, self.view)
         self.link = FleetLink(config.bus, self.view, self.values, DeskAudit(self.audit).on_control)
-        self.sessions = Sessions()
-        self.throttle = LoginThrottle()
+        self.logins = Logins(config.accounts, config.proxy, self.audit, secure_cookies=config.secure_cookies)
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
         self.heavy = HeavyWork()
@@ -120,68 +107,6 @@ class _Console:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             self.audit.close()
-
-    @property
-    def login(self) -> Literal["none", "password", "proxy"]:
-        if self.config.proxy is not None:
-            return "proxy"
-        return "password" if len(self.config.accounts) else "none"
-
-    def info(self, session: Session | None) -> SessionInfo:
-        if session is None:
-            return SessionInfo(login=self.login)
-        return SessionInfo(name=session.name, role=session.role.label, csrf=session.csrf, login=self.login)
-
-    def session_of(self, connection: HTTPConnection) -> Session | None:
-        """Return the session of a connection's cookie; one of somebody whom the proxy does not name any more ends.
-
-        Raises:
-            HTTPException: if the proxy names nobody, or not as it should.
-        """
-        secret = connection.cookies.get(COOKIE)
-        session = self.sessions.find(secret)
-        if self.config.proxy is None:
-            return session
-        named = ""
-        try:
-            named = self.config.proxy.name_in(connection)
-        finally:
-            if session is not None and session.name != named and self.sessions.end(secret):
-                self.audit.append(session.name, "logout")
-        return session if session is not None and session.name == named else None
-
-    def role_behind(self, proxy: ProxyLogin, name: str) -> Role:
-        """Return what somebody may do whom the proxy has logged in.
-
-        Raises:
-            HTTPException: if they may do nothing.
-        """
-        role = self.config.accounts.role_named(name)
-        role = proxy.role if role is None else role
-        if role is None:
-            self.note_refusal(name, "has no account")
-            raise HTTPException(
-                403,
-                f"{name} has no account here: `lwd console account --run RUN --name {name} --role viewer --proxy-only` "
-                "adds it, from the next start of the console on",
-            )
-        return role
-
-    def note_refusal(self, who: str, why: str) -> None:
-        """Write to the audit log who was refused; somebody who does not give up, twice a minute."""
-        if self.throttle.wait_s(who) == 0:
-            self.throttle.note(who, success=False)
-            self.audit.append(who, "login refused", refused=why)
-
-    def set_cookie(self, response: Response, secret: str) -> None:
-        response.set_cookie(
-            COOKIE,
-            secret,
-            max_age=int(LIFETIME_S),
-            httponly=True,
-            samesite="strict",
-            secure=self.config.secure_cookies,
-        )
 
 
 def create_app(config: AppConfig) -> FastAPI:
@@ -201,7 +126,7 @@ def create_app(config: AppConfig) -> FastAPI:
             return JSONResponse({"detail": "this console has another name: see --origin"}, status_code=421)
         if config.proxy is not None and config.proxy.is_forged(request):
             words = config.proxy.forged(request)
-            await asyncio.to_thread(console.note_refusal, peer_of(request), words)
+            await asyncio.to_thread(console.logins.note_refusal, peer_of(request), words)
             return JSONResponse({"detail": words}, status_code=403)
         origin = request.headers.get("origin")
         if request.method not in ("GET", "HEAD") and origin is not None and origin not in config.origins:
@@ -219,7 +144,7 @@ def create_app(config: AppConfig) -> FastAPI:
 
     def may(role: Role) -> Callable[[Request], Session]:
         def check(request: Request) -> Session:
-            session = console.session_of(request)
+            session = console.logins.session_of(request)
             if session is None:
                 raise HTTPException(401, "log in first")
             if session.role < role:
@@ -247,41 +172,37 @@ def create_app(config: AppConfig) -> FastAPI:
     @app.get("/api/session", responses=refusals)
     async def get_session(request: Request, response: Response) -> SessionInfo:
         """Say who is logged in. Without accounts everybody is, at once; behind a proxy, whom it names."""
-        session = await asyncio.to_thread(console.session_of, request)
-        if session is not None or console.login == "password":
-            return console.info(session)
+        session = await asyncio.to_thread(console.logins.session_of, request)
+        if session is not None or console.logins.kind == "password":
+            return console.logins.info(session)
         name, role = LOCAL_USER, Role.ADMIN
         if config.proxy is not None:
             name = config.proxy.name_in(request)
-            role = await asyncio.to_thread(console.role_behind, config.proxy, name)
+            role = await asyncio.to_thread(console.logins.role_behind, config.proxy, name)
             await asyncio.to_thread(console.audit.append, name, "login")
-        secret, session = console.sessions.begin(name, role)
-        console.set_cookie(response, secret)
-        return console.info(session)
+        return console.logins.begin(response, name, role)
 
     @app.post("/api/login", responses={**refusals, 429: {"description": "too many wrong passwords"}})
     async def login(body: Login, response: Response) -> SessionInfo:
         """Begin a session."""
         if config.proxy is not None:
             raise HTTPException(403, "this console takes no passwords: log in at the proxy before it")
-        if (wait_s := console.throttle.wait_s(body.name)) > 0:
+        if (wait_s := console.logins.throttle.wait_s(body.name)) > 0:
             raise HTTPException(429, f"too many wrong passwords: wait {wait_s:.0f} s")
         role = await asyncio.to_thread(config.accounts.role_of, body.name, body.password)
-        console.throttle.note(body.name, success=role is not None)
+        console.logins.throttle.note(body.name, success=role is not None)
         await asyncio.to_thread(console.audit.append, body.name, "login" if role is not None else "login refused")
         if role is None:
             raise HTTPException(401, "name or password is wrong")
-        secret, session = console.sessions.begin(body.name, role)
-        console.set_cookie(response, secret)
-        return console.info(session)
+        return console.logins.begin(response, body.name, role)
 
     @app.post("/api/logout", responses=refusals)
     async def logout(request: Request, response: Response, session: Annotated[Session, viewer]) -> SessionInfo:
         """End the session."""
-        console.sessions.end(request.cookies.get(COOKIE))
+        console.logins.sessions.end(request.cookies.get(COOKIE))
         response.delete_cookie(COOKIE)
         await asyncio.to_thread(console.audit.append, session.name, "logout")
-        return console.info(None)
+        return console.logins.info(None)
 
     @app.get("/api/fleet", dependencies=[viewer], responses=refusals)
     async def fleet() -> dict[str, Any]:
@@ -390,12 +311,12 @@ def create_app(config: AppConfig) -> FastAPI:
             await socket.close(4403)
             return
         if config.proxy is not None and config.proxy.is_forged(socket):
-            await asyncio.to_thread(console.note_refusal, peer_of(socket), config.proxy.forged(socket))
+            await asyncio.to_thread(console.logins.note_refusal, peer_of(socket), config.proxy.forged(socket))
             await socket.close(4403)
             return
         session = None
         with contextlib.suppress(HTTPException):
-            session = await asyncio.to_thread(console.session_of, socket)
+            session = await asyncio.to_thread(console.logins.session_of, socket)
         # Also if nobody is logged in: browsers are not told the code with which a handshake is refused.
         await socket.accept()
         if session is None:
@@ -408,7 +329,7 @@ def create_app(config: AppConfig) -> FastAPI:
             console.link,
             console.view,
             console.audit,
-            is_valid=lambda: console.sessions.find(secret) is session,
+            is_valid=lambda: console.logins.sessions.find(secret) is session,
         )
         await client.run()
 

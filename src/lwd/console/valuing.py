@@ -6,6 +6,7 @@ of the value distributions by the newest checkpoint; the note says why there are
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -56,7 +57,8 @@ class Valuer:
             ]
             if fit:
                 for index, value in zip(fit, self._values(network, [robots[index] for index in fit]), strict=True):
-                    values[index] = value
+                    # A network that diverged says no number, and JSON has no word for it.
+                    values[index] = value if math.isfinite(value) else None
         return {"values": values, "of": self._of, "note": self._note}
 
     def _look(self) -> None:

@@ -43,12 +43,6 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def accounts(tmp_path_factory) -> Path:
     """Hashing takes its time: once for all tests."""
     path = tmp_path_factory.mktemp("accounts") / "accounts.json"

@@ -17,7 +17,6 @@ from lwd.console.app import AppConfig, create_app
 from lwd.console.valuing import Valuer
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.embodiment import embodiment_json
-from lwd.fleet.nats_server import NatsServer
 from lwd.learner.checkpoint import CheckpointStore, Progress
 from lwd.models.checkpoint import policy_bytes, value_bytes
 from lwd.models.critic import CriticConfig, ValueCritic
@@ -31,12 +30,6 @@ from ... import driven_fleet, point_mass
 TEXT = driven_fleet.TASK.instructions[0]
 STATISTICS = StateStatistics(mean=(0.0,) * 6, std=(1.0,) * 6)
 ORIGIN = "http://testserver"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[NatsServer]:
-    with NatsServer(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +152,16 @@ def test_a_newer_checkpoint_is_noticed_and_a_damaged_one_leaves_the_old_in_use(f
     damaged = asking.answer([asked(state)])
     assert damaged["values"] == after["values"]
     assert "has sha256" in damaged["note"]
+
+
+def test_a_network_that_diverged_has_no_values(fleet, tmp_path):
+    save(tmp_path, "online", 3)
+    asking = valuer(fleet, tmp_path)
+    state = [0.1, 0.2, 0.0, 0.0, 1.0, 1.0]
+    assert asking.answer([asked(state)])["values"] != [None]
+    with torch.no_grad():
+        asking._network.value_head[-1].bias.fill_(float("nan"))
+    assert asking.answer([asked(state)])["values"] == [None]
 
 
 def test_without_a_value_network_it_says_why(fleet, tmp_path):
