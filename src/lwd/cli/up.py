@@ -59,6 +59,13 @@ def run(
             help='further options of every `lwd robot`: --robot-options="--gym metaworld-mt10 --operator none"',
         ),
     ] = "",
+    learner_options: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="WORDS",
+            help='further options of `lwd learner`: --learner-options="--prefix-cache 20 --arena-directory rows"',
+        ),
+    ] = "",
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).fleet
@@ -75,6 +82,7 @@ def run(
         nats_port=nats_port,
         console_port=console_port if console else None,
         robot_options=tuple(shlex.split(robot_options)),
+        learner_options=tuple(shlex.split(learner_options)),
     )
     if console:
         status.print(f"console: http://127.0.0.1:{console_port}", highlight=False)

@@ -43,6 +43,8 @@ class FleetUp:
     """Loopback port of the operators' console; None: no console."""
     robot_options: tuple[str, ...] = ()
     """Further words of every `lwd robot` command, such as --gym and its environment."""
+    learner_options: tuple[str, ...] = ()
+    """Further words of the `lwd learner` command, such as --prefix-cache and its size."""
 
     def __post_init__(self) -> None:
         if self.robots < 1:
@@ -102,6 +104,7 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
             *("--seed", str(fleet.seed), "--device", fleet.device, "--env-steps", str(fleet.env_steps)),
             *("--method", fleet.method),
             *(() if fleet.quantile_level is None else ("--quantile-level", str(fleet.quantile_level))),
+            *fleet.learner_options,
         ),
         # Its failures are of its own making (diverged, wrong settings): repeating them helps nobody.
         restart=False,
