@@ -1,5 +1,6 @@
 """Small real networks and batches that several test modules share."""
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +29,15 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]
     finally:
         # At once: it takes its time to stop in order, for data that nobody needs any more.
         server.kill()
+
+
+@pytest.fixture
+def keep_signals() -> Iterator[None]:
+    """For what installs handlers of its own, as a process's entry does."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

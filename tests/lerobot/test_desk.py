@@ -2,62 +2,29 @@
 
 import asyncio
 import contextlib
-import signal
-import threading
 
-import numpy as np
 import pytest
 from lerobot.teleoperators.utils import TeleopEvents
 
-from lwd.data.episode_file import read_episode
-from lwd.data.policies import PolicyPublisher
-from lwd.data.store import DirectoryStore
 from lwd.errors import ConfigError
-from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.desk import Desk
-from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
-from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.shift import look_after
-from lwd.models.checkpoint import policy_bytes
-from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
-from lwd.models.normalization import StateStatistics
-from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.operators.lerobot import LeRobotOperator
-from lwd.robots.lerobot import LeRobotConfig, LeRobotRobot
 from lwd.robots.lerobot_devices import make_teleoperator
-from lwd.types import Controller, Embodiment, Outcome, TokenSpec
+from lwd.types import Controller, Embodiment, Outcome
 
+from .driven_arm import ARM, config, driven_episode
 from .joint_robot import JointLeader, JointLeaderConfig, JointRobot, JointRobotConfig
-
-HZ = 20.0
-ARM = Embodiment(
-    name="joint-arm", control_hz=HZ, state_tokens=(TokenSpec(name="state", size=3),),
-    action_low=(-90.0, -90.0, 0.0), action_high=(90.0, 90.0, 100.0),
-)  # fmt: skip
-CONFIG = LeRobotConfig.model_validate({"tasks": [{"name": "reach", "instructions": ["reach"], "time_limit_s": 600}]})
-
-
-@pytest.fixture
-def keep_signals():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_a_leader_arm_elsewhere_drives_a_robot_and_labels_its_episode(tmp_path, keep_signals):
-    store = DirectoryStore(tmp_path / "store")
-    statistics = StateStatistics(mean=(0.0,) * 3, std=(1.0,) * 3)
-    encoder = InstructionEncoder({"reach": np.ones(EMBEDDING_SIZE, np.float32)})
-    policy = SmallVLA(ARM, VLAConfig(horizon=5, token_width=4, expert_width=8, expert_depth=1), statistics, encoder)
-    PolicyPublisher(store).publish(policy_bytes(policy), update=0, snapshot=0)
     robot = JointRobot(JointRobotConfig(id="follower", camera=False, speed=20.0))
     leader = JointLeader(JointLeaderConfig(id="leader"))
     buttons = JointLeader(JointLeaderConfig(id="buttons", with_events=True))
-    stop, over = asyncio.Event(), threading.Event()
+    stop = asyncio.Event()
     trace: list[str] = []
 
-    async def person() -> None:
+    async def person(bus, over) -> None:
         async def until(condition, what: str) -> None:
             async with asyncio.timeout(60):
                 while not condition():
@@ -65,10 +32,10 @@ def test_a_leader_arm_elsewhere_drives_a_robot_and_labels_its_episode(tmp_path, 
             trace.append(what)
 
         def connect(embodiment: Embodiment):
-            assert (embodiment.control_hz, embodiment.action_low) == (HZ, ARM.action_low)
+            assert (embodiment.control_hz, embodiment.action_low) == (ARM.control_hz, ARM.action_low)
             return contextlib.closing(LeRobotOperator(leader, embodiment, events=buttons))
 
-        async with Desk.open(BusConfig(urls=(server.url,)), "ada") as desk:
+        async with Desk.open(bus, "ada") as desk:
             desk.look_at("arm")
             await until(lambda: desk._states.get("arm"), "there")
             looking = asyncio.create_task(look_after(desk, "arm", connect, stop))
@@ -86,29 +53,13 @@ def test_a_leader_arm_elsewhere_drives_a_robot_and_labels_its_episode(tmp_path, 
             buttons.events = {TeleopEvents.SUCCESS: True}
             await until(lambda: desk._states["arm"][1].label == "success", "labelled")
             buttons.events = {}
-            await until(over.is_set, "the episode is over")
+            await until(over, "the episode is over")
             stop.set()
             await looking
         assert not leader.is_connected
 
-    with NatsServer(tmp_path / "nats") as server:
-        thread = threading.Thread(target=asyncio.run, args=(person(),))
-        thread.start()
-        try:
-            run_robot_host(
-                RobotHostConfig(
-                    run=tmp_path, host_id="host", robots=(RobotSpec(robot_id="arm", world="real"),), operator="none",
-                    max_episodes=1, drain_s=0.5,
-                ),
-                make=lambda _: (LeRobotRobot(robot, ARM, CONFIG), None),
-                tasks=CONFIG.tasks_at(HZ),
-            )  # fmt: skip
-        finally:
-            over.set()
-            thread.join(timeout=60)
+    episode = driven_episode(tmp_path, robot, config(), person)
     assert trace[-1] == "the episode is over", trace
-    (entry,) = store.list("episodes")
-    episode = read_episode(store.get(entry.key))
     assert episode.info.outcome is Outcome.SUCCESS
     assert episode.info.operator_ids == ("ada", "ada")
     human_T = episode.controllers_T == Controller.HUMAN

@@ -2,19 +2,13 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from lwd.data.episode_file import read_episode
-from lwd.data.policies import PolicyPublisher
-from lwd.data.store import DirectoryStore
 from lwd.errors import ConfigError
 from lwd.fleet.bus import Bus
-from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
     WATCH_SUBJECT,
@@ -25,24 +19,13 @@ from lwd.fleet.messages import (
     command_subject,
     host_subject,
 )
-from lwd.fleet.nats_server import NatsServer
-from lwd.models.checkpoint import policy_bytes
-from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
-from lwd.models.normalization import StateStatistics
-from lwd.models.vla import SmallVLA, VLAConfig
-from lwd.robots.lerobot import LeRobotConfig, LeRobotRobot
+from lwd.robots.lerobot import LeRobotRobot
 from lwd.types import Controller, Outcome
 
+from .driven_arm import ARM, config, driven_episode
 from .joint_robot import JointRobot, JointRobotConfig
-from .test_desk import ARM, HZ, keep_signals
 
-__all__ = ["keep_signals"]
-CONFIG = LeRobotConfig.model_validate(
-    {
-        "tasks": [{"name": "reach", "instructions": ["reach"], "time_limit_s": 600}],
-        "drive_speeds": {"gripper.pos": 50.0},
-    }
-)
+CONFIG = config(drive_speeds={"gripper.pos": 50.0})
 
 
 class Console:
@@ -89,19 +72,13 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_an_arm_is_jogged_from_where_its_joints_are(tmp_path, keep_signals):
-    store = DirectoryStore(tmp_path / "store")
-    encoder = InstructionEncoder({"reach": np.ones(EMBEDDING_SIZE, np.float32)})
-    statistics = StateStatistics(mean=(0.0,) * 3, std=(1.0,) * 3)
-    policy = SmallVLA(ARM, VLAConfig(horizon=5, token_width=4, expert_width=8, expert_depth=1), statistics, encoder)
-    PolicyPublisher(store).publish(policy_bytes(policy), update=0, snapshot=0)
     # As fast as the fastest of its joints is driven, and no faster: it lags behind what the policy wants.
     device = JointRobot(JointRobotConfig(id="follower", camera=False, speed=2.5))
-    over = threading.Event()
     begun: list[np.ndarray] = []
     trace: list[str] = []
 
-    async def person() -> None:
-        bus = await Bus.connect(BusConfig(urls=(server.url,)), name="console")
+    async def person(where, over) -> None:
+        bus = await Bus.connect(where, name="console")
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(bus.close)
             console = Console(bus)
@@ -124,27 +101,11 @@ def test_an_arm_is_jogged_from_where_its_joints_are(tmp_path, keep_signals):
             await console.jog(lease, (0.0, 0.0, 0.0), 0.5)
             begun.append(device.positions)
             await console.ask("success", lease)
-            await until(over.is_set)
+            await until(over)
             trace.append("over")
 
-    with NatsServer(tmp_path / "nats") as server:
-        thread = threading.Thread(target=asyncio.run, args=(person(),))
-        thread.start()
-        try:
-            run_robot_host(
-                RobotHostConfig(
-                    run=tmp_path, host_id="host", robots=(RobotSpec(robot_id="arm", world="real"),), operator="none",
-                    max_episodes=1, drain_s=0.5,
-                ),
-                make=lambda _: (LeRobotRobot(device, ARM, CONFIG), None),
-                tasks=CONFIG.tasks_at(HZ),
-            )  # fmt: skip
-        finally:
-            over.set()
-            thread.join(timeout=60)
+    episode = driven_episode(tmp_path, device, CONFIG, person)
     assert trace == ["jogged", "over"]
-    (entry,) = store.list("episodes")
-    episode = read_episode(store.get(entry.key))
     assert (episode.info.outcome, episode.info.operator_ids) == (Outcome.SUCCESS, ("ada",))
     human_TA = episode.actions_TA[episode.controllers_T == Controller.HUMAN]
     steps = np.arange(1, len(human_TA) + 1)

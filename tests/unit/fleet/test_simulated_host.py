@@ -31,14 +31,6 @@ from lwd.types import Controller, Outcome
 
 
 @pytest.fixture
-def keep_signals():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
 def store(tmp_path) -> DirectoryStore:
     """With an untrained policy, which gets stuck and needs help."""
     # Known embeddings, so that no sentence encoder is loaded.
