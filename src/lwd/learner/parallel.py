@@ -168,7 +168,7 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
             f"learner process {rank} of {size} cannot meet the others at {os.environ.get('MASTER_ADDR')}:"
             f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}): start all of them with torchrun"
         ) from error
-    group = None
+    in_order = False
     try:
         device_group = None
         if device == "cuda":
@@ -178,15 +178,17 @@ def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iter
             device_group = dist.new_group(backend="nccl", timeout=limit)
         group = Group(rank=rank, size=size, device_group=device_group)
         yield group, device
+        in_order = not group.broken
     finally:
-        if group is not None and group.broken:
-            atexit.register(_end_at_once)
-        else:
+        # Whoever leaves with an error of its own leaves others behind, which still wait for it.
+        if in_order:
             dist.destroy_process_group()
+        else:
+            atexit.register(_end_at_once)
 
 
 def _end_at_once() -> None:
-    """End a process whose group is broken: gloo's threads still wait for a peer, and taking them down may abort."""
+    """End a process whose group did not end in order: gloo's threads may wait for a peer, and their end may abort."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
