@@ -1,7 +1,10 @@
 """Train a method on play data from scratch, evaluate it as OGBench does, and keep every result at once."""
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +154,7 @@ def run_check(
             return False
         if not _is_recorded(config, updates):
             say(f"evaluating after {updates:,} updates")
-            _record(config, updates, evaluate(algorithm.averaged_policy, config))
+            record(config, updates, evaluate(algorithm.averaged_policy, config))
     return True
 
 
@@ -214,23 +217,25 @@ def _is_recorded(config: CheckConfig, updates: int) -> bool:
     return any((row["env"], row["method"], row["seed"], row["updates"]) == wanted for row in rows)
 
 
-def _record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
+def record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
+    """Add an evaluation to the results, also while other runs add theirs.
+
+    Raises:
+        StoreError: if the results cannot be written.
+    """
     interval = wilson_interval(sum(successes), len(successes))
-    content = _load(config.out)
-    content["benchmarks"].append(
-        {
-            "env": environment_id(config.env),
-            "method": config.method,
-            "seed": config.seed,
-            "updates": updates,
-            "success": interval.mean,
-            "episodes": len(successes),
-            "ci95": [interval.low, interval.high],
-            "published": PUBLISHED[config.env],
-        }
-    )
+    row = {
+        "env": environment_id(config.env),
+        "method": config.method,
+        "seed": config.seed,
+        "updates": updates,
+        "success": interval.mean,
+        "episodes": len(successes),
+        "ci95": [interval.low, interval.high],
+        "published": PUBLISHED[config.env],
+    }
     steps = config.shards * EPISODES_PER_SHARD * EPISODE_STEPS
-    content["data"] = (
+    data = (
         f"Play data made again with OGBench's own plan oracles and their noise of .1: {steps:,} steps per task where "
         "the published sets have a million, other random numbers, the same episode length and rules. Rewards by the "
         "package's relabelling; scene in the sparse form (-1 until done) of the published figures. Networks of width "
@@ -239,4 +244,18 @@ def _record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
         "figures are after a million updates of both, ours after those given of the critic."
     )
     durable.ensure_directory(config.out)
-    durable.replace(config.out / RESULTS, json.dumps(content, indent=1).encode())
+    with _locked(config.out):
+        rows = [*_load(config.out)["benchmarks"], row]
+        rows.sort(key=lambda row: (row["env"], row["method"], row["seed"], row["updates"]))
+        content = {"benchmarks": rows, "data": data}
+        durable.replace(config.out / RESULTS, json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,6 +1,7 @@
 """Play data, its batches under the benchmark's reward, and a small walk from data to a recorded evaluation."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from lwd.errors import ConfigError, ResumeError
 from lwd.models.critic import CriticConfig
 from lwd.models.vla import VLAConfig
-from lwd.recipes.ogbench_check.check import RESULTS, CheckConfig, algorithm_settings, run_check
+from lwd.recipes.ogbench_check.check import RESULTS, CheckConfig, algorithm_settings, record, run_check
 from lwd.recipes.ogbench_check.dataset import PlayBatches, environment_id, load_play_data
 from lwd.recipes.ogbench_check.play_data import make_play_data, shard_path
 
@@ -117,6 +118,17 @@ def test_from_data_to_a_recorded_evaluation(method, tmp_path, monkeypatch):
     assert [(row["updates"], row["episodes"], row["method"]) for row in rows] == [(4, 1, method), (6, 1, method)]
     with pytest.raises(ResumeError, match=r"gamma = 0\.99"):
         run_check(replace(config, gamma=0.9))
+
+
+def test_runs_side_by_side_keep_each_other_s_results(tmp_path):
+    configs = [CheckConfig(env="scene", method=method, root=tmp_path, out=tmp_path) for method in ("qam", "lwd")]
+    with ThreadPoolExecutor(8) as pool:
+        for config in configs:
+            for updates in range(40, 0, -1):
+                pool.submit(record, config, updates, [True, False])
+    rows = json.loads((tmp_path / RESULTS).read_text())["benchmarks"]
+    assert [(row["method"], row["updates"]) for row in rows] == [(m, n) for m in ("lwd", "qam") for n in range(1, 41)]
+    assert {row["success"] for row in rows} == {0.5}
 
 
 def test_values_of_the_scaled_rewards_lie_on_the_support():
