@@ -74,9 +74,9 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
     """Return the settings of a method: what the scene recipe learned, where the benchmark does not say otherwise.
 
     Rates are the benchmark papers' 3e-4; the reference imitates all of the data while the others learn, as in
-    arXiv 2601.14234. Play has no task in mind and what it does on average leads nowhere, so the quantile is close to the
-    best of what follows (docs/ogbench-check.md says how it was chosen). An actor's update for the whole batch costs four of LWD's critic's, so it is
-    made for half of it, every second time.
+    arXiv 2601.14234. Play has no task in mind and what it does on average leads nowhere, so the quantile is close to
+    the best of what follows (docs/ogbench-check.md says how it was chosen). An actor's update for the whole batch costs
+    four of LWD's critic's, so it is made for half of it, every second time.
     """
     low = -float(SUB_GOALS[config.env])
     critic = replace(config.critic, value_low=1.1 * low, value_high=-0.1 * low)
