@@ -26,18 +26,25 @@ _BATCHES = 4
 
 
 def write_levels(evaluations: Sequence[Cell], runs: CellRuns, recipe: StageRecipe, out: Path) -> None:
-    """Measure the offline runs that are here and finished; keep what was measured of these runs before.
+    """Measure the offline runs that are here and finished; keep what was measured before, also where a run is gone.
 
     Raises:
         ConfigError: if what was written before cannot be read.
     """
-    here = [cell for cell in evaluations if runs.finished(cell.parents[0]) and _has_value(runs.run_of(cell))]
-    keys = tuple(cell.key for cell in here)
     before = read_levels(out)
-    if not here or (before is not None and before.keys == keys):
+    measured = {} if before is None else dict(zip(before.keys, before.runs, strict=True))
+    new = [
+        cell
+        for cell in evaluations
+        if cell.key not in measured and runs.finished(cell.parents[0]) and _has_value(runs.run_of(cell))
+    ]
+    if not new:
         return
-    measured = tuple(measure_levels(runs.run_of(cell), recipe, seed=cell.seed) for cell in here)
-    durable.replace(out / LEVELS, Levels(keys=keys, states=_STATES, runs=measured).model_dump_json(indent=1).encode())
+    measured |= {cell.key: measure_levels(runs.run_of(cell), recipe, seed=cell.seed) for cell in new}
+    # Of cells with other settings nothing is kept: the page would average over them.
+    keys = tuple(cell.key for cell in evaluations if cell.key in measured)
+    levels = Levels(keys=keys, states=_STATES, runs=tuple(measured[key] for key in keys))
+    durable.replace(out / LEVELS, levels.model_dump_json(indent=1).encode())
 
 
 @torch.no_grad()
