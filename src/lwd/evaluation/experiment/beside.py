@@ -49,6 +49,8 @@ class OutsideRun(BaseModel):
     method: str
     seed: int
     updates: int
+    extraction: str
+    """What acts: `qam`, or `best_of_n` with the same critic."""
     success: float
     episodes: int
     ci95: tuple[float, float]
@@ -160,6 +162,7 @@ def outside_section(out: Path) -> list[str]:
         [
             run.env,
             run.method,
+            run.extraction.replace("_", " "),
             str(run.seed),
             f"{run.updates:,}",
             f"{run.success:.2f} ({run.ci95[0]:.2f}-{run.ci95[1]:.2f})",
@@ -168,7 +171,7 @@ def outside_section(out: Path) -> list[str]:
         ]
         for run in check.benchmarks
     ]
-    header = ["environment", "method", "seed", "updates", "success", "episodes", "published"]
+    header = ["environment", "method", "acting", "seed", "updates", "success", "episodes", "published"]
     return [check.data, "", *markdown(header, rows)]
 
 

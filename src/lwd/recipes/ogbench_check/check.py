@@ -20,8 +20,9 @@ from lwd.evaluation.statistics import wilson_interval
 from lwd.learner.checkpoint import CheckpointStore
 from lwd.learner.loop import UpdateResult
 from lwd.learner.stage import Stage
+from lwd.models.acting import ActingPolicy
+from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import CriticConfig, ValueCritic
-from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA, VLAConfig
@@ -31,6 +32,9 @@ from lwd.recipes.ogbench_check.play_data import EPISODE_STEPS, EPISODES_PER_SHAR
 from lwd.types import Embodiment, Observation, TokenSpec
 
 CheckMethod = Literal["lwd", "qam"]
+Extraction = Literal["qam", "best_of_n"]
+EXTRACTIONS: tuple[Extraction, ...] = ("qam", "best_of_n")
+"""What acts in an evaluation: the policy that QAM trained, or the best of the reference's chunks by the same critic."""
 RESULTS = "ogbench_check.json"
 PUBLISHED: dict[BenchmarkEnv, list[dict[str, Any]]] = {
     "scene": [{"method": "QAM", "mean": 0.98, "pm": 0.03}, {"method": "FQL", "mean": 0.71, "pm": 0.10}],
@@ -153,9 +157,10 @@ def run_check(
             watch(result, config.updates)
         if stage.progress.update < updates:
             return False
-        if not _is_recorded(config, updates):
-            say(f"evaluating after {updates:,} updates")
-            record(config, updates, evaluate(algorithm.averaged_policy, config))
+        for extraction in EXTRACTIONS:
+            if not _is_recorded(config, updates, extraction):
+                say(f"evaluating {extraction} after {updates:,} updates")
+                record(config, updates, extraction, evaluate(acting(algorithm, extraction), config))
     return True
 
 
@@ -180,7 +185,14 @@ def _build(config: CheckConfig, batches: PlayBatches) -> LWD:
     return LWD(policy, reference, critic, settings, torch.Generator().manual_seed(config.seed))
 
 
-def evaluate(policy: FlowPolicy, config: CheckConfig) -> list[bool]:
+def acting(algorithm: LWD, extraction: Extraction) -> ActingPolicy:
+    """Return what acts; best-of-N takes the critic and the reference of the same training run."""
+    if extraction == "qam":
+        return algorithm.averaged_policy
+    return BestOfN(algorithm.reference, algorithm.target_critic, algorithm.config.samples)
+
+
+def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[bool]:
     """Return the successes of OGBench's own episodes: its start states, its time limit, its test of success."""
     import ogbench
 
@@ -212,13 +224,16 @@ def _load(out: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"benchmarks": [], "data": ""}
 
 
-def _is_recorded(config: CheckConfig, updates: int) -> bool:
-    wanted = (environment_id(config.env), config.method, config.seed, updates)
-    rows = _load(config.out)["benchmarks"]
-    return any((row["env"], row["method"], row["seed"], row["updates"]) == wanted for row in rows)
+def _is_recorded(config: CheckConfig, updates: int, extraction: Extraction) -> bool:
+    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction)
+    return any(_key(row) == wanted for row in _load(config.out)["benchmarks"])
 
 
-def record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["env"], row["method"], row["seed"], row["updates"], row["extraction"]
+
+
+def record(config: CheckConfig, updates: int, extraction: Extraction, successes: list[bool]) -> None:
     """Add an evaluation to the results, also while other runs add theirs.
 
     Raises:
@@ -230,6 +245,7 @@ def record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
         "method": config.method,
         "seed": config.seed,
         "updates": updates,
+        "extraction": extraction,
         "success": interval.mean,
         "episodes": len(successes),
         "ci95": [interval.low, interval.high],
@@ -247,7 +263,7 @@ def record(config: CheckConfig, updates: int, successes: list[bool]) -> None:
     durable.ensure_directory(config.out)
     with _locked(config.out):
         rows = [*_load(config.out)["benchmarks"], row]
-        rows.sort(key=lambda row: (row["env"], row["method"], row["seed"], row["updates"]))
+        rows.sort(key=_key)
         content = {"benchmarks": rows, "data": data}
         durable.replace(config.out / RESULTS, json.dumps(content, indent=1).encode())
 

@@ -189,6 +189,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
                 "method": "qam",
                 "seed": 0,
                 "updates": 100_000,
+                "extraction": "best_of_n",
                 "success": 0.9,
                 "episodes": 50,
                 "ci95": [0.8, 0.96],
@@ -201,6 +202,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
     assert "Our own play data." in page
     assert row(page, "scene-task2")[1:] == [
         "qam",
+        "best of n",
         "0",
         "100,000",
         "0.90 (0.80-0.96)",

@@ -115,7 +115,9 @@ def test_from_data_to_a_recorded_evaluation(method, tmp_path, monkeypatch):
     assert seen == [1, 2, 3, 4, 5, 6]
     assert run_check(config)  # nothing is left to do
     rows = json.loads((tmp_path / "out" / RESULTS).read_text())["benchmarks"]
-    assert [(row["updates"], row["episodes"], row["method"]) for row in rows] == [(4, 1, method), (6, 1, method)]
+    wanted = [(updates, extraction) for updates in (4, 6) for extraction in ("best_of_n", "qam")]
+    assert [(row["updates"], row["extraction"]) for row in rows] == wanted
+    assert {(row["episodes"], row["method"]) for row in rows} == {(1, method)}
     with pytest.raises(ResumeError, match=r"gamma = 0\.99"):
         run_check(replace(config, gamma=0.9))
 
@@ -125,7 +127,7 @@ def test_runs_side_by_side_keep_each_other_s_results(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for config in configs:
             for updates in range(40, 0, -1):
-                pool.submit(record, config, updates, [True, False])
+                pool.submit(record, config, updates, "qam", [True, False])
     rows = json.loads((tmp_path / RESULTS).read_text())["benchmarks"]
     assert [(row["method"], row["updates"]) for row in rows] == [(m, n) for m in ("lwd", "qam") for n in range(1, 41)]
     assert {row["success"] for row in rows} == {0.5}
