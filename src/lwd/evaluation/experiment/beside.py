@@ -51,6 +51,8 @@ class OutsideRun(BaseModel):
     updates: int
     extraction: str
     """What acts: `qam`, or `best_of_n` with the same critic."""
+    temperature_fraction: float
+    """Of Q's spread over the reference's chunks: QAM's temperature in training."""
     success: float
     episodes: int
     ci95: tuple[float, float]
@@ -163,6 +165,7 @@ def outside_section(out: Path) -> list[str]:
             run.env,
             run.method,
             run.extraction.replace("_", " "),
+            f"{run.temperature_fraction:g}",
             str(run.seed),
             f"{run.updates:,}",
             f"{run.success:.2f} ({run.ci95[0]:.2f}-{run.ci95[1]:.2f})",
@@ -171,7 +174,7 @@ def outside_section(out: Path) -> list[str]:
         ]
         for run in check.benchmarks
     ]
-    header = ["environment", "method", "acting", "seed", "updates", "success", "episodes", "published"]
+    header = ["environment", "method", "acting", "temperature", "seed", "updates", "success", "episodes", "published"]
     return [check.data, "", *markdown(header, rows)]
 
 

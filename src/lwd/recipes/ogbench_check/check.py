@@ -89,6 +89,7 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
         entropy_weight=0.1,
         quantile_high=0.99,
         temperature="auto",
+        auto_temperature_fraction=1.5,
         rollout="policy",
         actor_every=2,
         actor_batch_size=config.batch_size // 2,
@@ -160,7 +161,8 @@ def run_check(
         for extraction in EXTRACTIONS:
             if not _is_recorded(config, updates, extraction):
                 say(f"evaluating {extraction} after {updates:,} updates")
-                record(config, updates, extraction, evaluate(acting(algorithm, extraction), config))
+                successes = evaluate(acting(algorithm, extraction), config)
+                record(config, updates, extraction, successes)
     return True
 
 
@@ -225,12 +227,14 @@ def _load(out: Path) -> dict[str, Any]:
 
 
 def _is_recorded(config: CheckConfig, updates: int, extraction: Extraction) -> bool:
-    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction)
+    fraction = algorithm_settings(config)[0].auto_temperature_fraction
+    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction, fraction)
     return any(_key(row) == wanted for row in _load(config.out)["benchmarks"])
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["env"], row["method"], row["seed"], row["updates"], row["extraction"]
+    """What tells results apart."""
+    return row["env"], row["method"], row["seed"], row["updates"], row["extraction"], row["temperature_fraction"]
 
 
 def record(config: CheckConfig, updates: int, extraction: Extraction, successes: list[bool]) -> None:
@@ -246,6 +250,7 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, successes:
         "seed": config.seed,
         "updates": updates,
         "extraction": extraction,
+        "temperature_fraction": algorithm_settings(config)[0].auto_temperature_fraction,
         "success": interval.mean,
         "episodes": len(successes),
         "ci95": [interval.low, interval.high],

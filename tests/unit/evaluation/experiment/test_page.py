@@ -190,6 +190,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
                 "seed": 0,
                 "updates": 100_000,
                 "extraction": "best_of_n",
+                "temperature_fraction": 1.5,
                 "success": 0.9,
                 "episodes": 50,
                 "ci95": [0.8, 0.96],
@@ -203,6 +204,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
     assert row(page, "scene-task2")[1:] == [
         "qam",
         "best of n",
+        "1.5",
         "0",
         "100,000",
         "0.90 (0.80-0.96)",
