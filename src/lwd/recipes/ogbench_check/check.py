@@ -256,21 +256,26 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, successes:
         "ci95": [interval.low, interval.high],
         "published": PUBLISHED[config.env],
     }
+    durable.ensure_directory(config.out)
+    with _locked(config.out):
+        rows = [*_load(config.out)["benchmarks"], row]
+        rows.sort(key=_key)
+        content = {"benchmarks": rows, "data": _about(config)}
+        durable.replace(config.out / RESULTS, json.dumps(content, indent=1).encode())
+
+
+def _about(config: CheckConfig) -> str:
     steps = config.shards * EPISODES_PER_SHARD * EPISODE_STEPS
-    data = (
+    return (
         f"Play data made again with OGBench's own plan oracles and their noise of .1: {steps:,} steps per task where "
         "the published sets have a million, other random numbers, the same episode length and rules. Rewards by the "
         "package's relabelling; scene in the sparse form (-1 until done) of the published figures. Networks of width "
         f"256 where the source's are 4 x 512, batch {config.batch_size}, chunks of {config.horizon}, discount "
         f"{config.gamma}; an actor's update for half of the batch after every second of the critic's. The published "
-        "figures are after a million updates of both, ours after those given of the critic."
+        "figures are after a million updates of both, ours after those given of the critic. Acting: QAM's policy, "
+        "or the best of 16 of the reference's chunks by the critic of the same run. Temperature: QAM's, in "
+        "units of Q's standard deviation over the reference's chunks at a state."
     )
-    durable.ensure_directory(config.out)
-    with _locked(config.out):
-        rows = [*_load(config.out)["benchmarks"], row]
-        rows.sort(key=_key)
-        content = {"benchmarks": rows, "data": data}
-        durable.replace(config.out / RESULTS, json.dumps(content, indent=1).encode())
 
 
 @contextmanager
