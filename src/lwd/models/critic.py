@@ -181,10 +181,17 @@ class ValueCritic(nn.Module):
         return self.value_logits(self.encode(observation)).softmax(-1), self.atoms_K
 
     def q(self, z_BZ: Tensor, chunk_BHA: Tensor, mask_BH: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return every critic's values (B,) of chunks normalised to [-1, 1]; padded steps are masked out."""
+        """Return every critic's values (B,) of chunks normalised to [-1, 1]; padded steps are masked out.
+
+        The last layer is float32: what chunks differ by at a state is often less than bfloat16's step at their values.
+        """
         with compute_in(self.precision, z_BZ.device):
             x = torch.cat([z_BZ, self.pooling(chunk_BHA, mask_BH)], dim=-1)
-            return tuple(head(x).squeeze(-1).float() for head in self.q_heads)
+            features = [head[:-1](x).float() for head in self.q_heads]  # type: ignore[index]
+        return tuple(
+            head[-1](features_BW).squeeze(-1)  # type: ignore[index]
+            for head, features_BW in zip(self.q_heads, features, strict=True)
+        )
 
 
 def _head(in_size: int, width: int, depth: int, out_size: int) -> nn.Sequential:

@@ -35,3 +35,17 @@ def test_value_distribution_is_normalised_on_the_paper_support(critic, make_batc
     assert probs.shape == (5, 201)
     assert_close(probs.sum(-1), torch.ones(5))
     assert_close(atoms[[0, -1]], torch.tensor([-0.1, 1.1]))
+
+
+def test_with_bfloat16_products_chunks_are_told_apart_by_less_than_its_step(critic, make_batch):
+    z = critic.encode(make_batch(1).observation).expand(64, -1)
+    chunk = torch.rand(64, 3, 2)
+    with torch.no_grad():
+        for head in critic.q_heads:
+            head[-1].weight *= 0.02
+            head[-1].bias.fill_(0.77)
+        exact = critic.q(z, chunk)[0]
+        critic.precision = "bfloat16"
+        rounded = critic.q(z, chunk)[0]
+    assert exact.max() - exact.min() < 2**-8
+    assert torch.corrcoef(torch.stack([exact, rounded]))[0, 1] > 0.99

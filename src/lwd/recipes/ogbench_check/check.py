@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import CriticConfig, ValueCritic
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.normalization import StateStatistics
+from lwd.models.precision import Precision
 from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.recipes.algorithms import stage_files
 from lwd.recipes.ogbench_check.dataset import SUB_GOALS, PlayBatches, environment_id, load_play_data
@@ -44,6 +46,7 @@ PUBLISHED: dict[BenchmarkEnv, list[dict[str, Any]]] = {
 _INSTRUCTION = "task"
 # The benchmark's state is one token of 37 or 40 numbers: a narrower one would lose some of them in the first layer.
 _TOKEN_WIDTH = 256
+_WARMUP_UPDATES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class CheckConfig:
     horizon: int = 5
     gamma: float = 0.99
     batch_size: int = 256
+    precision: Precision = "float32"
+    """Of the matrix products in training; evaluations act in float32."""
     policy: VLAConfig = field(default_factory=lambda: VLAConfig(token_width=_TOKEN_WIDTH))
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(token_width=_TOKEN_WIDTH))
 
@@ -80,7 +85,8 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
     Rates are the benchmark papers' 3e-4; the reference imitates all of the data while the others learn, as in
     arXiv 2601.14234. Play has no task in mind and what it does on average leads nowhere, so the quantile is close to
     the best of what follows (docs/ogbench-check.md says how it was chosen). An actor's update for the whole batch costs
-    four of LWD's critic's, so it is made for half of it, every second time.
+    four of LWD's critic's, so it is made for half of it, every second time. Before the first one reference and critic
+    learn alone: a policy that follows an untrained critic leaves what the reference would do, and comes back slowly.
     """
     low = -float(SUB_GOALS[config.env])
     critic = replace(config.critic, value_low=1.1 * low, value_high=-0.1 * low)
@@ -92,6 +98,7 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
         auto_temperature_fraction=1.5,
         rollout="policy",
         actor_every=2,
+        critic_warmup_updates=_WARMUP_UPDATES,
         actor_batch_size=config.batch_size // 2,
         bootstrap_low=low,
         bootstrap_high=0.0,
@@ -143,6 +150,7 @@ def run_check(
         "shards": config.shards,
         "gamma": config.gamma,
         "batch_size": config.batch_size,
+        "precision": config.precision,
         "algorithm": asdict(algorithm.config),
     }
     checkpoints = CheckpointStore(run / "checkpoints")
@@ -184,14 +192,20 @@ def _build(config: CheckConfig, batches: PlayBatches) -> LWD:
     reference = SmallVLA(embodiment, policy_config, statistics, known)
     reference.load_state_dict(policy.state_dict())
     critic = ValueCritic(embodiment, critic_config, statistics, config.horizon)
-    return LWD(policy, reference, critic, settings, torch.Generator().manual_seed(config.seed))
+    algorithm = LWD(policy, reference, critic, settings, torch.Generator().manual_seed(config.seed))
+    # LWD keeps a running average of the reference beside the one that learns.
+    for network in (policy, reference, algorithm.reference, critic, algorithm.target_critic):
+        network.precision = config.precision
+    return algorithm
 
 
 def acting(algorithm: LWD, extraction: Extraction) -> ActingPolicy:
     """Return what acts; best-of-N takes the critic and the reference of the same training run."""
     if extraction == "qam":
         return algorithm.averaged_policy
-    return BestOfN(algorithm.reference, algorithm.target_critic, algorithm.config.samples)
+    reference, critic = deepcopy(algorithm.reference), deepcopy(algorithm.target_critic)
+    reference.precision = critic.precision = "float32"
+    return BestOfN(reference, critic, algorithm.config.samples)
 
 
 def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[bool]:
@@ -251,6 +265,7 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, successes:
         "updates": updates,
         "extraction": extraction,
         "temperature_fraction": algorithm_settings(config)[0].auto_temperature_fraction,
+        "precision": config.precision,
         "success": interval.mean,
         "episodes": len(successes),
         "ci95": [interval.low, interval.high],
