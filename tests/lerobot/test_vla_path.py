@@ -45,7 +45,10 @@ def test_from_recorded_pixels_to_lerobots_evaluation(lwd, tmp_path):
     start = ("--pretrained", str(tmp_path / "tiny"), "--cameras", "image=front", "--fit-to-data")
     lwd("sft", "--run", "run", "--budget", "vla_smoke", *start)
     lwd("offline", "--run", "run", "--budget", "vla_smoke")
-    lwd("up", "--run", "run", "--budget", "vla_smoke", "--robots", "2", f"--robot-options={ROBOTS}")
+    up = ("up", "--run", "run", "--budget", "vla_smoke", "--robots", "2", f"--robot-options={ROBOTS}")
+    lwd(*up)
+    # On few cores the robots may use up their steps before the first online policy is there; they go on with it.
+    lwd(*up, "--env-steps", "1500")
 
     run = RunDirectory(tmp_path / "run")
     reader = LogReader(run.store())
