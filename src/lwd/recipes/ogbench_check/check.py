@@ -281,16 +281,18 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, successes:
 
 def _about(config: CheckConfig) -> str:
     steps = config.shards * EPISODES_PER_SHARD * EPISODE_STEPS
-    samples = algorithm_settings(config)[0].samples
+    settings = algorithm_settings(config)[0]
     return (
         f"Play data made again with OGBench's own plan oracles and their noise of .1: {steps:,} steps per task where "
         "the published sets have a million, other random numbers, the same episode length and rules. Rewards by the "
         "package's relabelling; scene in the sparse form (-1 until done) of the published figures. Networks of width "
         f"256 where the source's are 4 x 512, batch {config.batch_size}, chunks of {config.horizon}, discount "
-        f"{config.gamma}; an actor's update for half of the batch after every second of the critic's. The published "
-        "figures are after a million updates of both, ours after those given of the critic. Acting: QAM's policy, "
-        f"or the best of {samples} of the reference's chunks by the critic of the same run. Temperature: QAM's, in "
-        "units of Q's standard deviation over the reference's chunks at a state."
+        f"{config.gamma}; an actor's update for half of the batch after every second of the critic's, the first after "
+        f"{settings.critic_warmup_updates:,}. The published figures are after a million updates of both, ours after "
+        "those given of the critic. Acting: QAM's policy, "
+        f"or the best of {settings.samples} of the reference's chunks by the critic of the same run. Temperature: "
+        "QAM's, in units of Q's standard deviation over the reference's chunks at a state. Matrix products in "
+        f"training: {config.precision}."
     )
 
 
