@@ -164,7 +164,7 @@ def outside_section(out: Path) -> list[str]:
         [
             run.env,
             run.method,
-            run.extraction.replace("_", " "),
+            "policy" if run.extraction == "qam" else run.extraction.replace("_", " "),
             f"{run.temperature_fraction:g}",
             str(run.seed),
             f"{run.updates:,}",
