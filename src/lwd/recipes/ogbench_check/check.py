@@ -46,7 +46,6 @@ PUBLISHED: dict[BenchmarkEnv, list[dict[str, Any]]] = {
 _INSTRUCTION = "task"
 # The benchmark's state is one token of 37 or 40 numbers: a narrower one would lose some of them in the first layer.
 _TOKEN_WIDTH = 256
-_WARMUP_UPDATES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +67,8 @@ class CheckConfig:
     horizon: int = 5
     gamma: float = 0.99
     batch_size: int = 256
+    critic_warmup_updates: int = 10_000
+    """Updates of critic and reference before the actor's first; until then the policy is the reference."""
     precision: Precision = "float32"
     """Of the matrix products in training; evaluations act in float32."""
     policy: VLAConfig = field(default_factory=lambda: VLAConfig(token_width=_TOKEN_WIDTH))
@@ -98,7 +99,7 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
         auto_temperature_fraction=1.5,
         rollout="policy",
         actor_every=2,
-        critic_warmup_updates=_WARMUP_UPDATES,
+        critic_warmup_updates=config.critic_warmup_updates,
         actor_batch_size=config.batch_size // 2,
         bootstrap_low=low,
         bootstrap_high=0.0,
@@ -242,13 +243,14 @@ def _load(out: Path) -> dict[str, Any]:
 
 def _is_recorded(config: CheckConfig, updates: int, extraction: Extraction) -> bool:
     fraction = algorithm_settings(config)[0].auto_temperature_fraction
-    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction, fraction)
+    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction, fraction, config.precision)
     return any(_key(row) == wanted for row in _load(config.out)["benchmarks"])
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What tells results apart."""
-    return row["env"], row["method"], row["seed"], row["updates"], row["extraction"], row["temperature_fraction"]
+    names = ("env", "method", "seed", "updates", "extraction", "temperature_fraction", "precision")
+    return tuple(row[name] for name in names)
 
 
 def record(config: CheckConfig, updates: int, extraction: Extraction, successes: list[bool]) -> None:

@@ -106,6 +106,7 @@ def test_from_data_to_a_recorded_evaluation(method, tmp_path, monkeypatch):
         evaluate_every=4,
         episodes=1,
         batch_size=16,
+        critic_warmup_updates=2,
         policy=VLAConfig(token_width=4, context_size=16, expert_width=16, expert_depth=1, flow_steps=2),
         critic=CriticConfig(token_width=4, readout_size=16, action_width=8, pooling_heads=2, width=16, num_atoms=21),
     )
