@@ -22,7 +22,7 @@ def run(
     method: Annotated[CheckMethod, tyro.conf.arg(help="LWD, or QAM with its own critic")] = "lwd",
     seed: SeedOption = 0,
     updates: Annotated[
-        int, tyro.conf.arg(help="of critic and policy; the published figures are after 1,000,000")
+        int, tyro.conf.arg(help="of the critic, the first 10,000 without the policy; published figures: 1,000,000")
     ] = 100_000,
     evaluate_every: Annotated[int, tyro.conf.arg(help="updates between two evaluations")] = 25_000,
     episodes: Annotated[int, tyro.conf.arg(help="of each evaluation")] = 50,

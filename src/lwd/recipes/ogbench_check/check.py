@@ -78,6 +78,11 @@ class CheckConfig:
         for name in ("updates", "evaluate_every", "episodes", "shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.updates <= self.critic_warmup_updates:
+            raise ConfigError(
+                f"updates is {self.updates:,}, which trains no policy: the first {self.critic_warmup_updates:,} are "
+                "for critic and reference alone; ask for more"
+            )
 
 
 def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:

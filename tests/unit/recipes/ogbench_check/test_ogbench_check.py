@@ -140,3 +140,8 @@ def test_values_of_the_scaled_rewards_lie_on_the_support():
         assert (settings.bootstrap_low, settings.bootstrap_high) == (-most, 0.0)
         assert critic.value_low < -most
         assert critic.value_high > 0
+
+
+def test_a_run_that_would_train_no_policy_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="updates is 5,000, which trains no policy: the first 10,000"):
+        CheckConfig(env="scene", method="lwd", root=tmp_path, out=tmp_path, updates=5_000)
