@@ -56,6 +56,8 @@ class OutsideRun(BaseModel):
     success: float
     episodes: int
     ci95: tuple[float, float]
+    score: float | None = None
+    """Mean share of the sub-goals open at the start that were met at once; None: the run did not measure it."""
     published: Published | tuple[Published, ...] = ()
     """One or several figures for the same task."""
 
@@ -169,13 +171,26 @@ def outside_section(out: Path) -> list[str]:
             str(run.seed),
             f"{run.updates:,}",
             f"{run.success:.2f} ({run.ci95[0]:.2f}-{run.ci95[1]:.2f})",
+            DASH if run.score is None else f"{run.score:.2f}",
             str(run.episodes),
             "; ".join(f"{item.method} {item.mean:g} ± {item.pm:g}" for item in _several(run.published)) or DASH,
         ]
         for run in check.benchmarks
     ]
-    header = ["environment", "method", "acting", "temperature", "seed", "updates", "success", "episodes", "published"]
-    return [check.data, "", *markdown(header, rows)]
+    header = [
+        "environment",
+        "method",
+        "acting",
+        "temperature",
+        "seed",
+        "updates",
+        "success",
+        "sub-goals",
+        "episodes",
+        "published",
+    ]
+    about = "*Sub-goals*: the share of those open at the start that were met at once, where it was measured."
+    return [f"{check.data} {about}", "", *markdown(header, rows)]
 
 
 def read_levels(out: Path) -> Levels | None:

@@ -49,6 +49,15 @@ _TOKEN_WIDTH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One evaluation episode."""
+
+    success: bool
+    score: float
+    """The most sub-goals that were met at once beyond those met at the start, as a share of those open there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig:
     """One training run."""
 
@@ -175,8 +184,7 @@ def run_check(
         for extraction in EXTRACTIONS:
             if not _is_recorded(config, updates, extraction):
                 say(f"evaluating {extraction} after {updates:,} updates")
-                successes = evaluate(acting(algorithm, extraction), config)
-                record(config, updates, extraction, successes)
+                record(config, updates, extraction, evaluate(acting(algorithm, extraction), config))
     return True
 
 
@@ -214,31 +222,34 @@ def acting(algorithm: LWD, extraction: Extraction) -> ActingPolicy:
     return BestOfN(reference, critic, algorithm.config.samples)
 
 
-def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[bool]:
-    """Return the successes of OGBench's own episodes: its start states, its time limit, its test of success."""
+def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[Attempt]:
+    """Return OGBench's own episodes: its start states, its time limit, its test of success."""
     import ogbench
 
     import lwd.robots.sim.simulator  # noqa: F401 - chooses MuJoCo's OpenGL before MuJoCo is imported
 
     simulator = ogbench.make_env_and_datasets(environment_id(config.env), env_only=True)
     generator = torch.Generator().manual_seed(config.seed)
-    successes = []
+    attempts = []
     try:
         for episode in range(config.episodes):
             observation, _ = simulator.reset(seed=1_000_000 + episode)
             success = done = False
+            rewards = []
             while not done:
                 seen = [Observation(state=np.asarray(observation, dtype=np.float32))]
                 for action in policy.act(seen, [_INSTRUCTION], generator=generator)[0]:
-                    observation, _, terminated, truncated, info = simulator.step(action)
+                    observation, reward, terminated, truncated, info = simulator.step(action)
+                    rewards.append(float(reward))
                     success |= bool(info["success"])
                     done = terminated or truncated
                     if done:
                         break
-            successes.append(success)
+            # The package's reward is minus the number of open sub-goals.
+            attempts.append(Attempt(success=success, score=1 - max(rewards) / min(rewards[0], -1.0)))
     finally:
         simulator.close()
-    return successes
+    return attempts
 
 
 def _load(out: Path) -> dict[str, Any]:
@@ -258,13 +269,13 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def record(config: CheckConfig, updates: int, extraction: Extraction, successes: list[bool]) -> None:
+def record(config: CheckConfig, updates: int, extraction: Extraction, attempts: list[Attempt]) -> None:
     """Add an evaluation to the results, also while other runs add theirs.
 
     Raises:
         StoreError: if the results cannot be written.
     """
-    interval = wilson_interval(sum(successes), len(successes))
+    interval = wilson_interval(sum(attempt.success for attempt in attempts), len(attempts))
     row = {
         "env": environment_id(config.env),
         "method": config.method,
@@ -274,8 +285,9 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, successes:
         "temperature_fraction": algorithm_settings(config)[0].auto_temperature_fraction,
         "precision": config.precision,
         "success": interval.mean,
-        "episodes": len(successes),
+        "episodes": len(attempts),
         "ci95": [interval.low, interval.high],
+        "score": float(np.mean([attempt.score for attempt in attempts])),
         "published": PUBLISHED[config.env],
     }
     durable.ensure_directory(config.out)

@@ -194,6 +194,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
                 "success": 0.9,
                 "episodes": 50,
                 "ci95": [0.8, 0.96],
+                "score": 0.951,
                 "published": [{"method": "QAM", "mean": 0.98, "pm": 0.03}, {"method": "FQL", "mean": 0.71, "pm": 0.1}],
             }
         ],
@@ -208,6 +209,7 @@ def test_the_check_from_outside(tmp_path: Path) -> None:
         "0",
         "100,000",
         "0.90 (0.80-0.96)",
+        "0.95",
         "50",
         "QAM 0.98 ± 0.03; FQL 0.71 ± 0.1",
     ]

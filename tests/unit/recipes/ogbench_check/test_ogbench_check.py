@@ -11,7 +11,15 @@ import torch
 from lwd.errors import ConfigError, ResumeError
 from lwd.models.critic import CriticConfig
 from lwd.models.vla import VLAConfig
-from lwd.recipes.ogbench_check.check import RESULTS, CheckConfig, algorithm_settings, record, run_check
+from lwd.recipes.ogbench_check.check import (
+    RESULTS,
+    Attempt,
+    CheckConfig,
+    algorithm_settings,
+    evaluate,
+    record,
+    run_check,
+)
 from lwd.recipes.ogbench_check.dataset import PlayBatches, environment_id, load_play_data
 from lwd.recipes.ogbench_check.play_data import make_play_data, shard_path
 
@@ -128,10 +136,11 @@ def test_runs_side_by_side_keep_each_other_s_results(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for config in configs:
             for updates in range(40, 0, -1):
-                pool.submit(record, config, updates, "qam", [True, False])
+                attempts = [Attempt(success=True, score=1.0), Attempt(success=False, score=0.5)]
+                pool.submit(record, config, updates, "qam", attempts)
     rows = json.loads((tmp_path / RESULTS).read_text())["benchmarks"]
     assert [(row["method"], row["updates"]) for row in rows] == [(m, n) for m in ("lwd", "qam") for n in range(1, 41)]
-    assert {row["success"] for row in rows} == {0.5}
+    assert {(row["success"], row["score"]) for row in rows} == {(0.5, 0.75)}
 
 
 def test_values_of_the_scaled_rewards_lie_on_the_support():
@@ -145,3 +154,34 @@ def test_values_of_the_scaled_rewards_lie_on_the_support():
 def test_a_run_that_would_train_no_policy_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="updates is 5,000, which trains no policy: the first 10,000"):
         CheckConfig(env="scene", method="lwd", root=tmp_path, out=tmp_path, updates=5_000)
+
+
+class CubesByHand:
+    """A simulator that puts cubes to their places and away from them as told: so many are out of place per step."""
+
+    def __init__(self, episodes: list[list[int]]) -> None:
+        self._episodes = iter(episodes)
+
+    def reset(self, *, seed: int) -> tuple[np.ndarray, dict]:
+        self._open = next(self._episodes)
+        return np.zeros(4), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        reward = -float(self._open.pop(0))
+        return np.zeros(4), reward, reward == 0, not self._open, {"success": reward == 0}
+
+    def close(self) -> None:
+        pass
+
+
+class Still:
+    def act(self, observations, instructions, *, generator):
+        return np.zeros((1, 5, 5), np.float32)
+
+
+def test_the_score_of_an_episode_is_the_share_of_open_sub_goals_it_met_at_once(tmp_path, monkeypatch):
+    episodes = [[2, 2, 1, 2, 2, 2, 2], [2, 1, 0, 0], [2, 2, 2, 2, 2, 2], [1, 2, 1]]
+    monkeypatch.setattr("ogbench.make_env_and_datasets", lambda *_, **__: CubesByHand(episodes))
+    config = CheckConfig(env="cube-double", method="lwd", root=tmp_path, out=tmp_path, episodes=4)
+    found = [(attempt.success, attempt.score) for attempt in evaluate(Still(), config)]
+    assert found == [(False, 0.5), (True, 1.0), (False, 0.0), (False, 0.0)]
