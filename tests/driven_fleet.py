@@ -1,5 +1,6 @@
 """A robot host with point masses that people can take over, on a real bus and a real store."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from lwd.fleet.spool import Spool, SpoolLimits
 from lwd.operators.help import StuckRule
 from lwd.operators.remote import RemoteOperator
 from lwd.robots.protocol import BodyPoses, Robot, driving_of
-from lwd.types import Task
+from lwd.types import FloatArray, StepResult, Task
 
 from . import point_mass
 
@@ -35,11 +36,17 @@ TASK = Task(
     time_limit=100_000,
     long_horizon=False,
 )
-"""Never over by itself before its goal is reached."""
+"""Never over by itself before its goal is reached, at the pace of these robots."""
+_STEP_S = 0.002
+"""At full speed a time limit of 100,000 steps is over in five seconds."""
 
 
 class PosedPointMass(point_mass.PointMassRobot):
     """Can be drawn: one body."""
+
+    def step(self, action: FloatArray) -> StepResult:
+        time.sleep(_STEP_S)
+        return super().step(action)
 
     def body_poses(self) -> BodyPoses:
         x, y = self._position

@@ -171,9 +171,10 @@ class Takeover:
 
     def begin(self) -> None:
         """A new episode begins; under a lease the robot holds first."""
-        self._label = None
+        # Nobody had been given it yet.
+        missed, self._label = self._label is not None, None
         if self.phase is not Phase.AUTONOMOUS:
-            self._pause("a new episode begins")
+            self._pause("the episode was over before its label: a new one begins" if missed else "a new episode begins")
 
     def next(self, view: RobotView) -> Command | None:
         """Return the operator's command for the next step; None where the robot acts by itself.
@@ -183,7 +184,9 @@ class Takeover:
         """
         self.expire()
         if self._label is not None and self._clock() - self._labelled_s >= UNDO_S:
-            return self._ending(self._label)
+            # Final from here on: it can no longer be taken back.
+            label, self._label = self._label, None
+            return self._ending(label)
         if self.phase is Phase.AUTONOMOUS:
             return None
         if self.phase is Phase.PAUSED or self._action is None or self.lease is None:

@@ -170,8 +170,20 @@ def test_a_label_can_be_taken_back_until_it_ends_the_episode(takeover, clock, ou
     clock.now_s += UNDO_S
     command = takeover.next(view_at(0))
     assert (command.intent, command.outcome, command.operator_id) == (intent, outcome, "ada")
+    with pytest.raises(ControlRefused, match="no label"):
+        takeover.undo(number)
     takeover.begin()
     assert (takeover.next(view_at(0)).intent, takeover.reason) == (Intent.HOLD, "a new episode begins")
+
+
+def test_a_label_that_came_after_the_episode_was_over_does_not_touch_the_next_and_says_so(takeover, clock):
+    number = driven(takeover)
+    takeover.end(number, Label(outcome=Outcome.SUCCESS))
+    takeover.begin()
+    assert takeover.reason == "the episode was over before its label: a new one begins"
+    clock.now_s += UNDO_S
+    takeover.keep(number)
+    assert takeover.next(view_at(0)).intent is Intent.HOLD
 
 
 VERBS = st.sampled_from(["take", "resume", "drive", "pause", "release", "success", "undo", "begin", "abandon", "wait"])
