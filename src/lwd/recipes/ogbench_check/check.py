@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +43,8 @@ PUBLISHED: dict[BenchmarkEnv, list[dict[str, Any]]] = {
     "cube-double": [{"method": "QAM", "mean": 0.79, "pm": 0.12}, {"method": "FQL", "mean": 0.46, "pm": 0.11}],
 }
 """Success after a million updates, arXiv 2601.14234."""
+EVALUATION_STARTS = 1_000_000
+"""Seed of the first evaluation episode's start; the others count on from it."""
 _INSTRUCTION = "task"
 # The benchmark's state is one token of 37 or 40 numbers: a narrower one would lose some of them in the first layer.
 _TOKEN_WIDTH = 256
@@ -157,7 +159,6 @@ def run_check(
         seed=config.seed,
     )
     algorithm = _build(config, batches)
-    run = config.root / config.env / f"{config.method}-seed{config.seed}"
     described = {
         "env": config.env,
         "method": config.method,
@@ -168,7 +169,7 @@ def run_check(
         "precision": config.precision,
         "algorithm": asdict(algorithm.config),
     }
-    checkpoints = CheckpointStore(run / "checkpoints")
+    checkpoints = _checkpoints(config)
     points = sorted({*range(config.evaluate_every, config.updates, config.evaluate_every), config.updates})
     for updates in points:
         found = checkpoints.latest()
@@ -186,6 +187,28 @@ def run_check(
                 say(f"evaluating {extraction} after {updates:,} updates")
                 record(config, updates, extraction, evaluate(acting(algorithm, extraction), config))
     return True
+
+
+def newest(config: CheckConfig, batches: PlayBatches) -> LWD:
+    """Return a run's networks as of its newest checkpoint.
+
+    Args:
+        batches: of the run's data, which says what states are like.
+    Raises:
+        ConfigError: if the run has no checkpoint.
+        ResumeError: if the newest one is damaged, or is of other networks.
+    """
+    checkpoints = _checkpoints(config)
+    found = checkpoints.latest()
+    if found is None:
+        raise ConfigError(f"{checkpoints.directory} holds no checkpoint: train first, with lwd ogbench-check")
+    algorithm = _build(config, batches)
+    algorithm.load_state(found.state())
+    return algorithm
+
+
+def _checkpoints(config: CheckConfig) -> CheckpointStore:
+    return CheckpointStore(config.root / config.env / f"{config.method}-seed{config.seed}" / "checkpoints")
 
 
 def _build(config: CheckConfig, batches: PlayBatches) -> LWD:
@@ -222,8 +245,19 @@ def acting(algorithm: LWD, extraction: Extraction) -> ActingPolicy:
     return BestOfN(reference, critic, algorithm.config.samples)
 
 
-def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[Attempt]:
-    """Return OGBench's own episodes: its start states, its time limit, its test of success."""
+def evaluate(
+    policy: ActingPolicy,
+    config: CheckConfig,
+    *,
+    first_start: int = EVALUATION_STARTS,
+    see: Callable[[int, Mapping[str, Any]], None] = lambda episode, info: None,
+) -> list[Attempt]:
+    """Return OGBench's own episodes: its start states, its time limit, its test of success.
+
+    Args:
+        first_start: seed of the first start; whoever looks into results takes others than the results do.
+        see: is told an episode's number and what the simulator says, after the reset and after every step.
+    """
     import ogbench
 
     import lwd.robots.sim.simulator  # noqa: F401 - chooses MuJoCo's OpenGL before MuJoCo is imported
@@ -233,7 +267,8 @@ def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[Attempt]:
     attempts = []
     try:
         for episode in range(config.episodes):
-            observation, _ = simulator.reset(seed=1_000_000 + episode)
+            observation, info = simulator.reset(seed=first_start + episode)
+            see(episode, info)
             success = done = False
             rewards = []
             while not done:
@@ -241,6 +276,7 @@ def evaluate(policy: ActingPolicy, config: CheckConfig) -> list[Attempt]:
                 for action in policy.act(seen, [_INSTRUCTION], generator=generator)[0]:
                     observation, reward, terminated, truncated, info = simulator.step(action)
                     rewards.append(float(reward))
+                    see(episode, info)
                     success |= bool(info["success"])
                     done = terminated or truncated
                     if done:

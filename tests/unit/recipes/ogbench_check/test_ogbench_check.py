@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from benchmarks.ogbench_insight import steps_until_a_sub_goal
 
 from lwd.errors import ConfigError, ResumeError
 from lwd.models.critic import CriticConfig
@@ -17,6 +18,7 @@ from lwd.recipes.ogbench_check.check import (
     CheckConfig,
     algorithm_settings,
     evaluate,
+    newest,
     record,
     run_check,
 )
@@ -129,6 +131,11 @@ def test_from_data_to_a_recorded_evaluation(method, tmp_path, monkeypatch):
     assert {(row["episodes"], row["method"]) for row in rows} == {(1, method)}
     with pytest.raises(ResumeError, match=r"gamma = 0\.99"):
         run_check(replace(config, gamma=0.9))
+    data = load_play_data("cube-double", tiny_data(tmp_path, "cube-double"))
+    batches = PlayBatches(data, horizon=config.horizon, gamma=config.gamma, batch_size=16, seed=0)
+    assert newest(config, batches).updates == 6
+    with pytest.raises(ConfigError, match="holds no checkpoint: train first"):
+        newest(replace(config, seed=1), batches)
 
 
 def test_runs_side_by_side_keep_each_other_s_results(tmp_path):
@@ -183,5 +190,18 @@ def test_the_score_of_an_episode_is_the_share_of_open_sub_goals_it_met_at_once(t
     episodes = [[2, 2, 1, 2, 2, 2, 2], [2, 1, 0, 0], [2, 2, 2, 2, 2, 2], [1, 2, 1]]
     monkeypatch.setattr("ogbench.make_env_and_datasets", lambda *_, **__: CubesByHand(episodes))
     config = CheckConfig(env="cube-double", method="lwd", root=tmp_path, out=tmp_path, episodes=4)
-    found = [(attempt.success, attempt.score) for attempt in evaluate(Still(), config)]
+    seen = []
+    attempts = evaluate(Still(), config, see=lambda episode, info: seen.append((episode, info.get("success"))))
+    found = [(attempt.success, attempt.score) for attempt in attempts]
+    assert seen[:8] == [(0, None), *[(0, False)] * 7]
+    assert seen[8:12] == [(1, None), (1, False), (1, False), (1, True)]
     assert found == [(False, 0.5), (True, 1.0), (False, 0.0), (False, 0.0)]
+
+
+def test_steps_until_a_sub_goal_end_with_their_episode():
+    data = {
+        "rewards": np.array([-2, -2, -1, -2, -2, -2, -2, 0, -2], np.float32),
+        "terminals": np.array([0, 0, 0, 0, 0, 1, 0, 0, 1], bool),
+    }
+    found = steps_until_a_sub_goal(data, -2.0)
+    assert found.tolist() == [2, 1, np.inf, np.inf, np.inf, np.inf, 1, np.inf, np.inf]
