@@ -1,6 +1,7 @@
 """Real nats-servers as operators run them elsewhere: with TLS, JWT credentials, or as a cluster, on loopback."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -65,9 +66,17 @@ class ExternalServer:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that differ: asked for one by one, the same may come twice."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((HOST, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.messages import PolicyPointer
 
-from ...nats_servers import HOST, Certificates, ExternalServer, Identity, Realm, free_port
+from ...nats_servers import HOST, Certificates, ExternalServer, Identity, Realm, free_ports
 from .test_bus import announcement, names
 
 POINTER = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
@@ -206,7 +206,8 @@ def test_a_token_is_never_shown():
 
 def test_a_cluster_loses_a_server_and_nothing_else(tmp_path):
     """Three servers, three copies: whichever is killed, announcements and the policy pointer are there."""
-    ports, routes = [free_port() for _ in range(3)], [free_port() for _ in range(3)]
+    free = free_ports(6)
+    ports, routes = free[:3], free[3:]
     known = ", ".join(f"nats://{HOST}:{route}" for route in routes)
     servers = [
         ExternalServer(
