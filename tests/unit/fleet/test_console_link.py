@@ -131,7 +131,7 @@ def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tm
         # Then her network goes: the robot holds, in real time.
         await asyncio.sleep(0.35)
         moved = fleet.steps_of("robot-0") - held_at
-        assert 1 <= moved <= 20 * (time.monotonic() - started_s)
+        assert 8 <= moved <= 20 * (time.monotonic() - started_s)
         assert fleet.remotes["robot-0"].view().reason == "no command for 200 ms"
         await asyncio.sleep(0.2)
         assert fleet.steps_of("robot-0") == held_at + moved
@@ -336,8 +336,8 @@ def test_an_arm_is_jogged_from_where_it_is_and_what_is_recorded_is_where_it_was_
         steps.append(fleet.steps_of("robot-0"))
         # Held, it is turned by hand: that is where it begins.
         arm.elbow, looks, started_s = 0.25, arm.looks, time.monotonic()
-        await until(lambda: arm.looks - looks >= 3)
-        assert arm.looks - looks <= 20 * (time.monotonic() - started_s) + 1
+        await asyncio.sleep(0.4)
+        assert 3 <= arm.looks - looks <= 20 * (time.monotonic() - started_s) + 1
         await ada.ask("robot-0", "resume", taken.lease)
         await ada.drive("robot-0", taken.lease, (0.4, 0.0), 0.4, verb="jog")
         await until(lambda: fleet.remotes["robot-0"].view().reason == "no command for 200 ms")
