@@ -1,4 +1,4 @@
-// A browser, and what the scripts of access look for on every page they see.
+// A browser, and what the scripts look for on every page they see.
 
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
@@ -22,7 +22,7 @@ export async function open(url) {
   // axe is injected into the page, which the console's own policy forbids.
   const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, bypassCSP: true });
   const page = await context.newPage();
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(60_000);
   page.on("pageerror", (error) => problems.push(error.message));
   await page.goto(url);
   return page;
@@ -33,6 +33,7 @@ export async function lookAt(page, file) {
   for (const scheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme: scheme });
     await page.waitForFunction((wanted) => getComputedStyle(document.documentElement).colorScheme === wanted, scheme);
+    await page.waitForTimeout(500); // what is drawn follows
     await page.screenshot({ path: `${file}-${scheme}.png` });
     await page.evaluate(AXE);
     const result = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
@@ -42,4 +43,5 @@ export async function lookAt(page, file) {
       }
     }
   }
+  await page.emulateMedia({ colorScheme: "light" });
 }

@@ -1,46 +1,16 @@
 // One operator's shift in a real browser: node e2e/console.mjs BASE_URL SCREENSHOTS. Prints what it measured as JSON.
 
-import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
-import { chromium } from "playwright-core";
+import { assert, browser, lookAt, open, problems } from "./browser.mjs";
+import { discard, drive, hold, press, robot, take, until } from "./robot.mjs";
 
 const [base, pictures] = process.argv.slice(2);
-const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const measured = {};
-const problems = [];
 
-const assert = (condition, what) => {
-  if (!condition) throw new Error(what);
-};
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-});
-
-async function tab(options = {}) {
-  // axe is injected into the page, which the console's own policy forbids.
-  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, bypassCSP: true, ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
-  page.on("pageerror", (error) => problems.push(error.message));
-  await page.goto(base);
-  await page.waitForSelector(".tile");
+async function tab(path = "") {
+  const page = await open(`${base}/${path}`);
+  await page.waitForSelector(path ? ".robot" : ".tile");
   return page;
-}
-
-/** What the wall's own data says of a robot. */
-const robot = (page, id) =>
-  page.evaluate(async (wanted) => (await (await fetch("/api/fleet")).json()).robots.find((each) => each.robot_id === wanted), id);
-
-async function until(page, id, condition, what, within_ms = 60_000) {
-  const end = Date.now() + within_ms;
-  for (;;) {
-    const found = await robot(page, id);
-    if (condition(found)) return found;
-    assert(Date.now() < end, `${what}: ${JSON.stringify(found)}`);
-    await page.waitForTimeout(50);
-  }
 }
 
 /** A second connection of the page, which keeps the newest poses where the script can read them. */
@@ -96,6 +66,16 @@ const place = (page, id) =>
     return { episode_id, phase, hand: left.map((value, axis) => (value + right[axis]) / 2), button: at("button_0"), lamps: frame.lamps, step: frame.step };
   }, id);
 
+/** Take the label back in the three seconds in which one can. Returns whether the page was in time to offer it. */
+async function undo(page, id, episode) {
+  for (;;) {
+    const now = await robot(page, id);
+    if (now.episode_id !== episode || now.label === "") return now.episode_id === episode;
+    if (await page.isEnabled('[data-verb="undo"]')) await page.keyboard.press("u");
+    await page.waitForTimeout(100);
+  }
+}
+
 async function keys(page, wanted, held) {
   for (const key of held) if (!wanted.has(key)) await page.keyboard.up(key);
   for (const key of wanted) if (!held.has(key)) await page.keyboard.down(key);
@@ -134,34 +114,6 @@ async function pressButton(page, id, episode) {
   return found?.outcome === "success" ? found : null;
 }
 
-/** Discard the episode. The page takes the key once it has heard of the robot's state itself. */
-async function discard(page, id, episode) {
-  const end = Date.now() + 60_000;
-  for (;;) {
-    const now = await robot(page, id);
-    if (now.label === "discard" || now.episode_id !== episode) return;
-    assert(Date.now() < end, `the episode cannot be discarded: ${JSON.stringify(now)}`);
-    await page.keyboard.press("3");
-    await page.waitForTimeout(300);
-  }
-}
-
-async function lookAt(page, name) {
-  for (const scheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme: scheme });
-    await page.waitForTimeout(700);
-    await page.screenshot({ path: `${pictures}/${name}-${scheme}.png` });
-    await page.evaluate(AXE);
-    const result = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-    for (const each of result.violations) {
-      if (each.impact === "serious" || each.impact === "critical") {
-        problems.push(`${name}, ${scheme}: ${each.id}: ${each.nodes.map((node) => node.target.join(" ")).slice(0, 3).join(", ")}`);
-      }
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light" });
-}
-
 try {
   // Watch.
   const page = await tab();
@@ -178,7 +130,7 @@ try {
     const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
     return new Set(new Uint32Array(pixels.buffer)).size > 50;
   });
-  await lookAt(page, "fleet");
+  await lookAt(page, `${pictures}/fleet`);
   await page.evaluate(() => window.follower.close());
 
   // Take over by keyboard; how long until the last autonomous step?
@@ -187,24 +139,19 @@ try {
   await page.waitForSelector(".robot");
   await follow(page, [id], 20);
   await page.waitForFunction((wanted) => window.frames?.[wanted], id);
-  await page.keyboard.press("t");
-  let state = await until(page, id, (now) => now.phase === "paused" && now.lease > 0, "the robot does not hold");
+  let state = await take(page, id);
 
   // A second operator is refused, and told by whom.
-  const other = await tab();
-  await other.goto(`${base}/#/robot/${id}`);
-  await other.waitForSelector(".robot");
+  const other = await tab(`#/robot/${id}`);
   await other.waitForFunction(() => document.querySelector(".big-state")?.textContent.includes("controls it"));
   await other.keyboard.press("t");
   await other.waitForFunction(() => document.querySelector(".message")?.textContent.includes("controls this robot"));
   measured.second_operator = await other.textContent(".message");
   await other.context().close();
-  await lookAt(page, "robot");
+  await lookAt(page, `${pictures}/robot`);
 
   // Pads: the hand moves while one drags, and stands still when one lets go.
-  await page.keyboard.press("Enter");
-  await until(page, id, (now) => now.phase === "human", "nobody drives");
-  const begun = (await robot(page, id)).step;
+  const begun = (await drive(page, id)).step;
   const pad = await page.locator('[data-pad="height"]').boundingBox();
   await page.mouse.move(pad.x + pad.width / 2, pad.y + pad.height / 2);
   await page.mouse.down();
@@ -213,8 +160,7 @@ try {
     const now = await robot(page, id);
     if (now.step > begun + 3) break;
     assert(Date.now() < end, `a pad does not move the robot: ${JSON.stringify(now)}`);
-    // A page that draws in software may be late with its commands; then the robot holds.
-    if (now.phase === "paused") await page.keyboard.press("Enter");
+    if (now.phase === "paused") await drive(page, id);
   }
   await page.screenshot({ path: `${pictures}/pads.png` });
   await page.mouse.up();
@@ -222,45 +168,40 @@ try {
   const let_go = (await robot(page, id)).step;
   await page.waitForTimeout(1000);
   assert((await robot(page, id)).step === let_go, "a robot moves whose pad was let go");
-  await page.keyboard.press("p");
-  state = await until(page, id, (now) => now.phase === "paused", "the robot does not hold again");
+  state = await hold(page, id);
 
   // Discard episodes until one is a task that a script can steer, then drive it to success.
   let won = null;
+  let undone = false;
   for (let attempt = 0; attempt < 32 && !won; attempt++) {
     if (state.task === "press_button" && state.step === 0) {
-      await page.keyboard.press("Enter");
+      await drive(page, id);
       won = await pressButton(page, id, state.episode_id);
       // Too slow to get there in time, the script leaves the episode where it is.
       if (!won) await discard(page, id, state.episode_id);
     } else {
       await discard(page, id, state.episode_id);
-      if (attempt === 0) {
-        await page.keyboard.press("u");
-        await until(page, id, (now) => now.label === "", "the label was not taken back");
+      if (!undone) {
+        undone = await undo(page, id, state.episode_id);
         await discard(page, id, state.episode_id);
       }
     }
     const before = state.episode_id;
     state = await until(page, id, (now) => now.episode_id && now.episode_id !== before, "no new episode");
     // The script may have pressed Enter just when the next episode began.
-    if (state.phase === "human") await page.keyboard.press("p");
-    state = await until(page, id, (now) => now.phase === "paused", "the new episode is not held");
+    state = await hold(page, id);
   }
   assert(won, "the script did not drive a robot to success");
+  assert(undone, "no label was taken back");
   measured.driven = { episode_id: won.episode_id, human_steps: won.human_steps, steps: won.steps, snapshot: won.snapshot, operator_ids: won.operator_ids };
-  await page.keyboard.press("Escape");
+  await press(page, "release");
   await until(page, id, (now) => now.lease === 0 && now.phase === "autonomous", "the robot is not handed back");
 
   // A tab that is killed while it drives leaves a robot that holds.
-  const doomed = await tab();
   const second = all[1];
-  await doomed.goto(`${base}/#/robot/${second}`);
-  await doomed.waitForSelector(".robot");
-  await doomed.keyboard.press("t");
-  await until(doomed, second, (now) => now.phase === "paused" && now.lease > 0, "the second robot does not hold");
-  await doomed.keyboard.press("Enter");
-  await until(doomed, second, (now) => now.phase === "human", "nobody drives");
+  const doomed = await tab(`#/robot/${second}`);
+  await take(doomed, second);
+  await drive(doomed, second);
   await doomed.keyboard.down("r");
   await doomed.waitForTimeout(300);
   await doomed.context().close();
@@ -276,26 +217,25 @@ try {
   // The other views.
   await page.goto(`${base}/#/robot/${second}`);
   await page.waitForSelector(".robot");
-  await page.keyboard.press("t");
-  await until(page, second, (now) => now.lease > 0, "nobody may take the robot that was left");
-  await page.keyboard.press("Escape");
+  await take(page, second);
+  await press(page, "release");
   await page.goto(`${base}/#/learning`);
   await page.waitForSelector(".chart svg");
-  await lookAt(page, "learning");
+  await lookAt(page, `${pictures}/learning`);
   await page.goto(`${base}/#/episodes`);
   await page.waitForSelector("td a");
-  await lookAt(page, "episodes");
+  await lookAt(page, `${pictures}/episodes`);
   const [download] = await Promise.all([page.waitForEvent("download"), page.click("a[data-export]")]);
   measured.export_bytes = readFileSync(await download.path()).length;
   await page.goto(`${base}/#/episode/${won.episode_id}`);
   await page.waitForSelector(".replay", { timeout: 120_000 });
   await page.fill(".player input", "10").catch(() => {});
-  await lookAt(page, "episode");
+  await lookAt(page, `${pictures}/episode`);
   await page.goto(`${base}/#/audit`);
   await page.waitForSelector("td");
   const audit = await page.textContent("main");
   for (const word of ["take", "discard", "undo", "release", "lost", "export"]) assert(audit.includes(word), `no ${word} in the audit log`);
-  await lookAt(page, "audit");
+  await lookAt(page, `${pictures}/audit`);
   await page.setViewportSize({ width: 820, height: 1180 });
   await page.goto(`${base}/#/`);
   await page.waitForSelector(".tile");
