@@ -46,3 +46,12 @@ export const hold = (page, id) => insist(page, id, "pause", (now) => now.phase =
 /** Discard the episode, unless it has ended by itself. */
 export const discard = (page, id, episode) =>
   insist(page, id, "discard", (now) => now.label === "discard" || now.episode_id !== episode, "the episode cannot be discarded");
+
+/** Whether the robot makes no step. They come with the host's heartbeat, later than what stops it: only from the next one on they count. */
+export async function standsStill(page, id) {
+  await page.waitForTimeout(1500);
+  const before = await robot(page, id);
+  await page.waitForTimeout(1500);
+  const after = await robot(page, id);
+  return after.step === before.step && after.episode_id === before.episode_id;
+}
