@@ -2,9 +2,12 @@
 
 At states of the play data where no sub-goal is met: what Q says of the data's own chunk and of the reference's, by
 steps until one is met. Then what the reference, the policy and the best of its chunks do from starts that no result
-uses: which cubes they lift, what share of the sub-goals they reach. Needs a run's directory:
+uses: which cubes they lift, what share of the sub-goals they reach. With --more it first trains on, in memory only,
+and with --temperature-fraction under another temperature: would a stronger or weaker pull of Q help? Needs a run's
+directory:
 
     python -m benchmarks.ogbench_insight --env cube-double --method lwd [--episodes 20] [--root runs/ogbench-check]
+        [--more 10000 --temperature-fraction .5 --precision bfloat16]
 """
 
 import argparse
@@ -18,6 +21,7 @@ import torch
 
 from lwd.algos.lwd import LWD
 from lwd.models.acting import ActingPolicy
+from lwd.models.precision import Precision
 from lwd.recipes.ogbench_check.check import CheckConfig, CheckMethod, acting, evaluate, newest
 from lwd.recipes.ogbench_check.dataset import SUB_GOALS, PlayBatches, load_play_data
 from lwd.recipes.ogbench_check.play_data import Arrays, BenchmarkEnv, make_play_data
@@ -39,6 +43,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--shards", type=int, default=50)
+    parser.add_argument("--more", type=int, default=0, metavar="UPDATES")
+    parser.add_argument("--temperature-fraction", type=float, default=CheckConfig.temperature_fraction)
+    parser.add_argument("--precision", choices=get_args(Precision), default="float32", help="of training on")
     parser.add_argument("--root", type=Path, default=Path("runs/ogbench-check"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -50,13 +57,15 @@ def main() -> None:
         shards=options.shards,
         root=options.root,
         out=options.root,
+        temperature_fraction=options.temperature_fraction,
     )
     data = load_play_data(config.env, make_play_data(config.root, config.env, range(config.shards)))
     batches = PlayBatches(
         data, horizon=config.horizon, gamma=config.gamma, batch_size=config.batch_size, seed=config.seed
     )
     algorithm = newest(config, batches)
-    print(json.dumps({"updates": algorithm.updates}))
+    train_on(algorithm, batches, options.more, options.precision)
+    print(json.dumps({"updates": algorithm.updates, "temperature_fraction": config.temperature_fraction}), flush=True)
     for row in values(algorithm, batches, steps_until_a_sub_goal(data, -float(SUB_GOALS[config.env]))):
         print(json.dumps(row))
     who = {
@@ -66,6 +75,19 @@ def main() -> None:
     }
     for name, policy in who.items():
         print(json.dumps({"acting": name, **deeds(policy, config)}), flush=True)
+
+
+def train_on(algorithm: LWD, batches: PlayBatches, updates: int, precision: Precision) -> None:
+    """Train for more updates; the run's checkpoints stay as they are."""
+    learning = (algorithm.policy, algorithm.reference, algorithm.critic, algorithm.target_critic)
+    if algorithm.imitation is not None:
+        learning += (algorithm.imitation.policy,)
+    for network in learning:
+        network.precision = precision
+    for update in range(algorithm.updates, algorithm.updates + updates):
+        algorithm.update(batches.batch(update))
+    for network in learning:
+        network.precision = "float32"
 
 
 def steps_until_a_sub_goal(data: Arrays, worst: float) -> FloatArray:

@@ -80,6 +80,8 @@ class CheckConfig:
     batch_size: int = 256
     critic_warmup_updates: int = 10_000
     """Updates of critic and reference before the actor's first; until then the policy is the reference."""
+    temperature_fraction: float = 1.5
+    """QAM's temperature in units of Q's spread over the reference's chunks at a state."""
     precision: Precision = "float32"
     """Of the matrix products in training; evaluations act in float32."""
     policy: VLAConfig = field(default_factory=lambda: VLAConfig(token_width=_TOKEN_WIDTH))
@@ -112,7 +114,7 @@ def algorithm_settings(config: CheckConfig) -> tuple[LWDConfig, CriticConfig]:
         entropy_weight=0.1,
         quantile_high=0.99,
         temperature="auto",
-        auto_temperature_fraction=1.5,
+        auto_temperature_fraction=config.temperature_fraction,
         rollout="policy",
         actor_every=2,
         critic_warmup_updates=config.critic_warmup_updates,
@@ -294,8 +296,8 @@ def _load(out: Path) -> dict[str, Any]:
 
 
 def _is_recorded(config: CheckConfig, updates: int, extraction: Extraction) -> bool:
-    fraction = algorithm_settings(config)[0].auto_temperature_fraction
-    wanted = (environment_id(config.env), config.method, config.seed, updates, extraction, fraction, config.precision)
+    env, fraction = environment_id(config.env), config.temperature_fraction
+    wanted = (env, config.method, config.seed, updates, extraction, fraction, config.precision)
     return any(_key(row) == wanted for row in _load(config.out)["benchmarks"])
 
 
@@ -318,7 +320,7 @@ def record(config: CheckConfig, updates: int, extraction: Extraction, attempts: 
         "seed": config.seed,
         "updates": updates,
         "extraction": extraction,
-        "temperature_fraction": algorithm_settings(config)[0].auto_temperature_fraction,
+        "temperature_fraction": config.temperature_fraction,
         "precision": config.precision,
         "success": interval.mean,
         "episodes": len(attempts),
