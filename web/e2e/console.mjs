@@ -38,6 +38,8 @@ async function follow(page, ids, hz) {
           const id = new TextDecoder().decode(new Uint8Array(event.data, at + 6, name));
           const rest = at + 6 + name;
           window.counts[id] = (window.counts[id] ?? 0) + 1;
+          // By the host's clock, which is this machine's: however late the picture of it comes.
+          if (window.frames[id]?.step !== view.getUint32(rest, true)) window.moved_s = view.getFloat64(rest + 8, true);
           window.frames[id] = {
             step: view.getUint32(rest, true),
             lamps: view.getUint32(rest + 4, true),
@@ -70,7 +72,7 @@ const place = (page, id) =>
 async function undo(page, id, episode) {
   for (;;) {
     const now = await robot(page, id);
-    if (now.episode_id !== episode || now.label === "") return now.episode_id === episode;
+    if (now.episode_id !== episode || now.reason === "label taken back") return now.episode_id === episode;
     if (await page.isEnabled('[data-verb="undo"]')) await page.keyboard.press("u");
     await page.waitForTimeout(100);
   }
@@ -164,7 +166,10 @@ try {
   }
   await page.screenshot({ path: `${pictures}/pads.png` });
   await page.mouse.up();
+  const let_go_s = Date.now() / 1000;
   assert(await standsStill(page, id), "a robot moves whose pad was let go");
+  measured.moved_on_s = (await page.evaluate(() => window.moved_s)) - let_go_s;
+  assert(measured.moved_on_s < 0.5, `a robot moved on for ${measured.moved_on_s} s after its pad was let go`);
   state = await hold(page, id);
 
   // Discard episodes until one is a task that a script can steer, then drive it to success.
