@@ -11,7 +11,7 @@ PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) py
 VENV_LEROBOT ?= .venv-lerobot
 READY_LEROBOT := $(VENV_LEROBOT)/.lwd-ready
 
-.PHONY: demo test test-lerobot has-python312 lint learn reproduce reproduce-smoke learn-test faults e2e web simulate bench bench-data lock clean
+.PHONY: demo test test-lerobot has-python312 lint learn reproduce reproduce-smoke learn-test faults attacks e2e web simulate bench bench-data lock clean
 
 demo: $(READY)  ## data, SFT, offline, online, report (BUDGET=smoke walks the whole path in 3 minutes)
 	$(BIN)/lwd demo --budget $(BUDGET) --run $(RUN) --console
@@ -46,6 +46,9 @@ learn-test: $(READY)  ## tests that train until something is learned
 
 faults: $(READY)  ## tests that kill, corrupt and partition, in full
 	$(BIN)/pytest -m faults
+
+attacks: $(READY)  ## what somebody hostile does on loopback, with a table of what was measured
+	$(BIN)/pytest -m "attacks or not faults" tests/attacks
 
 e2e: $(READY) web/node_modules  ## a browser against a whole fleet (needs Node; installs Debian's Chromium where it is missing)
 	command -v chromium >/dev/null || (apt-get update && apt-get install --yes --no-install-recommends chromium)
