@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "data revoke": Verb("lwd.cli.data_revoke", "take episodes out of the replay for good"),
     "data retain": Verb("lwd.cli.data_retain", "remove from the store what nobody needs any more"),
     "data copy": Verb("lwd.cli.data_copy", "back a store up, or move it from a directory to S3"),
+    "bus rights": Verb("lwd.cli.bus_rights", "what a user of a NATS server elsewhere needs to be allowed"),
     "policy export": Verb("lwd.cli.policy_export", "a trained LeRobot policy as LeRobot's own checkpoint"),
     "sft": Verb("lwd.cli.sft", "fit the reference policy to the demonstrations"),
     "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),

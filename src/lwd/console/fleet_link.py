@@ -157,7 +157,6 @@ class FleetLink:
     async def _on_control(self, state: ControlState) -> None:
         before = self._view.control(state.robot_id)
         self._view.on_control(state)
-        self._calls.on_control(state)
         # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
         if before is None or _told(before) != _told(state):
             for watcher in self._watchers:
