@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
+    "console audit": Verb("lwd.cli.console_audit", "check that nobody changed or cut the console's audit log"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
