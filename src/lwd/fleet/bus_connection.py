@@ -53,7 +53,12 @@ class _Client(Client):
 
     def _connect_command(self) -> bytes:
         writer = getattr(self._transport, "_io_writer", None)
-        self._config.require_own_server(writer)
+        try:
+            self._config.require_own_server(writer)
+        except NatsError:
+            # nats-py tries again with another socket, and leaves this one open.
+            _abort_sockets(self)
+            raise
         return super()._connect_command()
 
 

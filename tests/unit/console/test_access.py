@@ -1,6 +1,5 @@
 """Accounts, sessions, the audit log, and where the console refuses to start."""
 
-import json
 import stat
 
 import pytest
