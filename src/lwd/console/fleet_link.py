@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from lwd.console.fleet_view import MAX_ROBOTS, FleetView
+from lwd.console.fleet_view import FleetView
 from lwd.console.value_feed import VALUES_HZ, ValueFeed
 from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
@@ -32,9 +33,11 @@ from lwd.fleet.messages import (
     poses_subject,
 )
 from lwd.fleet.poses import robot_of_frame
+from lwd.fleet.subjects import MAX_WATCH_BYTES
 
 _RETRY_S = 1.0
 _WATCH_EVERY_S = 1.0
+_MAX_WATCHED = 4096
 _WATCH_REST_S = 0.05
 
 _logger = logging.getLogger(__name__)
@@ -42,6 +45,13 @@ _logger = logging.getLogger(__name__)
 
 def _subject_of_frame(data: bytes) -> str:
     return poses_subject(robot_of_frame(data))
+
+
+def _that_fit(robots: Sequence[str]) -> tuple[str, ...]:
+    """Return as many as a request takes, where each may stand twice."""
+    room = MAX_WATCH_BYTES // 2 - 1024
+    sizes = itertools.accumulate(len(robot_id) + 3 for robot_id in robots)
+    return tuple(robot_id for robot_id, size in zip(robots, sizes, strict=True) if size <= room)[:_MAX_WATCHED]
 
 
 def _told(state: ControlState) -> ControlState:
@@ -153,7 +163,7 @@ class FleetLink:
     def _request(self) -> WatchRequest:
         """What all browsers together look at: robots that there are, so that nobody's invention reaches the hosts."""
         asked = frozenset[str]().union(*(watcher.robots for watcher in self._watchers))
-        robots = tuple(sorted(robot_id for robot_id in asked if self._view.knows(robot_id)))[:MAX_ROBOTS]
+        robots = _that_fit(sorted(robot_id for robot_id in asked if self._view.knows(robot_id)))
         return WatchRequest(
             console_id=self._console_id,
             robots=robots,

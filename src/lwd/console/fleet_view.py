@@ -13,7 +13,8 @@ from lwd.fleet.messages import ControlState, CoordinatorHeartbeat, HostHeartbeat
 OFFLINE_S = 3.0
 """A host that was silent for so long is offline."""
 MAX_ROBOTS, MAX_HOSTS, MAX_ROBOTS_OF_HOST = 4096, 1024, 512
-"""What is kept; beyond it, those that were silent for longest are forgotten, and newcomers are not shown."""
+"""What is kept; beyond it, those that are silent are forgotten, and newcomers are not shown."""
+_FORGET_EVERY_S = 1.0
 _ORDER = ("help", "fault", "human", "paused", "autonomous", "idle", "offline")
 """Robots that need somebody come first."""
 
@@ -51,6 +52,7 @@ class FleetView:
         self._coordinator: tuple[float, CoordinatorHeartbeat] | None = None
         self._values = {"of": "", "note": ""}
         self._complaints = Complaints(_logger)
+        self._next_look_s: dict[str, float] = {}
 
     @property
     def robot_ids(self) -> list[str]:
@@ -210,9 +212,10 @@ class FleetView:
     def _has_room_for_robot(self, robot_id: str) -> bool:
         if len(self._robots) < MAX_ROBOTS:
             return True
-        oldest = min(self._robots.values(), key=lambda robot: robot.heard_s)
-        if self._clock() - oldest.heard_s > OFFLINE_S:
-            del self._robots[oldest.robot_id]
+        heard_s = {each.robot_id: each.heard_s for each in self._robots.values()} if self._may_forget("robots") else {}
+        for each in self._silent(heard_s):
+            del self._robots[each]
+        if len(self._robots) < MAX_ROBOTS:
             return True
         self._complaints.warn("robots", "robot %s is not shown: there are %d others", robot_id, len(self._robots))
         return False
@@ -220,9 +223,20 @@ class FleetView:
     def _has_room_for_host(self, host_id: str) -> bool:
         if len(self._hosts) < MAX_HOSTS:
             return True
-        oldest, (at_s, _) = min(self._hosts.items(), key=lambda item: item[1][0])
-        if self._clock() - at_s > OFFLINE_S:
-            del self._hosts[oldest]
+        heard_s = {name: at_s for name, (at_s, _) in self._hosts.items()} if self._may_forget("hosts") else {}
+        for name in self._silent(heard_s):
+            del self._hosts[name]
+        if len(self._hosts) < MAX_HOSTS:
             return True
         self._complaints.warn("hosts", "host %s is not shown: there are %d others", host_id, len(self._hosts))
         return False
+
+    def _may_forget(self, what: str) -> bool:
+        """Whether it is time to look for who is silent: not at each of many newcomers."""
+        if self._clock() < self._next_look_s.get(what, -float("inf")):
+            return False
+        self._next_look_s[what] = self._clock() + _FORGET_EVERY_S
+        return True
+
+    def _silent(self, heard_s: Mapping[str, float]) -> list[str]:
+        return [name for name, at_s in heard_s.items() if self._clock() - at_s > OFFLINE_S]

@@ -31,7 +31,7 @@ from lwd.fleet.messages import (
     PolicyPointer,
     episode_subject,
 )
-from lwd.fleet.receiving import Reader, listen
+from lwd.fleet.receiving import Mute, Reader, listen
 
 _POINTER_KEY = "policy"
 _CALL_TIMEOUT_S = 5.0
@@ -204,7 +204,7 @@ class Bus:
         kind: type[MessageT],
         handler: Callable[[MessageT], Awaitable[None]],
         *,
-        mute_above_hz: float | None = None,
+        mute: Mute | None = None,
     ) -> None:
         """Call `handler` with the messages of a core subject.
 
@@ -212,16 +212,16 @@ class Bus:
         (`lwd.fleet.subjects`).
 
         Args:
-            mute_above_hz: at more messages a second nobody listens for two seconds. None: never.
+            mute: when to stop listening for a moment. None: never.
         """
 
         async def receive(message: Msg) -> None:
-            if not self._reader.admits(kind, message.subject):
+            if not self._reader.admits(kind, message):
                 return
             if (parsed := self._reader.read(kind, message)) is not None:
                 await handler(parsed)
 
-        await listen(self._client, subject, receive, mute_above_hz=mute_above_hz)
+        await listen(self._client, subject, receive, mute=mute)
 
     async def subscribe_calls(
         self,

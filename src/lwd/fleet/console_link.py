@@ -28,6 +28,7 @@ from lwd.fleet.messages import (
     view_subject,
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
+from lwd.fleet.receiving import Mute
 from lwd.fleet.views import Scene, view_message
 from lwd.fleet.watches import Watches
 from lwd.operators.remote import ControlView, RemoteOperator
@@ -134,7 +135,8 @@ class ConsoleLink:
         async def command(message: ControlCommand, inbox: str) -> None:
             await self._on_command(bus, message, inbox)
 
-        await bus.subscribe(WATCH_SUBJECT, WatchRequest, self._on_watch, mute_above_hz=_WATCH_FLOOD_HZ)
+        mute = Mute(above_hz=_WATCH_FLOOD_HZ, on_mute=self._watches.hold)
+        await bus.subscribe(WATCH_SUBJECT, WatchRequest, self._on_watch, mute=mute)
         for robot_id, operator in self._operators.items():
             gate = CommandGate(lambda operator=operator: operator.view().client_id)  # type: ignore[misc]
             await bus.subscribe_calls(command_subject(robot_id), ControlCommand, command, admits=gate.admits)

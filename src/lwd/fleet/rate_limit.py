@@ -14,14 +14,14 @@ class TokenBucket:
         self._rate_hz, self._burst, self._clock = rate_hz, burst, clock
         self._tokens, self._at_s = burst, clock()
 
-    def take(self) -> bool:
-        """Return whether one more may pass now."""
+    def take(self, cost: float = 1.0) -> bool:
+        """Return whether one more may pass now, which counts as `cost`."""
         now_s = self._clock()
         self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate_hz)
         self._at_s = now_s
-        if self._tokens < 1:
+        if self._tokens < cost:
             return False
-        self._tokens -= 1
+        self._tokens -= cost
         return True
 
 
@@ -37,8 +37,8 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, sender: object) -> bool:
-        """Return whether one more of this sender may pass now."""
+    def take(self, sender: object, cost: float = 1.0) -> bool:
+        """Return whether one more of this sender may pass now, which counts as `cost`."""
         bucket = self._buckets.get(sender)
         if bucket is None:
             if len(self._buckets) >= self._most:
@@ -46,4 +46,4 @@ class TokenBuckets:
             bucket = self._buckets[sender] = TokenBucket(self._rate_hz, self._burst, clock=self._clock)
         else:
             self._buckets.move_to_end(sender)
-        return bucket.take()
+        return bucket.take(cost)

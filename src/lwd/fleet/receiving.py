@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from nats.aio.client import Client
@@ -19,6 +20,9 @@ from lwd.fleet.subjects import rule_of
 
 _BURST_S = 3.0
 _SUBJECTS = 8192
+_SMALL_BYTES = 4096
+_LARGEST = 16
+"""A message of the largest size counts as so many small ones, where it is not small itself."""
 _PENDING = 2048
 """Messages of one subscription that wait to be read; what comes beyond is dropped, so that none waits for long."""
 _MUTED_FOR_S = 2.0
@@ -35,13 +39,13 @@ class Reader:
         self._complaints = complaints
         self._buckets: dict[type[Message], TokenBuckets] = {}
 
-    def admits(self, kind: type[Message], subject: str) -> bool:
-        """Whether one more message of this subject may be read now."""
+    def admits(self, kind: type[Message], message: Msg) -> bool:
+        """Whether one more message of this subject may be read now; a large one counts as several."""
+        subject, rule = message.subject, rule_of(kind)
         buckets = self._buckets.get(kind)
         if buckets is None:
-            rate_hz = rule_of(kind).rate_hz
-            buckets = self._buckets[kind] = TokenBuckets(rate_hz, _BURST_S * rate_hz, most=_SUBJECTS)
-        if buckets.take(subject):
+            buckets = self._buckets[kind] = TokenBuckets(rule.rate_hz, _BURST_S * rule.rate_hz, most=_SUBJECTS)
+        if buckets.take(subject, max(1.0, len(message.data) / max(_SMALL_BYTES, rule.max_bytes / _LARGEST))):
             return True
         self._complaints.warn(
             f"rate {subject[:200]}", "bus: dropped a %s on %s: too many a second", kind.__name__, subject[:200]
@@ -70,23 +74,30 @@ class Reader:
         return None
 
 
-async def listen(client: Client, subject: str, receive: Handler, *, mute_above_hz: float | None = None) -> None:
-    """Call `receive` with what comes on a subject.
+@dataclass(frozen=True, kw_only=True)
+class Mute:
+    """At more messages a second than this a subscription is given up for two seconds.
 
-    Args:
-        mute_above_hz: at more messages a second the subscription is given up for two seconds, so that a flood costs
-            nothing meanwhile; whatever else comes then is lost. None: never.
+    A flood costs nothing meanwhile; whatever else comes then is lost.
     """
-    if mute_above_hz is None:
+
+    above_hz: float
+    on_mute: Callable[[float], None] = lambda _: None
+    """Told for how many seconds nothing will be heard."""
+
+
+async def listen(client: Client, subject: str, receive: Handler, *, mute: Mute | None = None) -> None:
+    """Call `receive` with what comes on a subject."""
+    if mute is None:
         await client.subscribe(subject, cb=receive, pending_msgs_limit=_PENDING)
     else:
-        await _Muting(client, subject, receive, mute_above_hz).listen()
+        await _Muting(client, subject, receive, mute).listen()
 
 
 class _Muting:
-    def __init__(self, client: Client, subject: str, receive: Handler, above_hz: float) -> None:
-        self._client, self._subject, self._receive, self._above_hz = client, subject, receive, above_hz
-        self._bucket = TokenBucket(above_hz, above_hz)
+    def __init__(self, client: Client, subject: str, receive: Handler, mute: Mute) -> None:
+        self._client, self._subject, self._receive, self._mute = client, subject, receive, mute
+        self._bucket = TokenBucket(mute.above_hz, mute.above_hz)
         self._subscription: Subscription | None = None
         self._again: asyncio.TimerHandle | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -94,7 +105,7 @@ class _Muting:
         self._complaints = Complaints(_logger)
 
     async def listen(self) -> None:
-        self._bucket = TokenBucket(self._above_hz, self._above_hz)
+        self._bucket = TokenBucket(self._mute.above_hz, self._mute.above_hz)
         with contextlib.suppress(NatsError):  # the connection is gone; another one subscribes anew
             self._subscription = await self._client.subscribe(
                 self._subject, cb=self._heard, pending_msgs_limit=_PENDING
@@ -110,10 +121,11 @@ class _Muting:
         self._complaints.warn(
             "muted",
             "bus: more than %.0f messages a second on %s: nobody listens there for %.0f s",
-            self._above_hz,
+            self._mute.above_hz,
             self._subject,
             _MUTED_FOR_S,
         )
+        self._mute.on_mute(_MUTED_FOR_S)
         self._again = asyncio.get_running_loop().call_later(_MUTED_FOR_S, self._listen_again)
         # In a task of its own: it ends the one that we are called in.
         self._leaving = asyncio.create_task(_unsubscribe(subscription))

@@ -12,6 +12,7 @@ from lwd.fleet import messages
 from lwd.fleet.messages import Message
 
 _KIB = 1024
+MAX_WATCH_BYTES = 128 * _KIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ RULES: dict[type[Message], Rule] = {
         subject=lambda message: messages.view_subject(message.robot_id), max_bytes=1024 * _KIB, rate_hz=100
     ),
     # All consoles share it: each repeats its own every second.
-    messages.WatchRequest: Rule(subject=_on(messages.WATCH_SUBJECT), max_bytes=512 * _KIB, rate_hz=200),
+    messages.WatchRequest: Rule(subject=_on(messages.WATCH_SUBJECT), max_bytes=MAX_WATCH_BYTES, rate_hz=200),
 }
 
 _OTHERS = Rule(subject=_on(""), max_bytes=64 * _KIB, rate_hz=100)
