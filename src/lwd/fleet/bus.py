@@ -23,7 +23,7 @@ from lwd.errors import ServiceError
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.bus_connection import INBOX, connect, words
 from lwd.fleet.complaints import Complaints
-from lwd.fleet.jetstream import BUCKET, CONSUMER, STREAM, ensure_bucket, ensure_consumer, ensure_stream
+from lwd.fleet.jetstream import BUCKET, CONSUMER, STREAM, ensure_bucket, ensure_consumer, ensure_stream, remedy
 from lwd.fleet.messages import (
     POLICY_SUBJECT,
     EpisodeAnnouncement,
@@ -55,6 +55,7 @@ class Bus:
         self._client = client
         self._jetstream = client.jetstream(timeout=_CALL_TIMEOUT_S)
         self._replicas = config.replicas
+        self._directory = None if config.nkey is None else config.nkey.parent
         self._pull: JetStreamContext.PullSubscription | None = None
         self._complaints = Complaints(_logger)
         self._reader = Reader(self._complaints)
@@ -108,7 +109,7 @@ class Bus:
                 await ensure_stream(self._jetstream, self._replicas)
                 await self._publish_announcement(announcement)
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(f"announcing {announcement.episode_id} failed ({words(error)})") from error
+            raise ServiceError(f"announcing {announcement.episode_id} failed ({self._words(error)})") from error
 
     async def fetch_announcements(self, limit: int, timeout_s: float) -> list[ReceivedAnnouncement]:
         """Return the next announcements, an empty list after `timeout_s` without any.
@@ -126,7 +127,7 @@ class Bus:
                 await ensure_consumer(self._jetstream)
                 self._pull = await self._jetstream.pull_subscribe_bind(durable=CONSUMER, stream=STREAM)
         except (NatsError, OSError) as error:
-            raise ServiceError(f"stream {STREAM} cannot be used ({words(error)})") from error
+            raise ServiceError(f"stream {STREAM} cannot be used ({self._words(error)})") from error
         try:
             messages = await self._pull.fetch(limit, timeout=timeout_s)
         except TimeoutError:  # nats.errors.TimeoutError, too: nothing came
@@ -276,7 +277,7 @@ class Bus:
             bucket = await ensure_bucket(self._jetstream, self._replicas)
             await bucket.put(_POINTER_KEY, pointer.model_dump_json().encode())
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(f"announcing policy {pointer.version} failed ({words(error)})") from error
+            raise ServiceError(f"announcing policy {pointer.version} failed ({self._words(error)})") from error
         await self.publish(POLICY_SUBJECT, pointer)
 
     async def get_policy_pointer(self) -> PolicyPointer | None:
@@ -292,11 +293,17 @@ class Bus:
         except (KeyNotFoundError, BucketNotFoundError):
             return None
         except (NatsError, OSError, TimeoutError) as error:
-            raise ServiceError(f"reading the policy pointer failed ({words(error)})") from error
+            raise ServiceError(f"reading the policy pointer failed ({self._words(error)})") from error
         try:
             return PolicyPointer.model_validate_json(value or b"")
         except ValidationError as error:
-            raise ServiceError(f"the policy pointer in KV bucket {BUCKET} is unreadable: {error}") from error
+            reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise ServiceError(
+                f"the policy pointer in KV bucket {BUCKET} is unreadable ({reason}); the next policy replaces it"
+            ) from error
+
+    def _words(self, error: Exception) -> str:
+        return f"{words(error)}{remedy(error, self._directory)}"
 
     def _require_connection(self) -> None:
         """Fail at once rather than after a timeout."""

@@ -22,6 +22,7 @@ from lwd.fleet.process import spawn, stop
 HOST = "127.0.0.1"
 _READY_WITHIN_S = 20.0
 _TAIL_BYTES = 800
+_MAX_URL_BYTES = 8192
 
 # sync_interval: NATS otherwise acknowledges before data is on the disk. default_max_consumers: its default of
 # 1,000 consumers per stream is fewer than a large fleet with its dead ones.
@@ -145,14 +146,20 @@ def read_url(directory: Path) -> str:
     """Return the URL of a run's embedded server.
 
     Raises:
-        ServiceError: if no server was started for this run.
+        ServiceError: if no server was started for this run, or the file is damaged.
     """
+    path = url_file(directory)
     try:
-        return url_file(directory).read_text().strip()
+        url = path.read_bytes()[:_MAX_URL_BYTES].decode(errors="replace").strip()
     except FileNotFoundError as error:
         raise ServiceError(
-            f"{url_file(directory)} is missing: start the run with `lwd up`, or give the URL of a NATS server"
+            f"{path} is missing: start the run with `lwd up`, or give the URL of a NATS server"
         ) from error
+    except OSError as error:
+        raise ServiceError(f"{path} cannot be read ({error.strerror}): delete it, and start `lwd up` again") from error
+    if not (url.startswith("nats://") and url.isascii() and url.isprintable()):
+        raise ServiceError(f"{path} is damaged: start `lwd up` again, it makes the file anew")
+    return url
 
 
 def nats_binary() -> str:
