@@ -99,7 +99,7 @@ class FleetLink:
         self._bus: Bus | None = None
         self._console_id = f"console-{uuid.uuid4().hex[:12]}"
         self._watchers: set[Watcher] = set()
-        self._calls = ControlCalls(lambda: self._bus)
+        self._calls = ControlCalls(lambda: self._bus, self._on_control)
         self._wake = asyncio.Event()
         self._complaint = ""
         self._complaints = Complaints(_logger)

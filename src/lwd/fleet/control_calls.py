@@ -1,7 +1,7 @@
 """Commands to robots over the bus, and the robots' answers."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
@@ -13,12 +13,16 @@ _ANSWER_WITHIN_S = 2.0
 class ControlCalls:
     """Sends commands; the answer to each comes to an inbox that only its robot's host is told."""
 
-    def __init__(self, bus: Callable[[], Bus | None]) -> None:
+    def __init__(
+        self, bus: Callable[[], Bus | None], on_answer: Callable[[ControlState], Awaitable[None]] | None = None
+    ) -> None:
         """
         Args:
             bus: the connection of the moment; None: there is none.
+            on_answer: told of each answer, which is news of the robot before its next public state; None: nobody.
         """
         self._bus = bus
+        self._on_answer = on_answer
 
     async def send(self, command: ControlCommand) -> None:
         """Pass a command on; nobody answers.
@@ -44,6 +48,8 @@ class ControlCalls:
             raise ServiceError(f"robot {command.robot_id} did not answer ({error}): is its host running?") from error
         if (state.robot_id, state.request_id) != (command.robot_id, asked.request_id):
             raise ServiceError(f"robot {command.robot_id} was asked, and {state.robot_id} answers: look into its host")
+        if self._on_answer is not None:
+            await self._on_answer(state)
         if state.refused:
             raise ControlRefused(state.refused)
         return state

@@ -52,7 +52,7 @@ class Desk:
         self.operator_id = operator_id
         self._bus = bus
         self._client_id = f"{CLIENT_PREFIX}{uuid.uuid4().hex[:16]}"
-        self._calls = ControlCalls(lambda: bus)
+        self._calls = ControlCalls(lambda: bus, self._on_control)
         self._states: dict[str, tuple[float, ControlState]] = {}
         self._helped_s: dict[str, float] = {}
         self._looking_at = ""
