@@ -2,7 +2,7 @@
 
     python -m tests.unit.learner.group_process SCENARIO DIRECTORY
 
-with torchrun's variables in the environment. What it found goes to DIRECTORY/rank-R.json.
+with its place in the group in the environment. What it found goes to DIRECTORY/rank-R.json.
 """
 
 import json
