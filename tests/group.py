@@ -13,10 +13,24 @@ from lwd.learner.rendezvous import Member
 ROOT = Path(__file__).parents[1]
 
 
-def start_group(scenario: str, directory: Path, *, size: int = 2, **environment: str) -> list[subprocess.Popen[str]]:
-    """Start all processes of a scenario of tests/unit/learner/group_process.py, by rank."""
-    private = Path(tempfile.mkdtemp(dir=directory))
-    members = [Member(rank=rank, size=size, local_rank=rank, directory=private) for rank in range(size)]
+def start_group(
+    scenario: str,
+    directory: Path,
+    *,
+    size: int = 2,
+    address: str | None = None,
+    port: int | None = None,
+    **environment: str,
+) -> list[subprocess.Popen[str]]:
+    """Start all processes of a scenario of tests/unit/learner/group_process.py, by rank.
+
+    They meet in a directory, or as several machines do, at the address.
+    """
+    private = Path(tempfile.mkdtemp()) if address is None else None
+    members = [
+        Member(rank=rank, size=size, local_rank=rank, directory=private, address=address, port=port)
+        for rank in range(size)
+    ]
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
