@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from lwd.errors import LWDError
+from lwd.errors import LWDError, exit_status
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ EXTRAS = {
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0 on success, 1 on an error that we explain, 130 on Ctrl-C."""
+    """Run the command line; the exit status is 0 on success, 130 on Ctrl-C.
+
+    An error that we explain is 1, or 75 where the next try may succeed (a store or a bus that does not answer).
+    """
     sys.exit(dispatch(sys.argv[1:]))
 
 
@@ -94,7 +97,7 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
-        return 1
+        return exit_status(error)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise
