@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
 from lwd.console.audit import AuditLog
+from lwd.console.audit_anchor import AuditAnchors
+from lwd.console.background import Background
 from lwd.console.desk_audit import DeskAudit
 from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
 from lwd.console.fleet_link import FleetLink
@@ -95,28 +97,29 @@ class _Console:
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
         self.heavy = HeavyWork()
+        self.background = Background()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.values.run())]
+        self.background.start("the link to the fleet", self.link.run())
+        self.background.start("the feed of values", self.values.run())
+        self.background.start("the audit log's anchoring", AuditAnchors(self.audit, self.config.run.store).run())
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            self.audit.close()
+            await self.background.close()
+            await asyncio.to_thread(self.audit.close)
 
 
 def create_app(config: AppConfig) -> FastAPI:
     """Build the interface of one run's console.
 
     Raises:
-        ConfigError: if the audit log was changed, or cannot be written.
+        ConfigError: if the audit log cannot be written.
     """
     console = _Console(config)
     app = FastAPI(title="LWD console", version="1", lifespan=console.lifespan, docs_url=None, redoc_url=None)
+    app.state.background = console.background
     hosts = frozenset(origin.partition("://")[2] for origin in config.origins)
 
     @app.middleware("http")

@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from lwd.console.fleet_view import FleetView
+from lwd.console.fleet_view import MAX_ROBOTS, FleetView
 from lwd.console.value_feed import VALUES_HZ, ValueFeed
 from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.complaints import Complaints
 from lwd.fleet.control_calls import ControlCalls
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
@@ -28,13 +29,19 @@ from lwd.fleet.messages import (
     OperatorView,
     WatchRequest,
     host_subject,
+    poses_subject,
 )
 from lwd.fleet.poses import robot_of_frame
 
 _RETRY_S = 1.0
 _WATCH_EVERY_S = 1.0
+_WATCH_REST_S = 0.05
 
 _logger = logging.getLogger(__name__)
+
+
+def _subject_of_frame(data: bytes) -> str:
+    return poses_subject(robot_of_frame(data))
 
 
 def _told(state: ControlState) -> ControlState:
@@ -85,6 +92,7 @@ class FleetLink:
         self._calls = ControlCalls(lambda: self._bus)
         self._wake = asyncio.Event()
         self._complaint = ""
+        self._complaints = Complaints(_logger)
 
     @property
     def connected(self) -> bool:
@@ -106,15 +114,22 @@ class FleetLink:
         """Stay connected and tell robots what is watched, until cancelled."""
         try:
             while True:
-                if self._bus is None or self._bus.closed:
-                    await self._connect()
-                if self._bus is not None:
-                    with contextlib.suppress(ServiceError):
+                try:
+                    if self._bus is None or self._bus.closed:
+                        await self._connect()
+                    if self._bus is not None:
                         await self._bus.publish(WATCH_SUBJECT, self._request())
+                except ServiceError:
+                    pass  # the bus is down; it says so itself
+                except Exception as error:
+                    # Whatever it is: one who looks must not take the fleet away from all others.
+                    self._complaints.warn(type(error).__name__, "the fleet is not watched: %s", repr(error)[:500])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_WATCH_EVERY_S):
                         await self._wake.wait()
                 self._wake.clear()
+                # Browsers may look elsewhere as often as they like.
+                await asyncio.sleep(_WATCH_REST_S)
         finally:
             if self._bus is not None:
                 await self._bus.close()
@@ -127,7 +142,7 @@ class FleetLink:
             await bus.subscribe(COORDINATOR_SUBJECT, CoordinatorHeartbeat, self._on_coordinator)
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
             await bus.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, self._on_view)
-            await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
+            await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame, subject_of=_subject_of_frame)
             self._bus = bus
             self._complaint = ""
         except (ServiceError, ConfigError) as error:
@@ -136,7 +151,9 @@ class FleetLink:
                 _logger.warning("%s; trying again", error)
 
     def _request(self) -> WatchRequest:
-        robots = tuple(sorted(frozenset[str]().union(*(watcher.robots for watcher in self._watchers))))
+        """What all browsers together look at: robots that there are, so that nobody's invention reaches the hosts."""
+        asked = frozenset[str]().union(*(watcher.robots for watcher in self._watchers))
+        robots = tuple(sorted(robot_id for robot_id in asked if self._view.knows(robot_id)))[:MAX_ROBOTS]
         return WatchRequest(
             console_id=self._console_id,
             robots=robots,
@@ -156,8 +173,8 @@ class FleetLink:
 
     async def _on_control(self, state: ControlState) -> None:
         before = self._view.control(state.robot_id)
-        self._view.on_control(state)
-        self._calls.on_control(state)
+        if not self._view.on_control(state):
+            return
         # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
         if before is None or _told(before) != _told(state):
             for watcher in self._watchers:
@@ -170,11 +187,7 @@ class FleetLink:
             self._values.on_view(view)
 
     async def _on_frame(self, data: bytes) -> None:
-        try:
-            robot_id = robot_of_frame(data)
-        except ServiceError as error:
-            _logger.warning("dropped: %s", error)
-            return
+        robot_id = robot_of_frame(data)
         for watcher in self._watchers:
             if robot_id in watcher.robots:
                 watcher.on_frame(robot_id, data)

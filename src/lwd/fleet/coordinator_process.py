@@ -113,6 +113,9 @@ class _Process:
         _logger.info("coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version)
         try:
             while not self._stop.is_set():
+                if heartbeat.done():
+                    # Else it would go on without anybody seeing it.
+                    raise ServiceError(f"the coordinator's heartbeat has ended ({heartbeat.exception()!r})")
                 try:
                     await self._round()
                 except (ServiceError, StoreError) as error:
@@ -121,7 +124,7 @@ class _Process:
                     await self._pause(_RETRY_S)
         finally:
             heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await heartbeat
             if self._indexing is not None:
                 await self._indexing

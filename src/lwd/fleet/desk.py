@@ -179,7 +179,6 @@ class Desk:
     async def _on_control(self, state: ControlState) -> None:
         self._states[state.robot_id] = (time.monotonic(), state)
         self._new_state.set()
-        self._calls.on_control(state)
 
     async def _on_view(self, view: OperatorView) -> None:
         if view.robot_id == self._looking_at:
