@@ -56,6 +56,22 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
         _sync_directory(path.parent)
 
 
+def replace_unsynced(path: Path, data: bytes) -> None:
+    """Write a file whole in place of what was there. It outlives this process; a power cut may leave it cut.
+
+    Raises:
+        StoreError: if the disk is full or the directory cannot be written.
+    """
+    with explained(path):
+        temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{path.name[:100]}")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def remove(path: Path) -> None:
     """Delete a file durably; a file that is gone already is fine."""
     with explained(path):
