@@ -4,14 +4,13 @@ The run's directory remembers the store's identity (known-store.json) and the ne
 there (known-log.json). Before the first use and then every few seconds the store is compared with them.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from lwd.data.identity import IDENTITY_KEY, StoreNote
-from lwd.data.log_head import LOG_PREFIX, LogNote, log_key
+from lwd.data.log_head import LOG_PREFIX, LogNote, log_key, sha256_of_entry, version_of
 from lwd.data.store import Created, ObjectStore, StoreConfig, StoredObject, get_or_none, open_store
 from lwd.errors import StoreError
 
@@ -52,9 +51,7 @@ class RunStore:
         if key == IDENTITY_KEY:
             self._look_s = float("-inf")
         elif key.startswith(f"{LOG_PREFIX}/"):
-            self.log_note.note(
-                int(key.removeprefix(f"{LOG_PREFIX}/").partition(".")[0]), hashlib.sha256(data).hexdigest()
-            )
+            self.log_note.note(version_of(key), sha256_of_entry(data))
         return created
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:

@@ -22,7 +22,8 @@ class CommitProof:
         """
         if note.require(store) is None:
             raise StoreError(
-                f"the store at {store} has no identity yet: start `lwd coordinator`; episodes stay in the spool until then"
+                f"the store at {store} has no identity yet: start `lwd coordinator`; until then episodes stay in "
+                "the spool"
             )
         self._store = store
         self._read: dict[int, frozenset[tuple[str, str]]] = {}

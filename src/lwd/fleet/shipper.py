@@ -133,8 +133,8 @@ class Shipper:
             StoreError: if the store fails, or is not the spool's; what is left is first in line at the next call.
         """
         if self._to_upload and time.monotonic() >= self._identity_due_s:
-            if await asyncio.to_thread(self._note.require, self._store) is not None:
-                self._identity_due_s = time.monotonic() + _IDENTITY_EVERY_S
+            found = await asyncio.to_thread(self._note.require, self._store)
+            self._identity_due_s = time.monotonic() + (0.0 if found is None else _IDENTITY_EVERY_S)
         while self._to_upload:
             item = self._to_upload[0]
             if item.episode.episode_id in self._items:

@@ -68,8 +68,8 @@ class RunDirectory:
         """Return the error that says what to do about a store without episodes: never to begin a known log again."""
         if (why := has_known_a_log(self.path)) is not None:
             return StoreError(
-                f"the log in {self.store_config.url} is empty, but {why}: is the disk mounted? Restore the store from a "
-                "copy, or begin a new run with another --run"
+                f"the log in {self.store_config.url} is empty, but {why}: is the disk mounted? Restore the store from "
+                "a copy, or begin a new run with another --run"
             )
         return CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
 
