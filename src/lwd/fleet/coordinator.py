@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lwd.data.episode_file import MAX_FILE_BYTES, NAME_PATTERN, episode_key
+from lwd.data.identity import found_store
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
 from lwd.data.log_index import IndexUpdate
 from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys, readable
@@ -60,7 +61,7 @@ class Coordinator:
     """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
 
     def __init__(self, store: ObjectStore, limits: EpisodeLimits, suspects: Suspects | None = None) -> None:
-        """Read the log of the store.
+        """Read the log of the store; a store that is begun here gets its identity.
 
         Args:
             suspects: remembers across restarts which files ended this process; None forgets.
@@ -70,6 +71,7 @@ class Coordinator:
         self._store = store
         self._limits = limits
         self._suspects = suspects
+        found_store(store)
         self.reader = LogReader(store)
         self.reader.load_index()
         self.reader.poll()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lwd.data.store import ObjectStore, StoreConfig, open_store, probe_store
+from lwd.data.run_store import open_run_store
+from lwd.data.store import ObjectStore, StoreConfig, probe_store
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
@@ -65,7 +66,7 @@ class CoordinatorConfig:
 
 def store_of(run: Path, store: StoreConfig | None) -> ObjectStore:
     """Open the store of a run: the configured one, or RUN/store."""
-    return open_store(store or run / "store")
+    return open_run_store(run, store)
 
 
 def bus_of(run: Path, bus: BusConfig | None) -> BusConfig:

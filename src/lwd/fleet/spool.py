@@ -84,6 +84,11 @@ class Spool:
         self.used_bytes = 0
         """What the claimed robots' episodes take on the disk."""
 
+    @property
+    def root(self) -> Path:
+        """The directory of all spools."""
+        return self._root
+
     def claim(self, robot_id: str) -> int:
         """Reserve a robot's directory for this process and remove rubbish that a crash left in it.
 
