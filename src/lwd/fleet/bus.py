@@ -286,7 +286,8 @@ class Bus:
             episode_subject(announcement.robot_id),
             announcement.model_dump_json().encode(),
             timeout=_CALL_TIMEOUT_S,
-            headers={"Nats-Msg-Id": announcement.episode_id},
+            # With the hash, which nobody knows beforehand: whoever used the id before us would silence us.
+            headers={"Nats-Msg-Id": f"{announcement.key}/{announcement.sha256}"},
         )
 
     async def _drop_subscription(self) -> None:
