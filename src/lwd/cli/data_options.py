@@ -37,7 +37,8 @@ PolicyVersionOption = Annotated[
     ),
 ]
 EpisodeOption = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="[ID ...]", help="ids of episodes; none: not chosen by id")
+    tuple[str, ...],
+    tyro.conf.arg(metavar="[ROBOT/ID ...]", help="episodes, an id alone where one robot has it; none: not chosen so"),
 ]
 
 
@@ -60,7 +61,7 @@ def selection(
         until_s=None if until is None else parse_time("until", until),
         task=task,
         policy_version=policy_version,
-        episode_ids=frozenset(episode),
+        episodes=frozenset(episode),
     )
 
 

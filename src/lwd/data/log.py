@@ -28,7 +28,7 @@ from lwd.data.log_index import (
 )
 from lwd.data.store import Created, ObjectStore, get_or_none
 from lwd.errors import ObjectExists, ObjectMissing, StoreError
-from lwd.types import Outcome, Source
+from lwd.types import Outcome, Source, episode_identity
 
 INDEX_EVERY = 256
 """Versions between two indexes."""
@@ -67,6 +67,11 @@ class EpisodeEntry(BaseModel):
     uploaded_at_s: float
     """Unix time at which the upload was complete."""
 
+    @property
+    def identity(self) -> str:
+        """What tells episodes apart: robot and id, as ROBOT/ID."""
+        return episode_identity(self.robot_id, self.episode_id)
+
 
 class LogEntry(BaseModel):
     """One version of the log."""
@@ -81,7 +86,9 @@ class LogEntry(BaseModel):
     committed_at_s: float
     added: tuple[EpisodeEntry, ...] = ()
     revoked: tuple[str, ...] = ()
-    """Episode ids that later snapshots do not contain; they can never be added again."""
+    """Identities (ROBOT/ID) of episodes that later snapshots do not contain; they can never be added again.
+
+    An id without a robot, as logs of before version 0.2 have them, stands for that id of every robot."""
     reason: str | None = Field(default=None, max_length=2000)
     """Why episodes were revoked, in the operator's words."""
 
@@ -102,8 +109,9 @@ class Snapshot:
 
     version: int
     episodes: Mapping[str, CommittedEpisode]
-    """By episode id."""
+    """By identity (ROBOT/ID)."""
     revoked: frozenset[str]
+    """Identities; ids alone where an old log revoked them."""
     epoch: int
     """The newest epoch seen."""
     sha256: str = ""
@@ -201,16 +209,17 @@ class LogReader:
 
     @property
     def revoked(self) -> frozenset[str]:
-        """Ids of the episodes that were revoked."""
+        """Identities of the episodes that were revoked; ids alone where an old log revoked them."""
         return frozenset(self._revoked)
 
-    def knows(self, episode_id: str) -> bool:
-        """Whether the episode was ever committed, also if it was revoked since."""
-        return episode_id in self._episodes or episode_id in self._revoked
+    def knows(self, identity: str) -> bool:
+        """Whether the episode ROBOT/ID was ever committed, also if it was revoked since."""
+        # The id alone: what an old log revoked.
+        return identity in self._episodes or not self._revoked.isdisjoint((identity, identity.rpartition("/")[2]))
 
-    def find(self, episode_id: str) -> CommittedEpisode | None:
-        """Return a committed episode, None if it is unknown or revoked."""
-        return self._episodes.get(episode_id)
+    def find(self, identity: str) -> CommittedEpisode | None:
+        """Return the committed episode ROBOT/ID, None if it is unknown or revoked."""
+        return self._episodes.get(identity)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -227,6 +236,8 @@ class LogReader:
     def apply(self, data: bytes) -> LogEntry:
         """Take in the stored entry of the next version; for the reader itself and for its writer.
 
+        Returns:
+            the entry; what it revokes by id alone is named by the identities that this takes out.
         Raises:
             StoreError: if it is damaged or does not fit; then the reader is as it was.
         """
@@ -234,20 +245,32 @@ class LogReader:
         entry = read_entry(version, data)
         added: dict[str, CommittedEpisode] = {}
         for item in entry.added:
-            if self.knows(item.episode_id) or item.episode_id in added:
+            if self.knows(item.identity) or item.identity in added:
                 raise StoreError(
-                    f"{log_key(version)} adds {item.episode_id} again: stop the other program that writes this log"
+                    f"{log_key(version)} adds {item.identity} again: stop the other program that writes this log"
                 )
-            added[item.episode_id] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
+            added[item.identity] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
         self._episodes.update(added)
         self.fleet_steps += _fleet_steps(added.values())
-        for episode_id in entry.revoked:
-            if (gone := self._episodes.pop(episode_id, None)) is not None:
+        revoked = self._identities(entry.revoked)
+        for identity in revoked:
+            if (gone := self._episodes.pop(identity, None)) is not None:
                 self.fleet_steps -= _fleet_steps([gone])
-            self._revoked.add(episode_id)
+        self._revoked.update(entry.revoked)
         self.version, self.sha256 = version, sha256_of_entry(data)
         self.epoch = max(self.epoch, entry.epoch)
-        return entry
+        return entry if revoked == entry.revoked else entry.model_copy(update={"revoked": revoked})
+
+    def _identities(self, revoked: tuple[str, ...]) -> tuple[str, ...]:
+        """Name the live episodes that an old log revokes by their id alone."""
+        bare = {name for name in revoked if "/" not in name}
+        if not bare:
+            return revoked
+        found: dict[str, list[str]] = {}
+        for identity, item in self._episodes.items():
+            if item.entry.episode_id in bare:
+                found.setdefault(item.entry.episode_id, []).append(identity)
+        return tuple(identity for name in revoked for identity in found.get(name, [name]))
 
     def _of_this_log(self, index: LogIndex) -> LogIndex:
         """Compare an index with the log before anything in it is believed."""
@@ -259,7 +282,7 @@ class LogReader:
     def _jump(self, index: LogIndex) -> None:
         try:
             self._episodes = {
-                row["episode_id"]: CommittedEpisode(
+                episode_identity(row["robot_id"], row["episode_id"]): CommittedEpisode(
                     version=row.pop("version"),
                     committed_at_s=row.pop("committed_at_s"),
                     entry=EpisodeEntry.model_validate(row),

@@ -94,7 +94,11 @@ class IndexTable:
             for entry, added_at, committed_at_s in added
         ]
         table = pa.concat_tables([self._rows, pa.Table.from_pylist(rows, schema=_SCHEMA)]).combine_chunks()
-        gone = pc.is_in(table.column("episode_id"), value_set=pa.array(revoked, pa.string()))
+        names = pa.array(revoked, pa.string())
+        ids = table.column("episode_id")
+        identities = pc.binary_join_element_wise(table.column("robot_id"), ids, "/")
+        # The id alone: what an old log revoked.
+        gone = pc.or_(pc.is_in(identities, value_set=names), pc.is_in(ids, value_set=names))
         self._rows, self.version = table.filter(pc.invert(gone)), version
         return self._rows
 

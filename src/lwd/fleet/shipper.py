@@ -123,7 +123,7 @@ class Shipper:
         self._unclaimed_since_s = {robot: self._unclaimed_since_s.get(robot, now_s) for robot in unclaimed}
         abandoned = {robot for robot, since_s in self._unclaimed_since_s.items() if now_s - since_s >= _ADOPT_AFTER_S}
         for episode in pending:
-            if episode.episode_id not in self._items and episode.robot_id in self._robot_ids | abandoned:
+            if episode.identity not in self._items and episode.robot_id in self._robot_ids | abandoned:
                 self._hold(_Item(episode=episode, steps=0, since_s=now_s))
 
     async def upload(self) -> None:
@@ -137,7 +137,7 @@ class Shipper:
             self._identity_due_s = time.monotonic() + (0.0 if found is None else _IDENTITY_EVERY_S)
         while self._to_upload:
             item = self._to_upload[0]
-            if item.episode.episode_id in self._items:
+            if item.episode.identity in self._items:
                 await self._upload(item)
             self._to_upload.popleft()
 
@@ -149,7 +149,7 @@ class Shipper:
         """
         while self._to_announce and bus.connected:
             item = self._to_announce[0]
-            if item.episode.episode_id in self._items and item.uploaded_at_s is not None:
+            if item.episode.identity in self._items and item.uploaded_at_s is not None:
                 await bus.announce(_announcement(item, item.uploaded_at_s))
             self._to_announce.popleft()
 
@@ -166,7 +166,7 @@ class Shipper:
         committed = await asyncio.to_thread(self._proven)
         looks = _LOOKS
         for item in tuple(self._items.values()):
-            if item.episode.episode_id in committed:
+            if item.episode.identity in committed:
                 await self._settle(item)
             elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
                 looks -= 1
@@ -188,7 +188,7 @@ class Shipper:
         return known
 
     def _hold(self, item: _Item) -> None:
-        self._items[item.episode.episode_id] = item
+        self._items[item.episode.identity] = item
         self.waiting_bytes += item.episode.size_bytes
         self._to_upload.append(item)
 
@@ -209,7 +209,7 @@ class Shipper:
         self._to_announce.append(item)
 
     async def _settle(self, item: _Item) -> None:
-        found = self._reader.find(item.episode.episode_id)
+        found = self._reader.find(item.episode.identity)
         try:
             if not item.sha256:
                 _, item.sha256 = await asyncio.to_thread(item.episode.read)
@@ -236,13 +236,13 @@ class Shipper:
             self._to_upload.append(item)
 
     async def _reject(self, item: _Item, reason: str) -> None:
-        _logger.error("episode %s is kept aside: %s", item.episode.episode_id, reason)
+        _logger.error("episode %s is kept aside: %s", item.episode.identity, reason)
         # First: `upload` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
         self._forget(item)
         await asyncio.to_thread(self._spool.reject, item.episode, reason)
 
     def _forget(self, item: _Item) -> None:
-        if self._items.pop(item.episode.episode_id, None) is not None:
+        if self._items.pop(item.episode.identity, None) is not None:
             self.waiting_bytes -= item.episode.size_bytes
 
 

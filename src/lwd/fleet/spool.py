@@ -18,6 +18,7 @@ from pathlib import Path
 from lwd.data import durable
 from lwd.data.episode_file import episode_key
 from lwd.errors import ConfigError, ServiceError
+from lwd.types import episode_identity
 
 _SUFFIX = ".arrow"
 _REJECTED = "rejected"
@@ -55,6 +56,11 @@ class SpooledEpisode:
     size_bytes: int
     spooled_at_s: float
     """Unix time. Only to tell people: nothing is decided by it, the clock may have jumped since."""
+
+    @property
+    def identity(self) -> str:
+        """What tells episodes apart, as in the log."""
+        return episode_identity(self.robot_id, self.episode_id)
 
     @property
     def key(self) -> str:
