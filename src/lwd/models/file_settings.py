@@ -34,7 +34,7 @@ class _Token(_Settings):
     size: int = Field(ge=1, le=65_536)
 
 
-class _Embodiment(_Settings):
+class EmbodimentSettings(_Settings):
     """`lwd.types.Embodiment`."""
 
     name: str = Field(max_length=256)
@@ -114,7 +114,7 @@ class NetworkFile(_Settings):
 
     format: Literal["lwd-1"]
     kind: Literal["policy", "base", "value"]
-    embodiment: _Embodiment
+    embodiment: EmbodimentSettings
     instructions: tuple[_Text, ...] | None = Field(default=None, max_length=100_000)
     config: _VLASettings | _CriticSettings | None = None
     horizon: _Horizon | None = None
