@@ -15,6 +15,7 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
+ |    +-- PolicyFault          a policy raised instead of acting, or gave no usable chunk
  +-- LeaseTaken              another learner writes to the store
  +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
@@ -68,6 +69,14 @@ class ObjectTooLarge(StoreError):
     """More bytes are stored under that key than the caller takes."""
 
 
+class ManifestDamaged(StoreError):
+    """What lies in a policy manifest's place is none."""
+
+
+class PolicyAltered(StoreError):
+    """A policy's bytes are not the ones that its manifest names."""
+
+
 class CheckpointError(LWDError):
     """A checkpoint is missing, corrupt or belongs to another embodiment."""
 
@@ -82,6 +91,10 @@ class RobotFault(LWDError):
 
 class ActionRejected(RobotFault):
     """An action that must not reach the robot (non-finite or of the wrong shape)."""
+
+
+class PolicyFault(RobotFault):
+    """A policy raised instead of acting, or gave no usable chunk."""
 
 
 class LeaseTaken(LWDError):

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lwd.errors import ConfigError, RobotFault
+from lwd.errors import ConfigError, PolicyFault, RobotFault
 from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import AxisStatus, RobotStatus, axes_of
+from lwd.fleet.policy_faults import load_chunks
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.views import scene_of
 from lwd.operators.protocol import Operator
@@ -228,15 +229,13 @@ class RobotHost:
                 group.append((slot, slot.session))
         started_s = time.monotonic()
         for loaded, group in waiting.values():
-            observations = [session.observation for _, session in group]
-            instructions = [session.instruction for _, session in group]
-            chunks_BHA = loaded.policy.act(observations, instructions, generator=self._generator)
-            self._horizon = chunks_BHA.shape[1]
-            for (slot, session), chunk_HA in zip(group, chunks_BHA, strict=True):
-                try:
-                    session.load_chunk(chunk_HA)
-                except RobotFault as error:
-                    self._fault(slot, error)
+            sessions = [session for _, session in group]
+            faults = load_chunks(self._network.policies, loaded, sessions, self._generator)
+            for (slot, session), fault in zip(group, faults, strict=True):
+                if fault is None:
+                    self._horizon = session.queued
+                else:
+                    self._fault(slot, fault)
         self._acting_s += time.monotonic() - started_s
 
     def _filled_ahead(self, slot: _Slot, session: EpisodeSession) -> bool:
@@ -313,18 +312,23 @@ class RobotHost:
 
     def _fault(self, slot: _Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated, and it rests before its next episode."""
-        slot.faults += 1
+        if not isinstance(error, PolicyFault):  # there another version helps
+            slot.faults += 1
+        if slot.policy is not None:
+            self._network.policies.failed(slot.policy.version, error)
         _logger.error("robot %s: %s", slot.unit.robot_id, error)
         if slot.session is not None and slot.session.steps > 0:
             self._hand_over(slot, slot.session.truncate())
         slot.session = slot.policy = None
         if slot.faults >= _MAX_FAULTS:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
-        slot.rest_until_s = time.monotonic() + _REST_S * slot.faults
+        slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
         self._network.console.note_fault(slot.unit.robot_id, str(error))
 
     def _hand_over(self, slot: _Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
+        if episode.info.outcome.terminal:
+            self._network.policies.completed(episode.info.policy_version)
         self._finished += 1
         slot.session = slot.policy = None
         self._network.submit(episode)
