@@ -1,5 +1,6 @@
 """What every robot must do, simulated or real. A new robot joins by adding its factory to ROBOTS."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import gymnasium
@@ -8,7 +9,7 @@ import pytest
 
 from lwd.errors import ActionRejected, RobotFault
 from lwd.robots.gym import GymRobot, GymSettings
-from lwd.robots.protocol import Robot
+from lwd.robots.protocol import ObservingRobot, Robot
 from lwd.robots.sim import TASKS, make_robot
 from lwd.types import Outcome, Task
 
@@ -53,6 +54,12 @@ def actions(robot: Robot, count: int) -> np.ndarray:
         embodiment.action_low, embodiment.action_high, (count, embodiment.action_size)
     )
     return draw.astype(np.float32)
+
+
+def is_delayed(robot: Robot) -> bool:
+    """Whether an action is executed later than it is sent: a hold drops those that are on their way."""
+    world = getattr(robot, "world", None)
+    return world is not None and world.action_latency_steps > 0
 
 
 def test_observations_fit_the_embodiment(case: tuple[Robot, tuple[Task, ...]]) -> None:
@@ -114,6 +121,33 @@ def test_actions_of_the_wrong_shape_are_refused(case: tuple[Robot, tuple[Task, .
     robot.reset(tasks[0], 0)
     with pytest.raises(ActionRejected, match="shape"):
         robot.step(np.zeros(robot.embodiment.action_size + 1, np.float32))
+
+
+def test_a_held_robot_ends_no_episode_and_goes_on_from_where_it_stood(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    ends = []
+    for holds in (0, 3):
+        robot.reset(tasks[0], 4)
+        first, second = actions(robot, 2)
+        robot.step(first)
+        for _ in range(holds):
+            # As a watchdog does: from another thread.
+            other = threading.Thread(target=robot.hold)
+            other.start()
+            other.join()
+        ends.append(robot.step(second).observation.state)
+    # A real one goes on closing its gripper.
+    if not is_delayed(robot) and not isinstance(robot, ObservingRobot):
+        np.testing.assert_array_equal(*ends)
+
+
+def test_a_robot_can_be_held_before_its_first_episode_and_after_its_last(
+    case: tuple[Robot, tuple[Task, ...]],
+) -> None:
+    robot, tasks = case
+    robot.hold()
+    robot.reset(tasks[0], 0)
+    robot.hold()
 
 
 def test_the_episode_ends_at_the_time_limit_and_not_before(case: tuple[Robot, tuple[Task, ...]]) -> None:

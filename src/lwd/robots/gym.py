@@ -133,6 +133,9 @@ class GymRobot:
             sub_step_scores=(float(success),) * len(self._task.sub_steps),
         )
 
+    def hold(self) -> None:
+        """Nothing to do: an environment advances in `step` alone, so it stands still."""
+
     def privileged(self) -> Mapping[str, Any]:
         """The environment's last observation as it gave it, and its task: what scripted experts read."""
         return {"raw": self._raw}

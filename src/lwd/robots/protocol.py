@@ -9,7 +9,11 @@ from lwd.types import Embodiment, FloatArray, Observation, StepResult, Task
 
 
 class Robot(Protocol):
-    """One robot. `reset` and `step` block for as long as the hardware needs."""
+    """One robot. `reset` and `step` block for as long as the hardware needs.
+
+    One thread steps a robot. Any other thread may call `hold`, and nothing else, at any time: also during `step`,
+    `reset` and `close`.
+    """
 
     @property
     def embodiment(self) -> Embodiment:
@@ -25,6 +29,21 @@ class Robot(Protocol):
             ActionRejected: if the action has the wrong shape or is not finite. Finite actions are clipped to
             the
                 limits.
+        """
+
+    def hold(self) -> None:
+        """Stand still now, whatever was sent before: velocities and differences become 0, positions what is measured.
+
+        A gripper, or another axis that keeps what it is told, keeps its last command. Where nothing can be measured the
+        last measurement counts. Idempotent: repeated before the next `step`, it sends the same again. A robot that
+        was sent nothing yet is sent nothing. A simulation stands still between two steps anyway; what it was sent and
+        has not executed yet is dropped.
+
+        Never ends or begins an episode. Blocks for one transaction of the driver at most, and half a second for a
+        transaction of another thread.
+
+        Raises:
+            RobotFault: if the robot does not answer; it may move on, and whoever called says so.
         """
 
     def privileged(self) -> Mapping[str, Any]:
