@@ -40,8 +40,8 @@ async def keep_stops(bus: Bus, state: StopState) -> StopState:
             try:
                 entry = await bucket.get(STOP_KEY)
                 kept, revision = _parsed(entry.value), entry.revision or 0
-            except KeyNotFoundError:
-                pass
+            except KeyNotFoundError as missing:
+                revision = 0 if missing.entry is None else missing.entry.revision or 0
             if (merged := kept.merged(state)) == kept:
                 return kept
             try:

@@ -1,8 +1,9 @@
-"""Stops as files in RUN/stop: what stops the hosts of this machine while bus, store, learner and coordinator are down.
+"""Stops as files in RUN/stop: they stop the hosts of this machine while bus, store, learner and coordinator are down.
 
-One file per stop, named by its id, and one per release; nothing is ever rewritten in place, so no writer needs a lock that a
-frozen process could hold. A file counts as soon as it is there, also while it is empty, and so does a file with any
-other name (`touch RUN/stop/button`): who cannot be read has stopped. Deleting a file releases nothing that a host has seen.
+One file per stop, named by its id, and one per release; nothing is ever rewritten in place, so no writer needs a lock
+that a frozen process could hold. A file counts as soon as it is there, also while it is empty, and so does a file with
+any other name (`touch RUN/stop/button`): what cannot be read stops, too. Deleting a file releases nothing that a host
+has seen.
 """
 
 import hashlib
@@ -21,7 +22,6 @@ from lwd.fleet.stop_messages import (
     MAX_STOPS,
     STOP_ID_PATTERN,
     UNKNOWN,
-    Message,
     StopOrder,
     StopRelease,
     StopState,
@@ -98,9 +98,7 @@ class StopFiles:
             durable.replace(self.directory / stop.stop_id, stop.model_dump_json().encode())
         for release in state.releases:
             if release.stop_id + _RELEASED not in present:
-                durable.replace(
-                    self.directory / (release.stop_id + _RELEASED), release.model_dump_json().encode()
-                )
+                durable.replace(self.directory / (release.stop_id + _RELEASED), release.model_dump_json().encode())
         self._tidy(state)
 
     def _tidy(self, state: StopState) -> None:
@@ -128,9 +126,9 @@ def _read(path: Path, stat: os.stat_result) -> StopOrder | StopRelease:
         kind = StopRelease
     try:
         # Never a fifo, which nobody may write to.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            message: Message = kind.model_validate_json(file.read(_MAX_BYTES))
-        if isinstance(message, StopOrder | StopRelease) and message.stop_id == released_id:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            message = kind.model_validate_json(file.read(_MAX_BYTES))
+        if message.stop_id == released_id:
             return message
     except (OSError, ValidationError):
         pass

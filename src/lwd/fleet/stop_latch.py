@@ -1,7 +1,7 @@
 """Whether the robots of this process are stopped: one latch that everybody who moves a robot asks first.
 
-Set and released by the bus, by files in RUN/stop and by SIGUSR1 (`stop_link`, `stop_files`, `stop_signal`). Reading it takes
-no lock: it can be asked right before every step, by any thread, whatever hangs elsewhere.
+Set and released by the bus, by files in RUN/stop and by SIGUSR1 (`stop_link`, `stop_files`, `stop_signal`). Reading it
+takes no lock: it can be asked right before every step, by any thread, whatever hangs elsewhere.
 """
 
 import threading

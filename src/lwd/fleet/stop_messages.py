@@ -1,7 +1,7 @@
 """What is said of a stop of all robots, on the bus and in RUN/stop: orders, releases, and which host holds.
 
-The state is two sets that only grow: stops, and releases that each name one stop. Merging is their union, in any order and
-as often as one likes, so no clock and no sender decides; a release never undoes a stop that its author did not know.
+The state is two sets that only grow: stops, and releases that each name one stop. Merging is their union, in any order
+and as often as one likes, so no clock and no sender decides; a release undoes no stop that its author did not name.
 """
 
 from collections.abc import Iterable

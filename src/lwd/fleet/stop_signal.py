@@ -2,8 +2,8 @@
 
     pkill -USR1 -f 'lwd robot'          # or: touch RUN/stop/button
 
-The signal is taken by a thread of its own, through the file descriptor that the interpreter writes to at the moment at which it
-arrives: a Python handler would wait for the main thread, which may be the one that hangs.
+The signal is taken by a thread of its own, through the file descriptor that the interpreter writes to at the moment at
+which it arrives: a Python handler would wait for the main thread, which may be the one that hangs.
 """
 
 import os

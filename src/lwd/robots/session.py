@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lwd.errors import ActionRejected, ConfigError, RobotFault, ShapeError
+from lwd.robots.gate import Gate
 from lwd.robots.protocol import ObservingRobot, Robot, driving_of
 from lwd.types import (
     OBSERVE,
@@ -86,12 +87,14 @@ class EpisodeSession:
         policy_version: int,
         world: str,
         operator: SessionOperator | None = None,
+        gate: Gate | None = None,
         episode_id: str | None = None,
         started_at_s: float | None = None,
     ) -> None:
         if policy_version < -1:
             raise ConfigError(f"policy_version is {policy_version}; use -1 where no policy acts")
         self._robot, self._task, self._operator = robot, task, operator
+        self._gate = gate or Gate(robot)
         self._embodiment = robot.embodiment
         self._identity = {
             "episode_id": episode_id or uuid.uuid4().hex,
@@ -123,7 +126,7 @@ class EpisodeSession:
         self._controllers: list[int] = []
         self._states: list[FloatArray] = []
         self._frames: dict[str, list[bytes]] = {name: [] for name in self._embodiment.cameras}
-        self._see(robot.reset(task, seed))
+        self._see(self._gate.reset(task, seed))
         if operator is not None:
             operator.begin(self.view, seed)
 
@@ -294,6 +297,11 @@ class EpisodeSession:
             self._next_look_s = now_s + 1 / self._embodiment.control_hz
             self._observation, self._looked = self._robot.observe(), True
 
+    def replan(self) -> None:
+        """Drop what was planned and asked for before: the loop stood still."""
+        self._command = None
+        self._drop_queue()
+
     def _drop_queue(self) -> None:
         self._queue.clear()
         self.plans += 1
@@ -307,7 +315,7 @@ class EpisodeSession:
                 frames.pop()
             self._see(self._observation)
         executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
-        result = self._robot.step(action)
+        result = self._gate.step(action)
         if result.executed is not None:
             executed = result.executed
         self._actions.append(executed.astype(np.float32))
