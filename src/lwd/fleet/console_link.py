@@ -26,6 +26,7 @@ from lwd.fleet.messages import (
     view_subject,
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
+from lwd.fleet.stop_latch import StopLatch
 from lwd.fleet.views import Scene, view_message
 from lwd.operators.remote import ControlView, RemoteOperator
 from lwd.robots.protocol import BodyPoses
@@ -35,6 +36,7 @@ WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
 _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
+_MOVING = frozenset({"resume", "drive", "jog"})
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class ConsoleLink:
 
     def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
         self._host_id = host_id
+        self.latch = StopLatch()
+        """While it is set nobody drives; the host's own (`HostNetwork`)."""
         self._operators = dict(operators)
         for robot_id, operator in operators.items():
             operator.on_change = functools.partial(self.note_change, robot_id)
@@ -213,6 +217,8 @@ class ConsoleLink:
         refused = ""
         before = operator.view()
         try:
+            if command.verb in _MOVING and (reason := self.latch.reason):
+                raise ControlRefused(f"{reason}: nothing moves until it is released")
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)

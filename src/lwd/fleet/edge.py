@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lwd.errors import ConfigError, RobotFault
+from lwd.errors import ConfigError, RobotFault, RobotStopped
 from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import AxisStatus, RobotStatus, axes_of
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.views import scene_of
+from lwd.fleet.watchdog import Watchdog
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
 from lwd.robots.protocol import PosedRobot, Robot, driving_of
@@ -108,6 +109,13 @@ class RobotHost:
             )
             for number, unit in enumerate(robots)
         ]
+        self._watchdog = Watchdog(
+            {unit.robot_id: unit.robot for unit in robots},
+            network.latch,
+            on_alarm=self._note_alarm,
+            on_hold=network.stops.ring,
+        )
+        network.stops.holds = self._watchdog.holds
         self._generator = torch.Generator().manual_seed(settings.seed)
         if settings.predict_ahead and len(robots) != 1:
             raise ConfigError(f"predict_ahead is for hosts of one robot, this one has {len(robots)}: start one each")
@@ -130,9 +138,12 @@ class RobotHost:
         Raises:
             RobotFault: if one robot fails again and again.
         """
+        self._watchdog.start()
         try:
             while not should_stop() and not self._exhausted():
+                self._watchdog.turn("the host")
                 self._network.check()
+                self._heed()
                 state = self._begin_episodes()
                 self._act()
                 moved = self._step_round(should_stop)
@@ -140,6 +151,7 @@ class RobotHost:
                 if not moved:
                     time.sleep(_DRIVEN_IDLE_S if any(map(_is_driven, self._slots)) else _IDLE_S)
         finally:
+            self._watchdog.close()
             if self._ahead is not None:
                 self._ahead.close()
             self._truncate_all()
@@ -154,6 +166,25 @@ class RobotHost:
         """Episodes handed over."""
         return self._finished
 
+    def _heed(self) -> None:
+        """End the episodes of robots that somebody stopped, and plan anew where the loop stood still."""
+        if self._network.latch.is_set:
+            # What was recorded is kept, and bootstraps: a stop is neither a failure nor the task's end.
+            self._truncate_all()
+        if late := self._watchdog.take_late():
+            _logger.warning("%s: what was planned before is dropped", late)
+            for slot in self._slots:
+                self._watchdog.gates[slot.unit.robot_id].hold()
+                if slot.session is not None:
+                    slot.session.replan()
+                    self._look(slot, slot.session)
+
+    def _note_alarm(self, alarm: str) -> None:
+        """The watchdog holds the robots, or needs to no more; in its thread."""
+        self._network.alarm = alarm
+        for slot in self._slots:
+            self._network.console.note_fault(slot.unit.robot_id, alarm)
+
     def _begin_episodes(self) -> HostState:
         policy = self._network.policies.newest
         if policy is None:
@@ -162,6 +193,8 @@ class RobotHost:
         for slot in self._slots:
             if slot.session is not None or self._may_not_begin():
                 continue
+            if self._network.latch.is_set or not self._network.stops.is_known:
+                break
             if self._is_short():
                 return "spool full"
             if self._network.learner_is_behind:
@@ -187,6 +220,7 @@ class RobotHost:
         task = self._next_task(slot)
         slot.begun += 1
         self._begun += 1
+        self._watchdog.turn("robot.reset", slot.unit.robot_id)
         try:
             slot.session = EpisodeSession(
                 slot.unit.robot,
@@ -198,14 +232,18 @@ class RobotHost:
                 policy_version=policy.version,
                 world=slot.unit.world,
                 operator=slot.unit.operator,
+                gate=self._watchdog.gates[slot.unit.robot_id],
                 # In the order in which the robot recorded them, also across its restarts; unique by the last part,
                 # for a robot that goes on with another machine's empty spool.
                 episode_id=f"{slot.unit.start:06d}-{slot.begun:06d}-{uuid.uuid4().hex[:16]}",
             )
             slot.policy = policy
             self._network.console.note_fault(slot.unit.robot_id, "")
+        except RobotStopped as error:
+            _logger.warning("robot %s begins no episode: %s", slot.unit.robot_id, error)
         except RobotFault as error:
             self._fault(slot, error)
+        self._watchdog.turn("the host")
 
     def _next_task(self, slot: _Slot) -> Task:
         tasks, weights = self._settings.tasks, self._settings.task_weights
@@ -228,9 +266,11 @@ class RobotHost:
                 group.append((slot, slot.session))
         started_s = time.monotonic()
         for loaded, group in waiting.values():
+            self._watchdog.turn("policy.act")
             observations = [session.observation for _, session in group]
             instructions = [session.instruction for _, session in group]
             chunks_BHA = loaded.policy.act(observations, instructions, generator=self._generator)
+            self._watchdog.turn("the host")
             self._horizon = chunks_BHA.shape[1]
             for (slot, session), chunk_HA in zip(group, chunks_BHA, strict=True):
                 try:
@@ -272,10 +312,14 @@ class RobotHost:
                 continue
             moved = True
             before = session.steps
+            self._watchdog.turn("robot.step", slot.unit.robot_id)
             try:
                 if self._ahead is not None and slot.policy is not None:
                     self._ahead.update(session, slot.policy)
                 session.step()
+            except RobotStopped:
+                # Somebody stopped it, or the loop stood still: `_heed` sees to all robots.
+                return False
             except RobotFault as error:
                 self._fault(slot, error)
                 continue

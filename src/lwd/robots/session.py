@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from lwd.errors import ConfigError, RobotFault, ShapeError
+from lwd.robots.gate import Gate
 from lwd.robots.holding import Holder
 from lwd.robots.lazy_mapping import LazyMapping
 from lwd.robots.limits import checked_action, checked_chunk
@@ -31,6 +32,8 @@ from lwd.types import (
 )
 
 SOFTWARE_VERSION = importlib.metadata.version("lwd")
+_OF_THE_MOMENT = frozenset({Intent.OBSERVE, Intent.HOLD, Intent.TAKE_OVER})
+"""What may be asked again; a label is given once."""
 
 
 class SessionOperator(Protocol):
@@ -70,21 +73,22 @@ class EpisodeSession:
         policy_version: int,
         world: str,
         operator: SessionOperator | None = None,
+        gate: Gate | None = None,
         episode_id: str | None = None,
         started_at_s: float | None = None,
-        holder: Holder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            holder: holds the robot also between its episodes; None: this episode's own.
+            gate: what the robot is moved by, where another thread may stop it.
             clock: monotonic seconds, by which plans are too old.
         """
         if policy_version < -1:
             raise ConfigError(f"policy_version is {policy_version}; use -1 where no policy acts")
         self._robot, self._task, self._operator = robot, task, operator
+        self._gate = gate or Gate(robot)
         self._embodiment = robot.embodiment
-        self._holder = holder or Holder(robot, robot_id, clock=clock)
+        self._holder = Holder(self._gate, robot_id, clock=clock)
         self._clock = clock
         self._identity: dict[str, object] = {
             "episode_id": episode_id or uuid.uuid4().hex,
@@ -114,7 +118,7 @@ class EpisodeSession:
         self._age = PlanAge(self._embodiment.control_hz) if isinstance(robot, ObservingRobot) else None
         self.dropped_plans = 0
         """Plans that were too old to begin, or to go on."""
-        self._see(robot.reset(task, seed))
+        self._see(self._gate.reset(task, seed))
         if operator is not None:
             operator.begin(self.view, seed)
 
@@ -348,6 +352,12 @@ class EpisodeSession:
         if self._age is not None and self._clock() - self._observed_s > self._age.slack_s:
             self.look()
 
+    def replan(self) -> None:
+        """Drop what was planned and asked for before: the loop stood still."""
+        if self._command is not None and self._command.intent in _OF_THE_MOMENT:
+            self._command = None
+        self._drop_queue()
+
     def _drop_queue(self) -> None:
         self._queue.clear()
         self.plans += 1
@@ -356,12 +366,12 @@ class EpisodeSession:
         action = checked_action(action, self._embodiment)
         if self._looked:
             self._recording.see_instead(self._observation)
-        self._recording.note_operator(operator_id)
         self._holder.moves()
         begun_s = self._clock()
-        result = self._robot.step(action)
+        result = self._gate.step(action)
         if self._age is not None:
             self._age.stepped(begun_s)
+        self._recording.note_operator(operator_id)
         self._recording.act(action if result.executed is None else result.executed, controller)
         self._scores = result.sub_step_scores
         self._outcome = self._label or result.outcome
@@ -379,7 +389,8 @@ class EpisodeSession:
 
     def _is_late(self) -> bool:
         """Whether the operator was asked so long ago that a real robot would do what was meant for another moment."""
-        return self._age is not None and self._clock() - self._polled_s > self._age.slack_s
+        is_late = self._age is not None and self._clock() - self._polled_s > self._age.slack_s
+        return is_late and self._command is not None and self._command.intent in _OF_THE_MOMENT
 
     def _see(self, observation: Observation) -> None:
         self._observation, self._looked, self._observed_s = observation, False, self._clock()
