@@ -39,13 +39,16 @@ class PlanAge:
         self.slack_s = max(2 * self._period_s, LEAST_SLACK_S)
         self._until_s = -float("inf")
 
-    def planned(self, observed_s: float, inference_s: float) -> float:
-        """A chunk was made of what was observed then; return until when it may begin."""
-        return observed_s + self.slack_s + inference_s
+    def begin(self, thought_s: float, now_s: float) -> bool:
+        """A chunk is to replace what was queued; return whether it may begin.
 
-    def begin(self, until_s: float) -> None:
-        """A chunk replaces what was queued."""
-        self._until_s = until_s
+        Args:
+            thought_s: when its observation was taken, plus the policy's usual time.
+        """
+        if now_s > thought_s + self.slack_s:
+            return False
+        self._until_s = thought_s + self.slack_s
+        return True
 
     def stepped(self, begun_s: float) -> None:
         """An action began: the next one is due a period later."""

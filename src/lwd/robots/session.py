@@ -1,20 +1,19 @@
 """One episode of one robot: who acts at each step, and what gets recorded."""
 
+import contextlib
 import importlib.metadata
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import numpy as np
-
-from lwd.errors import ConfigError, RobotFault, ShapeError
+from lwd.errors import ConfigError, RobotFault
 from lwd.robots.gate import Gate
 from lwd.robots.holding import Holder
 from lwd.robots.lazy_mapping import LazyMapping
-from lwd.robots.limits import checked_action, checked_chunk
-from lwd.robots.plan_age import FIRST_INFERENCE_S, PlanAge
+from lwd.robots.limits import checked_action
+from lwd.robots.plan import Plan
+from lwd.robots.plan_age import FIRST_INFERENCE_S
 from lwd.robots.protocol import ObservingRobot, Robot, driving_of
 from lwd.robots.recording import Recording
 from lwd.types import (
@@ -104,9 +103,7 @@ class EpisodeSession:
             "started_at_s": time.time() if started_at_s is None else started_at_s,
             "software_version": SOFTWARE_VERSION,
         }
-        self._queue: deque[FloatArray] = deque()
-        self.plans = 0
-        """How often the queued actions were replaced or dropped: tells whether a prediction is still wanted."""
+        self._plan = Plan(self._embodiment, ages=isinstance(robot, ObservingRobot))
         self._command: Command | None = None
         self._outcome: Outcome | None = None
         self._label: Outcome | None = None
@@ -115,9 +112,6 @@ class EpisodeSession:
         self._looked = False
         self._observed_s = self._polled_s = self._next_look_s = 0.0
         self._recording = Recording(self._embodiment, self._identity)
-        self._age = PlanAge(self._embodiment.control_hz) if isinstance(robot, ObservingRobot) else None
-        self.dropped_plans = 0
-        """Plans that were too old to begin, or to go on."""
         self._see(self._gate.reset(task, seed))
         if operator is not None:
             operator.begin(self.view, seed)
@@ -167,12 +161,22 @@ class EpisodeSession:
     @property
     def queued(self) -> int:
         """Policy actions that wait to be executed."""
-        return len(self._queue)
+        return len(self._plan)
 
     @property
     def queue_OA(self) -> FloatArray:
         """Policy actions (O, A) that wait to be executed."""
-        return np.array(self._queue, np.float32).reshape(-1, self._embodiment.action_size)
+        return self._plan.queue_OA
+
+    @property
+    def plans(self) -> int:
+        """How often the queued actions were replaced or dropped: tells whether a prediction is still wanted."""
+        return self._plan.replaced
+
+    @property
+    def old_plans(self) -> int:
+        """How many plans were too old to begin, or to go on."""
+        return self._plan.too_old
 
     @property
     def human_acts(self) -> bool:
@@ -194,7 +198,7 @@ class EpisodeSession:
     @property
     def needs_chunk(self) -> bool:
         """Whether the next step needs a policy action and none is queued; asks the operator once per step."""
-        return not self.done and self._next_command().intent is Intent.OBSERVE and not self._queue
+        return not self.done and self._next_command().intent is Intent.OBSERVE and not self._plan
 
     @property
     def held(self) -> bool:
@@ -212,14 +216,11 @@ class EpisodeSession:
         Raises:
             ActionRejected: if the chunk is not (H, A) with H >= 1, or an action is not finite.
         """
-        checked_HA = self._checked(chunk_HA)
-        if not self._may_begin(observed_s, inference_s):
-            self._drop_queue()
+        with self._holding():
+            loaded = self._plan.load(chunk_HA, **self._times(observed_s, inference_s))
+        if not loaded:
             self._holder.hold()
-            return False
-        self._queue = deque(checked_HA)
-        self.plans += 1
-        return True
+        return loaded
 
     def join_chunk(
         self,
@@ -231,9 +232,7 @@ class EpisodeSession:
     ) -> bool:
         """Let what is queued fade into a chunk that was predicted `executed` steps ago.
 
-        Its first `executed` actions are over. Where both have an action, the weight of the new one grows in equal
-        steps from the queue's first action to its last, so no command jumps at the seam. Returns False if the chunk is
-        too old: what was queued stays.
+        Its first `executed` actions are over. Returns False if the chunk is too old: what was queued stays.
 
         Args:
             observed_s: as for `load_chunk`.
@@ -242,37 +241,21 @@ class EpisodeSession:
             ShapeError: if all of the chunk is over.
             ActionRejected: as `load_chunk`.
         """
-        rest_HA = self._checked(chunk_HA)[executed:].copy()
-        if not len(rest_HA):
-            raise ShapeError(f"all {executed} actions of the chunk are over; ask for it with fewer actions left")
-        if not self._may_begin(observed_s, inference_s):
-            return False
-        overlap = min(len(self._queue), len(rest_HA))
-        for number in range(overlap):
-            weight = (number + 1) / (overlap + 1)
-            rest_HA[number] = weight * rest_HA[number] + (1 - weight) * self._queue[number]
-        self._queue = deque(rest_HA)
-        self.plans += 1
-        return True
+        with self._holding():
+            return self._plan.join(chunk_HA, executed=executed, **self._times(observed_s, inference_s))
 
-    def _checked(self, chunk_HA: FloatArray) -> FloatArray:
+    def _times(self, observed_s: float | None, inference_s: float) -> dict[str, float]:
+        observed_s = self._observed_s if observed_s is None else observed_s
+        return {"observed_s": observed_s, "inference_s": inference_s, "now_s": self._clock()}
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Hold a robot at a fault: also one that has failed may still execute what it was sent last."""
         try:
-            return checked_chunk(chunk_HA, self._embodiment)
-        except RobotFault:
-            self._drop_queue()
+            yield
+        except BaseException:
             self._holder.hold()
             raise
-
-    def _may_begin(self, observed_s: float | None, inference_s: float) -> bool:
-        """Whether a plan is new enough to begin; then it is the one whose age counts."""
-        if self._age is None:
-            return True
-        until_s = self._age.planned(self._observed_s if observed_s is None else observed_s, inference_s)
-        if self._clock() > until_s:
-            self.dropped_plans += 1
-            return False
-        self._age.begin(until_s)
-        return True
 
     def step(self) -> None:
         """Execute one control step, the operator's or the policy's; none while the robot is held, or its plan too old.
@@ -286,23 +269,19 @@ class EpisodeSession:
         if self.held:
             return
         command, self._command = self._next_command(), None
-        try:
+        with self._holding():
             self._obey(command)
-        except BaseException:
-            # Also a robot that has failed may still execute what it was sent last.
-            self._holder.hold()
-            raise
         if self.done or self._discarded:
             self._holder.hold()
 
     def _obey(self, command: Command) -> None:
         if command.intent is Intent.DISCARD:
-            self._drop_queue()
+            self._plan.drop()
             self._discarded = True
         elif command.intent is Intent.LABEL:
             if command.outcome is None:
                 raise ConfigError("a LABEL command needs an outcome")
-            self._drop_queue()
+            self._plan.drop()
             self._label = command.outcome
             if self.steps:
                 self._outcome = command.outcome
@@ -311,18 +290,16 @@ class EpisodeSession:
         elif command.intent is Intent.TAKE_OVER:
             if command.action is None:
                 raise ConfigError("a TAKE_OVER command needs an action")
-            self._drop_queue()
+            self._plan.drop()
             self._execute(command.action, Controller.HUMAN, command.operator_id)
-        elif not self._queue:
+        elif not self._plan:
             if self._label is None:
                 raise RobotFault(f"episode {self.episode_id} has no action to execute; call load_chunk() first")
             self._hold_one_step()
-        elif self._age is not None and self._age.is_over(self._clock()):
-            self.dropped_plans += 1
-            self._drop_queue()
+        elif (action := self._plan.next(self._clock())) is None:
             self._holder.hold()
         else:
-            self._execute(self._queue.popleft(), Controller.POLICY)
+            self._execute(action, Controller.POLICY)
 
     def _hold_one_step(self) -> None:
         """A label needs a step: one that stands still. Where no such action is known, nothing is kept."""
@@ -349,18 +326,14 @@ class EpisodeSession:
         Raises:
             RobotFault: if the robot does not answer.
         """
-        if self._age is not None and self._clock() - self._observed_s > self._age.slack_s:
+        if self._plan.is_late(self._observed_s, self._clock()):
             self.look()
 
     def replan(self) -> None:
         """Drop what was planned and asked for before: the loop stood still."""
         if self._command is not None and self._command.intent in _OF_THE_MOMENT:
             self._command = None
-        self._drop_queue()
-
-    def _drop_queue(self) -> None:
-        self._queue.clear()
-        self.plans += 1
+        self._plan.drop()
 
     def _execute(self, action: FloatArray, controller: Controller, operator_id: str = "") -> None:
         action = checked_action(action, self._embodiment)
@@ -369,8 +342,7 @@ class EpisodeSession:
         self._holder.moves()
         begun_s = self._clock()
         result = self._gate.step(action)
-        if self._age is not None:
-            self._age.stepped(begun_s)
+        self._plan.stepped(begun_s)
         self._recording.note_operator(operator_id)
         self._recording.act(action if result.executed is None else result.executed, controller)
         self._scores = result.sub_step_scores
@@ -383,13 +355,13 @@ class EpisodeSession:
             self._command = OBSERVE if self._operator is None else self._operator.poll(self.view)
             if self._command.intent is Intent.HOLD:
                 # The policy replans from where the robot was held.
-                self._drop_queue()
+                self._plan.drop()
                 self._holder.hold()
         return self._command
 
     def _is_late(self) -> bool:
         """Whether the operator was asked so long ago that a real robot would do what was meant for another moment."""
-        is_late = self._age is not None and self._clock() - self._polled_s > self._age.slack_s
+        is_late = self._plan.is_late(self._polled_s, self._clock())
         return is_late and self._command is not None and self._command.intent in _OF_THE_MOMENT
 
     def _see(self, observation: Observation) -> None:
