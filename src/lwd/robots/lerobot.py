@@ -16,8 +16,9 @@ from lerobot.robots import Robot as Device
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.driving import Driving, drive_axis
-from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.errors import ConfigError, RobotFault
 from lwd.robots.lerobot_driver import LeRobotDriver
+from lwd.robots.limits import checked_action
 from lwd.robots.pacing import Pacer
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
 
@@ -113,13 +114,12 @@ class LeRobotRobot:
             ConfigError: if the robot's features do not fit the embodiment.
         """
         self._embodiment, self._config = embodiment, config
-        self._driver = LeRobotDriver(device)
+        self._driver = LeRobotDriver(device, embodiment)
         self.pacer = Pacer(embodiment.control_hz, clock=clock, sleep=sleep)
         features = device.observation_features
         self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
         self._require_fit()
         self._driving = self._describe()
-        self._limits = np.asarray(embodiment.action_low, np.float32), np.asarray(embodiment.action_high, np.float32)
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -158,18 +158,12 @@ class LeRobotRobot:
         """Execute one action (A,) for one control period.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite.
             RobotFault: if there is no episode, or the robot does not answer.
         """
         if self._task is None or self._outcome is not None:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
-        size = self._embodiment.action_size
-        if np.shape(action) != (size,):
-            raise ActionRejected(f"action has shape {np.shape(action)}; {self._embodiment.name} takes ({size},)")
-        if not np.isfinite(action).all():
-            raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
         try:
-            executed = self._driver.send(np.asarray(action, np.float32).clip(*self._limits))
+            executed = self._driver.send(action)
             self.pacer.wait()
             observation = self._observe()
         except RobotFault:
@@ -239,14 +233,14 @@ class LeRobotRobot:
 
     def _go(self, target_A: FloatArray) -> None:
         """Move to an action over `home_s`, in a straight line from where the joints are."""
-        target_A = target_A.clip(*self._limits)
+        target_A = checked_action(target_A, self._embodiment)
         state_S, _ = self._driver.observe()
         seen = dict(zip(self._driver.joints, map(float, state_S), strict=True))
         start_A = np.array([seen.get(name, goal) for name, goal in zip(self.action_names, target_A, strict=True)])
         steps = max(1, round(self._config.home_s * self._embodiment.control_hz))
         self.pacer.begin()
         for part in np.linspace(0, 1, steps + 1)[1:]:
-            self._driver.send((start_A + part * (target_A - start_A)).astype(np.float32))
+            self._driver.send(start_A + part * (target_A - start_A))
             self.pacer.wait()
             # So that a hold on the way knows where the joints are.
             self._driver.observe()

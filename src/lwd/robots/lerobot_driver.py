@@ -10,7 +10,8 @@ from lerobot.robots import Robot as Device
 
 from lwd.driving import Driving
 from lwd.errors import RobotFault
-from lwd.types import FloatArray
+from lwd.robots.limits import checked_action
+from lwd.types import Embodiment, FloatArray
 
 BUSY_S = 0.5
 """For so long `hold` waits for another thread's transaction to end; LeRobot's cameras take up to .2 s for a frame."""
@@ -21,9 +22,9 @@ _logger = logging.getLogger(__name__)
 class LeRobotDriver:
     """Names and order of a device's columns, its last command and its last measurement."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, embodiment: Embodiment) -> None:
         """Connect nothing yet."""
-        self.device = device
+        self.device, self._embodiment = device, embodiment
         self.joints = tuple(name for name, kind in device.observation_features.items() if not isinstance(kind, tuple))
         self.actions = tuple(device.action_features)
         self._lock = threading.Lock()
@@ -56,12 +57,13 @@ class LeRobotDriver:
         """Send an action (A,); return what the device says that it executes.
 
         Raises:
+            ActionRejected: if it is not finite; nothing is sent.
             RobotFault: if the device does not answer.
         """
         with self._lock:
             # Before it is sent: of a call that fails nobody knows what the motors got.
-            self._commanded_A, self._held_A = action_A, None
-            self._commanded_A = self._send(action_A)
+            self._commanded_A, self._held_A = checked_action(action_A, self._embodiment), None
+            self._commanded_A = self._send(self._commanded_A)
             return self._commanded_A
 
     def hold(self, driving: Driving) -> None:
@@ -125,7 +127,8 @@ class LeRobotDriver:
         return state_S, seen
 
     def _send(self, action_A: FloatArray) -> FloatArray:
-        command = dict(zip(self.actions, map(float, action_A), strict=True))
+        # Homing and holding come here without a session, which checks what policies and people do.
+        command = dict(zip(self.actions, map(float, checked_action(action_A, self._embodiment)), strict=True))
         sent = self._ask(lambda: self.device.send_action(command), "take an action")
         # Robots with a limit of their own (max_relative_target) do less than they are told.
         return np.array([sent.get(name, command[name]) for name in self.actions], np.float32)

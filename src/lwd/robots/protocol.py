@@ -23,12 +23,14 @@ class Robot(Protocol):
         """Bring robot and scene to a random start of the task; the same seed gives the same start."""
 
     def step(self, action: FloatArray) -> StepResult:
-        """Execute one action (A,) for one control period.
+        """Execute one action (A,) float32 for one control period.
+
+        It is finite and within the embodiment's limits: `EpisodeSession` sees to it for whoever acts, so drivers check
+        and clip nothing themselves. A driver's own way to the hardware without a session (going to a start, holding)
+        uses `lwd.robots.limits`.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite. Finite actions are clipped to
-            the
-                limits.
+            RobotFault: if there is no episode, or the robot does not answer.
         """
 
     def hold(self) -> None:
