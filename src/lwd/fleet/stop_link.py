@@ -82,4 +82,7 @@ class StopLink:
 
     def report(self) -> StopReport:
         """Return what this host tells of itself; any thread."""
-        return StopReport(host_id=self._host_id, time_s=time.time(), stops=self._latch.active, robots=self.holds())
+        stops = self._latch.active
+        # Of robots that move there is nothing to tell, and it would change with every step.
+        robots = self.holds() if stops else ()
+        return StopReport(host_id=self._host_id, time_s=time.time(), stops=stops, robots=robots)
