@@ -171,7 +171,8 @@ class StopFileThread:
         self._told: tuple[object, ...] = ()
         self._files, self._latch = files, latch
         self._closing = threading.Event()
-        self._complaint = ""
+        self.complaint = ""
+        """What does not work; empty while all is well."""
         self._turn()
         self._thread = threading.Thread(target=self._run, name="stop files", daemon=True)
         self._thread.start()
@@ -204,8 +205,8 @@ class StopFileThread:
                     content = HostFile(pid=os.getpid(), report=report)
                     durable.replace(self._files.host_file(report.host_id), content.model_dump_json().encode())
                     self._told = told
-            self._complaint = ""
+            self.complaint = ""
         except (OSError, StoreError) as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
+            if str(error) != self.complaint:
+                self.complaint = str(error)
                 _logger.error("stops cannot be kept in %s: %s", self._files.directory, error)
