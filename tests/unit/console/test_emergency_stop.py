@@ -114,4 +114,4 @@ def test_stop_without_a_bus_reaches_the_hosts_of_the_run_directory(tmp_path, fle
         answer = client.post("/api/stop", json={}, headers=headers).json()
         assert "no message bus" in answer["trouble"]
         until(lambda: is_stopped(fleet))
-        assert [report.holds for report in StopFiles(tmp_path).hosts()] == [True]
+        until(lambda: [report.holds for report in StopFiles(tmp_path).hosts()] == [True])
