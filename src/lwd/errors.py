@@ -15,6 +15,7 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
+ |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
  |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
  +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
@@ -81,6 +82,10 @@ class RobotFault(LWDError):
 
 class ActionRejected(RobotFault):
     """An action that must not reach the robot (non-finite or of the wrong shape)."""
+
+
+class ResetInterrupted(RobotFault):
+    """A robot was held on the way to its start; it is reset again once it may begin."""
 
 
 class RobotStopped(RobotFault):

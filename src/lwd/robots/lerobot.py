@@ -16,7 +16,7 @@ from lerobot.robots import Robot as Device
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.driving import Driving, drive_axis
-from lwd.errors import ConfigError, RobotFault
+from lwd.errors import ConfigError, ResetInterrupted, RobotFault
 from lwd.robots.lerobot_driver import LeRobotDriver
 from lwd.robots.limits import checked_action
 from lwd.robots.pacing import Pacer
@@ -120,6 +120,8 @@ class LeRobotRobot:
         self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
         self._require_fit()
         self._driving = self._describe()
+        self.interrupted: Callable[[], bool] = lambda: False
+        """Asked at each control step on the way to a start, and of the rest before it (`HomingRobot`)."""
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -141,6 +143,7 @@ class LeRobotRobot:
         """Connect if necessary, go home, rest, and observe.
 
         Raises:
+            ResetInterrupted: if `interrupted` says so, or another thread holds the robot; it holds.
             RobotFault: if the robot does not answer.
         """
         self._task = None
@@ -148,7 +151,7 @@ class LeRobotRobot:
         if self._config.home is not None:
             spread = np.random.default_rng(seed).uniform(-1, 1, self._embodiment.action_size)
             self._go((np.asarray(self._config.home) + self._config.home_spread * spread).astype(np.float32))
-        self.pacer.rest(self._config.pause_s)
+        self._rest()
         self._task, self._steps, self._outcome = task, 0, None
         observation = self._observe()
         self.pacer.begin()
@@ -238,12 +241,24 @@ class LeRobotRobot:
         seen = dict(zip(self._driver.joints, map(float, state_S), strict=True))
         start_A = np.array([seen.get(name, goal) for name, goal in zip(self.action_names, target_A, strict=True)])
         steps = max(1, round(self._config.home_s * self._embodiment.control_hz))
+        holds = self._driver.holds
         self.pacer.begin()
         for part in np.linspace(0, 1, steps + 1)[1:]:
-            self._driver.send(start_A + part * (target_A - start_A))
+            if self.interrupted():
+                self.hold()
+            if not self._driver.send_unless_held(start_A + part * (target_A - start_A), holds):
+                raise ResetInterrupted(f"{self._driver.device.name} holds on the way home")
             self.pacer.wait()
             # So that a hold on the way knows where the joints are.
             self._driver.observe()
+
+    def _rest(self) -> None:
+        holds = self._driver.holds
+        for _ in range(round(self._config.pause_s * self._embodiment.control_hz)):
+            if self.interrupted() or self._driver.holds != holds:
+                self.hold()
+                raise ResetInterrupted(f"{self._driver.device.name} holds before its episode")
+            self.pacer.rest(1 / self._embodiment.control_hz)
 
     def _observe(self) -> Observation:
         state_S, seen = self._driver.observe()

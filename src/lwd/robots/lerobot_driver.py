@@ -32,6 +32,8 @@ class LeRobotDriver:
         self._commanded_A: FloatArray | None = None
         self._held_A: FloatArray | None = None
         """What `hold` sends until another command: measured once, else an arm would sink a little with each hold."""
+        self.holds = 0
+        """How often the device was held, by whatever thread."""
 
     def connect(self) -> None:
         """Connect if necessary.
@@ -61,10 +63,25 @@ class LeRobotDriver:
             RobotFault: if the device does not answer.
         """
         with self._lock:
-            # Before it is sent: of a call that fails nobody knows what the motors got.
-            self._commanded_A, self._held_A = checked_action(action_A, self._embodiment), None
-            self._commanded_A = self._send(self._commanded_A)
-            return self._commanded_A
+            return self._command(action_A)
+
+    def send_unless_held(self, action_A: FloatArray, holds: int) -> bool:
+        """Send an action, unless the device was held since it counted `holds`. Returns whether it was sent.
+
+        Raises:
+            RobotFault: as `send`.
+        """
+        with self._lock:
+            if self.holds != holds:
+                return False
+            self._command(action_A)
+            return True
+
+    def _command(self, action_A: FloatArray) -> FloatArray:
+        # Before it is sent: of a call that fails nobody knows what the motors got.
+        self._commanded_A, self._held_A = checked_action(action_A, self._embodiment), None
+        self._commanded_A = self._send(self._commanded_A)
+        return self._commanded_A
 
     def hold(self, driving: Driving) -> None:
         """Send what stands still; nothing, if nothing was sent before. See `lwd.robots.protocol.Robot.hold`.
@@ -72,6 +89,8 @@ class LeRobotDriver:
         Raises:
             RobotFault: if the device does not answer, or another thread's transaction does not end.
         """
+        # At once: whoever is on the way home sends nothing more, also while this waits.
+        self.holds += 1
         if not self._lock.acquire(timeout=BUSY_S):
             raise RobotFault(
                 f"{self.device.name} cannot be held: a call of its driver has not returned for {BUSY_S:g} s; it may "

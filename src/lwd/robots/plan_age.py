@@ -28,7 +28,7 @@ class InferenceTimes:
 
     @property
     def usual_s(self) -> float:
-        return statistics.median(self._seconds) if len(self._seconds) > 1 else FIRST_INFERENCE_S
+        return statistics.median(tuple(self._seconds)) if len(self._seconds) > 1 else FIRST_INFERENCE_S
 
 
 class PlanAge:

@@ -1,6 +1,6 @@
 """What LWD asks of a robot, real or simulated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -92,6 +92,15 @@ class ObservingRobot(Protocol):
         Raises:
             RobotFault: if it does not answer.
         """
+
+
+@runtime_checkable
+class HomingRobot(Protocol):
+    """A robot that moves to its start in `reset`, under the hands of whoever stands there."""
+
+    interrupted: Callable[[], bool]
+    """Set by whoever resets it; asked at each control step on the way. Once true, the robot holds, and `reset` raises
+    `ResetInterrupted`. So it does when another thread calls `hold` on the way."""
 
 
 def driving_of(robot: Robot) -> Driving:
