@@ -15,7 +15,9 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
- |    +-- PolicyFault          a policy raised instead of acting, or gave no usable chunk
+ |    +-- PolicyFault        a policy raised instead of acting, or gave no usable chunk
+ |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
+ |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
  +-- LeaseTaken              another learner writes to the store
  +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
@@ -95,6 +97,14 @@ class ActionRejected(RobotFault):
 
 class PolicyFault(RobotFault):
     """A policy raised instead of acting, or gave no usable chunk."""
+
+
+class ResetInterrupted(RobotFault):
+    """A robot was held on the way to its start; it is reset again once it may begin."""
+
+
+class RobotStopped(RobotFault):
+    """Nothing may move this robot now; it holds."""
 
 
 class LeaseTaken(LWDError):

@@ -114,7 +114,7 @@ class StepResult:
     sub_step_scores: tuple[float, ...]
     """Per sub-step of the task: 1 done, 0.5 done after a retry, 0 not (yet) done."""
     executed: FloatArray | None = None
-    """(A,) what the hardware really executed; None: the action, clipped to the embodiment's limits."""
+    """(A,) what the hardware really executed; None: the action."""
 
 
 def episode_identity(robot_id: str, episode_id: str) -> str:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.emergency_stop import EmergencyStop
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
 from lwd.console.sessions import Session
@@ -25,6 +26,7 @@ from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.messages import ControlCommand, ControlVerb
 from lwd.fleet.rate_limit import TokenBucket
+from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
@@ -76,8 +78,15 @@ class CommandFrom(_FromBrowser):
     request_id: str = Field(default="", max_length=64)
 
 
-_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom] = TypeAdapter(
-    Annotated[Watch | Acknowledge | CommandFrom, Field(discriminator="kind")]
+class StopAll(_FromBrowser):
+    """Stop all robots; who is logged in may. What becomes of it comes with the fleet's state."""
+
+    kind: Literal["stop"]
+    reason: Words = ""
+
+
+_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom | StopAll] = TypeAdapter(
+    Annotated[Watch | Acknowledge | CommandFrom | StopAll, Field(discriminator="kind")]
 )
 
 
@@ -93,6 +102,7 @@ class LiveClient:
         audit: AuditLog,
         *,
         is_valid: Callable[[], bool],
+        stop: EmergencyStop,
     ) -> None:
         """
         Args:
@@ -104,6 +114,7 @@ class LiveClient:
         self._view = view
         self._audit = audit
         self._is_valid = is_valid
+        self._stop = stop
         self._asking: set[asyncio.Task[None]] = set()
         self._client_id = f"browser-{uuid.uuid4().hex[:16]}"
         self._robots: frozenset[str] = frozenset()
@@ -200,6 +211,8 @@ class LiveClient:
                     self._robots = frozenset(tuple(dict.fromkeys(message.robots))[:_MAX_WATCHED])
                     self._hz = message.hz
                     self._link.look_again()
+                case StopAll():
+                    await self._stop.stop(self._session.name, message.reason)
                 case Acknowledge():
                     self._unacknowledged = max(0, self._unacknowledged - 1)
                     self._wake.set()

@@ -85,6 +85,15 @@ class Bus:
             await self._client.close()
 
     @property
+    def jetstream(self) -> JetStreamContext:
+        """For what is kept in the KV bucket by others (`stop_bus`)."""
+        return self._jetstream
+
+    @property
+    def replicas(self) -> int | None:
+        return self._replicas
+
+    @property
     def connected(self) -> bool:
         return bool(self._client.is_connected)
 

@@ -28,6 +28,7 @@ from lwd.fleet.messages import (
     view_subject,
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
+from lwd.fleet.stop_latch import StopLatch
 from lwd.fleet.views import Scene, view_message
 from lwd.fleet.watches import Watches
 from lwd.operators.remote import ControlView, RemoteOperator
@@ -39,6 +40,7 @@ _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
 _WATCH_FLOOD_HZ = 500.0
 """Thirty-two consoles repeat their request each second; beyond this somebody floods."""
+_MOVING = frozenset({"resume", "drive", "jog"})
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class ConsoleLink:
 
     def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
         self._host_id = host_id
+        self.latch = StopLatch()
+        """While it is set nobody drives; the host's own (`HostNetwork`)."""
         self._operators = dict(operators)
         for robot_id, operator in operators.items():
             operator.on_change = functools.partial(self.note_change, robot_id)
@@ -65,6 +69,7 @@ class ConsoleLink:
         self._view_due_s: dict[str, float] = {}
         self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
+        self._alarm = ""
         self._changed: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
@@ -112,6 +117,12 @@ class ConsoleLink:
         if self._faults.get(robot_id, "") != fault:
             self._faults[robot_id] = fault
             self.note_change(robot_id)
+
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots of the host hold; empty: they need not. Their own faults are told afterwards again."""
+        self._alarm = alarm
+        self._changed.update(self._operators)
+        self._ring()
 
     def note_change(self, robot_id: str) -> None:
         """Tell watchers that the state of control of a robot has changed."""
@@ -198,6 +209,8 @@ class ConsoleLink:
         refused = ""
         before = operator.view()
         try:
+            if command.verb in _MOVING and (reason := self.latch.reason):
+                raise ControlRefused(f"{reason}: nothing moves until it is released")
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)
@@ -230,7 +243,7 @@ class ConsoleLink:
             help_reason=view.help_reason,
             help_for_s=view.help_for_s,
             label=view.label,
-            fault=self._faults.get(robot_id, "")[:500],
+            fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
         )

@@ -300,6 +300,8 @@ class JointArm:
             self.elbow = float(action[0])
         return StepResult(observation=self._observation(), outcome=None, sub_step_scores=(0.0, 0.0))
 
+    def hold(self) -> None: ...
+
     def observe(self) -> Observation:
         self.looks += 1
         return self._observation()
