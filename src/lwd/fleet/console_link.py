@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.command_age import require_fresh
 from lwd.fleet.command_gate import CommandGate
 from lwd.fleet.complaints import Complaints
 from lwd.fleet.messages import (
@@ -36,6 +37,10 @@ from lwd.robots.protocol import BodyPoses
 from lwd.types import ByteArray, Outcome
 
 _STATE_EVERY_S = 1.0
+_LEASED_STATE_EVERY_S = 0.1
+"""The same of a robot under a lease: its operator's commands must say what they have just seen."""
+_REFUSED_EVERY_S = 1.0
+"""How often whoever asks for no answer is told why nothing is done."""
 _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
 _WATCH_FLOOD_HZ = 500.0
@@ -71,6 +76,7 @@ class ConsoleLink:
         self._faults: dict[str, str] = {}
         self._alarm = ""
         self._changed: set[str] = set()
+        self._refused_s: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -153,10 +159,10 @@ class ConsoleLink:
     async def run(self, bus: Callable[[], Bus | None]) -> None:
         """Send what changed, for ever."""
         self._loop = asyncio.get_running_loop()
-        next_states_s = 0.0
+        next_states_s = next_leased_s = 0.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(_LEASED_STATE_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             now_s = time.monotonic()
@@ -167,6 +173,9 @@ class ConsoleLink:
             if now_s >= next_states_s:
                 self._changed.update(self._operators)
                 next_states_s = now_s + _STATE_EVERY_S
+            if now_s >= next_leased_s:
+                self._changed.update(name for name, operator in self._operators.items() if operator.view().lease)
+                next_leased_s = now_s + _LEASED_STATE_EVERY_S
             with suppress(ServiceError):
                 await self._send(connection)
 
@@ -211,6 +220,7 @@ class ConsoleLink:
         try:
             if command.verb in _MOVING and (reason := self.latch.reason):
                 raise ControlRefused(f"{reason}: nothing moves until it is released")
+            require_fresh(command, time.monotonic())
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)
@@ -224,11 +234,19 @@ class ConsoleLink:
         if (before.phase, before.lease, before.label) != (after.phase, after.lease, after.label):
             _logger.info("robot %s: %s by %s", command.robot_id, command.verb, command.operator_id)
             self.note_change(command.robot_id)
-        if inbox or command.request_id or refused:
+        if inbox or command.request_id or (refused and self._may_complain(command.robot_id)):
             # Only who has asked knows the inbox: nobody else reads the answer, nor gives another one.
             subject = inbox or control_subject(command.robot_id)
             with suppress(ServiceError):
                 await bus.publish(subject, self._state(command.robot_id, command.request_id, refused))
+
+    def _may_complain(self, robot_id: str) -> bool:
+        """Whether a refusal is told that nobody waits for; thirty commands a second need no thirty."""
+        now_s = time.monotonic()
+        if now_s < self._refused_s.get(robot_id, 0.0):
+            return False
+        self._refused_s[robot_id] = now_s + _REFUSED_EVERY_S
+        return True
 
     def _state(self, robot_id: str, request_id: str = "", refused: str = "") -> ControlState:
         view = self._operators[robot_id].view()
@@ -246,6 +264,8 @@ class ConsoleLink:
             fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
+            waits=view.waits,
+            robot_time_s=time.monotonic(),
         )
 
 
