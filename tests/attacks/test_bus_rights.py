@@ -31,6 +31,8 @@ from lwd.fleet.messages import (
     view_subject,
 )
 from lwd.fleet.rights import Rights, rights_of
+from lwd.fleet.stop_bus import keep_stops, read_stops
+from lwd.fleet.stop_messages import STOP_SUBJECT, StopOrder, StopState, stopped_subject
 
 from .. import driven_fleet
 from ..nats_servers import HOST, Certificates, ExternalServer, Realm
@@ -113,6 +115,12 @@ async def announce_commit_and_point(bus_of: Callable[[str], BusConfig]) -> None:
 
 async def watch_take_and_drive(bus_of: Callable[[str], BusConfig], fleet: driven_fleet.DrivenFleet) -> None:
     console = await Bus.connect(bus_of("console"), name="console")
+    # A stop that is kept for hosts that are away, and taken back.
+    order = StopState().order(StopOrder(stop_id="0" * 32, by="ada"))
+    kept = await keep_stops(console, order)
+    assert await read_stops(console) == kept
+    await keep_stops(console, kept.released(["0" * 32], "ada", "", 0.0))
+    await console.publish(STOP_SUBJECT, await read_stops(console))
     states: dict[str, ControlState] = {}
 
     async def note(state: ControlState) -> None:
@@ -195,6 +203,7 @@ def test_a_robot_speaks_for_no_other_and_changes_nothing_of_the_stream_and_the_b
         *(subject(ROBOT_B) for subject in (episode_subject, control_subject, poses_subject, view_subject)),
         command_subject(ROBOT_A), command_subject(ROBOT_B), host_subject(HOST_B), POLICY_SUBJECT, WATCH_SUBJECT,
         "lwd.snapshot", "lwd.heartbeat.learner", "lwd.heartbeat.coordinator", "$KV.lwd.policy",
+        STOP_SUBJECT, stopped_subject(HOST_B), "$KV.lwd.stop",
         f"_INBOX_{HOST_B}.x", "_INBOX_console.x", "_INBOX_coordinator.x",
         "$JS.ACK.LWD_EPISODES.coordinator.1.1.1.1.0",
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from lwd.errors import LWDError
+from lwd.errors import LWDError, exit_status
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "console audit": Verb("lwd.cli.console_audit", "check that nobody changed or cut the console's audit log"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
+    "stop": Verb("lwd.cli.stop", "stop all robots of a run at once, until somebody releases them"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
     "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),
@@ -76,7 +77,10 @@ EXTRAS = {
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0 on success, 1 on an error that we explain, 130 on Ctrl-C."""
+    """Run the command line; the exit status is 0 on success, 130 on Ctrl-C.
+
+    An error that we explain is 1, or 75 where the next try may succeed (a store or a bus that does not answer).
+    """
     sys.exit(dispatch(sys.argv[1:]))
 
 
@@ -96,7 +100,7 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
-        return 1
+        return exit_status(error)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise

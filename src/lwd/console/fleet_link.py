@@ -55,7 +55,7 @@ def _that_fit(robots: Sequence[str]) -> tuple[str, ...]:
 
 
 def _told(state: ControlState) -> ControlState:
-    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": ""})
+    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": "", "robot_time_s": 0.0})
 
 
 class Watcher(Protocol):
@@ -71,6 +71,9 @@ class Watcher(Protocol):
 
     def on_frame(self, robot_id: str, frame: bytes) -> None:
         """A new pose frame; must not wait."""
+
+    def on_clock(self, state: ControlState) -> None:
+        """What a robot's clock was when it told who controls it; must not wait."""
 
     def on_change(self) -> None:
         """The state of control of a robot has changed; must not wait."""
@@ -101,6 +104,8 @@ class FleetLink:
         self._watchers: set[Watcher] = set()
         self._calls = ControlCalls(lambda: self._bus, self._on_control)
         self._wake = asyncio.Event()
+        self.on_connect: Callable[[Bus], Awaitable[None]] | None = None
+        """Called with each new connection."""
         self._complaint = ""
         self._complaints = Complaints(_logger)
 
@@ -115,6 +120,11 @@ class FleetLink:
     def remove(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)
         self._wake.set()
+
+    def on_change(self) -> None:
+        """Something that every browser shows has changed."""
+        for watcher in self._watchers:
+            watcher.on_change()
 
     def look_again(self) -> None:
         """A watcher looks at other robots now."""
@@ -153,6 +163,8 @@ class FleetLink:
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
             await bus.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, self._on_view)
             await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame, subject_of=_subject_of_frame)
+            if self.on_connect is not None:
+                await self.on_connect(bus)
             self._bus = bus
             self._complaint = ""
         except (ServiceError, ConfigError) as error:
@@ -186,8 +198,9 @@ class FleetLink:
         if not self._view.on_control(state):
             return
         # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
-        if before is None or _told(before) != _told(state):
-            for watcher in self._watchers:
+        for watcher in self._watchers:
+            watcher.on_clock(state)
+            if before is None or _told(before) != _told(state):
                 watcher.on_change()
         await self._heard(before, state)
 

@@ -15,7 +15,7 @@ OFFLINE_S = 3.0
 MAX_ROBOTS, MAX_HOSTS, MAX_ROBOTS_OF_HOST = 4096, 1024, 512
 """What is kept; beyond it, those that are silent are forgotten, and newcomers are not shown."""
 _FORGET_EVERY_S = 1.0
-_ORDER = ("help", "fault", "human", "paused", "autonomous", "idle", "offline")
+_ORDER = ("help", "fault", "human", "paused", "stopped", "autonomous", "idle", "offline")
 """Robots that need somebody come first."""
 
 _logger = logging.getLogger(__name__)
@@ -51,6 +51,8 @@ class FleetView:
         self._learner: tuple[float, LearnerHeartbeat] | None = None
         self._coordinator: tuple[float, CoordinatorHeartbeat] | None = None
         self._values = {"of": "", "note": ""}
+        self.stop: Callable[[], dict[str, Any]] = lambda: {"active": [], "hosts": [], "trouble": ""}
+        """Whether somebody stopped all robots (`EmergencyStop.view`)."""
         self._complaints = Complaints(_logger)
         self._next_look_s: dict[str, float] = {}
 
@@ -126,7 +128,9 @@ class FleetView:
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as JSON; robots that need somebody come first, longest waiting first."""
-        rows = [self._row(robot) for robot in self._robots.values()]
+        stop = self.stop()
+        stopped = frozenset(host["host_id"] for host in stop["hosts"])
+        rows = [self._row(robot, stopped) for robot in self._robots.values()]
         rows.sort(key=lambda row: (_ORDER.index(row["state"]), -row["help_for_s"], row["robot_id"]))
         return {
             "robots": rows,
@@ -137,6 +141,7 @@ class FleetView:
             "learner": self._beat(self._learner),
             "coordinator": self._beat(self._coordinator),
             "values": self._values,
+            "stop": stop,
         }
 
     def _beat(self, known: tuple[float, LearnerHeartbeat | CoordinatorHeartbeat] | None) -> dict[str, Any] | None:
@@ -145,7 +150,7 @@ class FleetView:
         at_s, beat = known
         return {"age_s": round(self._clock() - at_s, 2), **beat.model_dump(mode="json")}
 
-    def _row(self, robot: _Robot) -> dict[str, Any]:
+    def _row(self, robot: _Robot, stopped: frozenset[str]) -> dict[str, Any]:
         status, control = robot.status, robot.control
         waits_s = 0.0
         if control is not None and control.help_reason:
@@ -153,7 +158,7 @@ class FleetView:
         return {
             "robot_id": robot.robot_id,
             "host_id": robot.claim.host_id,
-            "state": self._state(robot),
+            "state": self._state(robot, stopped),
             "task": status.task if status else "",
             "instruction": status.instruction if status else "",
             "episode_id": status.episode_id if status else "",
@@ -173,14 +178,17 @@ class FleetView:
             "help_reason": control.help_reason if control else "",
             "help_for_s": round(waits_s, 1),
             "label": control.label if control else "",
+            "waits": bool(control and control.waits),
             "fault": "; ".join(filter(None, (robot.claim.conflict, control.fault if control else ""))),
             "value": asdict(robot.value) if robot.value else None,
         }
 
-    def _state(self, robot: _Robot) -> str:
+    def _state(self, robot: _Robot, stopped: frozenset[str]) -> str:
         at_s, _ = self._hosts.get(robot.claim.host_id, (-float("inf"), None))
         if self._clock() - at_s > OFFLINE_S:
             return "offline"
+        if robot.claim.host_id in stopped:
+            return "stopped"
         control = robot.control
         if (control is not None and control.fault) or robot.claim.conflict:
             return "fault"

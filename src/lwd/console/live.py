@@ -18,13 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.emergency_stop import EmergencyStop
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
-from lwd.fleet.messages import ControlCommand, ControlVerb
+from lwd.fleet.messages import ControlCommand, ControlState, ControlVerb
 from lwd.fleet.rate_limit import TokenBucket
+from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
@@ -74,10 +76,19 @@ class CommandFrom(_FromBrowser):
     sequence: int = Field(default=0, ge=0)
     action: tuple[float, ...] = Field(default=(), max_length=64)
     request_id: str = Field(default="", max_length=64)
+    seen_s: float = Field(default=0.0, ge=0)
+    """The robot's clock that the page showed last: of this page, not of this process, which may have seen more."""
 
 
-_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom] = TypeAdapter(
-    Annotated[Watch | Acknowledge | CommandFrom, Field(discriminator="kind")]
+class StopAll(_FromBrowser):
+    """Stop all robots; who is logged in may. What becomes of it comes with the fleet's state."""
+
+    kind: Literal["stop"]
+    reason: Words = ""
+
+
+_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom | StopAll] = TypeAdapter(
+    Annotated[Watch | Acknowledge | CommandFrom | StopAll, Field(discriminator="kind")]
 )
 
 
@@ -93,6 +104,7 @@ class LiveClient:
         audit: AuditLog,
         *,
         is_valid: Callable[[], bool],
+        stop: EmergencyStop,
     ) -> None:
         """
         Args:
@@ -104,11 +116,13 @@ class LiveClient:
         self._view = view
         self._audit = audit
         self._is_valid = is_valid
+        self._stop = stop
         self._asking: set[asyncio.Task[None]] = set()
         self._client_id = f"browser-{uuid.uuid4().hex[:16]}"
         self._robots: frozenset[str] = frozenset()
         self._hz = 10.0
         self._frames: dict[str, bytes] = {}
+        self._clocks: dict[str, float] = {}
         self._unacknowledged = 0
         self._changed = True
         self._wake = asyncio.Event()
@@ -127,6 +141,12 @@ class LiveClient:
         """Keep the newest frame of a robot until it can be sent."""
         self._frames[robot_id] = frame
         self._wake.set()
+
+    def on_clock(self, state: ControlState) -> None:
+        """Tell the page the newest clock of the robots that it controls: its commands repeat it."""
+        if state.client_id == self._client_id:
+            self._clocks[state.robot_id] = state.robot_time_s
+            self._wake.set()
 
     def on_change(self) -> None:
         """Send the fleet's state soon."""
@@ -166,6 +186,9 @@ class LiveClient:
                 self._changed = False
                 await self._send_json({"kind": "fleet", "bus": self._link.connected, **self._view.snapshot()})
                 next_state_s = now_s + _STATE_EVERY_S
+            if self._clocks:
+                clocks, self._clocks = self._clocks, {}
+                await self._send_json({"kind": "clocks", "robots": clocks})
             if self._frames and now_s >= next_poses_s and self._unacknowledged < _UNACKNOWLEDGED:
                 frames, self._frames = self._frames, {}
                 self._unacknowledged += 1
@@ -200,6 +223,8 @@ class LiveClient:
                     self._robots = frozenset(tuple(dict.fromkeys(message.robots))[:_MAX_WATCHED])
                     self._hz = message.hz
                     self._link.look_again()
+                case StopAll():
+                    await self._stop.stop(self._session.name, message.reason)
                 case Acknowledge():
                     self._unacknowledged = max(0, self._unacknowledged - 1)
                     self._wake.set()
@@ -227,7 +252,7 @@ class LiveClient:
                 await self._link.send(command)
                 return
             state = await self._link.ask(command)
-            answer = {"lease": state.lease, "phase": state.phase}
+            answer = {"lease": state.lease, "phase": state.phase, "robot_time_s": state.robot_time_s}
         except (ControlRefused, ServiceError) as error:
             refused = str(error)
         if message.verb in _AUDITED:

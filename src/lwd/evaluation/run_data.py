@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.log import LogReader
-from lwd.data.policies import POLICY_PREFIX, PolicyManifest, read_manifest
+from lwd.data.policies import PolicyManifest, published_policies
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import ConfigError
 from lwd.evaluation.results import EvaluationResult, load_result
@@ -162,10 +162,16 @@ def _read_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
     if not path.exists():
         notes.append("config.json is missing, so the settings are not shown.")
         return {}
-    config = json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}): delete it; {_SETTINGS_ONLY}") from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {type(config).__name__}")
+        raise ConfigError(f"{path} must hold a JSON object, not {type(config).__name__}: delete it; {_SETTINGS_ONLY}")
     return config
+
+
+_SETTINGS_ONLY = "it notes settings for people and this report, and every verb writes its own again"
 
 
 def _read_rows(paths: Sequence[Path], notes: list[str]) -> tuple[MetricRow, ...]:
@@ -210,5 +216,4 @@ def _read_log(store: ObjectStore) -> tuple[tuple[FleetEpisode, ...], int]:
 
 
 def _read_policies(store: ObjectStore) -> tuple[PolicyManifest, ...]:
-    keys = [item.key for item in store.list(POLICY_PREFIX) if item.key.endswith(".json")]
-    return tuple(sorted((read_manifest(store, key) for key in keys), key=lambda item: item.version))
+    return tuple(published_policies(store))[::-1]

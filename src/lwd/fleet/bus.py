@@ -23,7 +23,16 @@ from lwd.errors import ServiceError
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.bus_connection import INBOX, connect, words
 from lwd.fleet.complaints import Complaints
-from lwd.fleet.jetstream import BUCKET, CONSUMER, STREAM, ensure_bucket, ensure_consumer, ensure_stream, remedy
+from lwd.fleet.jetstream import (
+    BUCKET,
+    CONSUMER,
+    POINTER_KEY,
+    STREAM,
+    ensure_bucket,
+    ensure_consumer,
+    ensure_stream,
+    remedy,
+)
 from lwd.fleet.messages import (
     POLICY_SUBJECT,
     EpisodeAnnouncement,
@@ -33,7 +42,6 @@ from lwd.fleet.messages import (
 )
 from lwd.fleet.receiving import Mute, Reader, listen
 
-_POINTER_KEY = "policy"
 _CALL_TIMEOUT_S = 5.0
 
 _logger = logging.getLogger(__name__)
@@ -84,6 +92,15 @@ class Bus:
         # nats-py drains the broken socket once more.
         with contextlib.suppress(OSError):
             await self._client.close()
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """For what is kept in the KV bucket by others (`stop_bus`)."""
+        return self._jetstream
+
+    @property
+    def replicas(self) -> int | None:
+        return self._replicas
 
     @property
     def connected(self) -> bool:
@@ -275,7 +292,7 @@ class Bus:
         self._require_connection()
         try:
             bucket = await ensure_bucket(self._jetstream, self._replicas)
-            await bucket.put(_POINTER_KEY, pointer.model_dump_json().encode())
+            await bucket.put(POINTER_KEY, pointer.model_dump_json().encode())
         except (NatsError, OSError, TimeoutError) as error:
             raise ServiceError(f"announcing policy {pointer.version} failed ({self._words(error)})") from error
         await self.publish(POLICY_SUBJECT, pointer)
@@ -289,7 +306,7 @@ class Bus:
         self._require_connection()
         try:
             bucket = await self._jetstream.key_value(BUCKET)
-            value = (await bucket.get(_POINTER_KEY)).value
+            value = (await bucket.get(POINTER_KEY)).value
         except (KeyNotFoundError, BucketNotFoundError):
             return None
         except (NatsError, OSError, TimeoutError) as error:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.command_age import require_fresh
 from lwd.fleet.command_gate import CommandGate
 from lwd.fleet.complaints import Complaints
 from lwd.fleet.messages import (
@@ -29,6 +30,7 @@ from lwd.fleet.messages import (
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
 from lwd.fleet.receiving import Mute
+from lwd.fleet.stop_latch import StopLatch
 from lwd.fleet.views import Scene, view_message
 from lwd.fleet.watches import Watches
 from lwd.operators.remote import ControlView, RemoteOperator
@@ -36,10 +38,15 @@ from lwd.robots.protocol import BodyPoses
 from lwd.types import ByteArray, Outcome
 
 _STATE_EVERY_S = 1.0
+_LEASED_STATE_EVERY_S = 0.1
+"""The same of a robot under a lease: its operator's commands must say what they have just seen."""
+_REFUSED_EVERY_S = 1.0
+"""How often whoever asks for no answer is told why nothing is done."""
 _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
 _WATCH_FLOOD_HZ = 500.0
 """Thirty-two consoles repeat their request each second; beyond this somebody floods."""
+_MOVING = frozenset({"resume", "drive", "jog"})
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
@@ -53,6 +60,8 @@ class ConsoleLink:
 
     def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
         self._host_id = host_id
+        self.latch = StopLatch()
+        """While it is set nobody drives; the host's own (`HostNetwork`)."""
         self._operators = dict(operators)
         for robot_id, operator in operators.items():
             operator.on_change = functools.partial(self.note_change, robot_id)
@@ -66,7 +75,9 @@ class ConsoleLink:
         self._view_due_s: dict[str, float] = {}
         self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
+        self._alarm = ""
         self._changed: set[str] = set()
+        self._refused_s: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -114,6 +125,12 @@ class ConsoleLink:
             self._faults[robot_id] = fault
             self.note_change(robot_id)
 
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots of the host hold; empty: they need not. Their own faults are told afterwards again."""
+        self._alarm = alarm
+        self._changed.update(self._operators)
+        self._ring()
+
     def note_change(self, robot_id: str) -> None:
         """Tell watchers that the state of control of a robot has changed."""
         self._changed.add(robot_id)
@@ -144,10 +161,10 @@ class ConsoleLink:
     async def run(self, bus: Callable[[], Bus | None]) -> None:
         """Send what changed, for ever."""
         self._loop = asyncio.get_running_loop()
-        next_states_s = 0.0
+        next_states_s = next_leased_s = 0.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(_LEASED_STATE_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             now_s = time.monotonic()
@@ -158,6 +175,9 @@ class ConsoleLink:
             if now_s >= next_states_s:
                 self._changed.update(self._operators)
                 next_states_s = now_s + _STATE_EVERY_S
+            if now_s >= next_leased_s:
+                self._changed.update(name for name, operator in self._operators.items() if operator.view().lease)
+                next_leased_s = now_s + _LEASED_STATE_EVERY_S
             with suppress(ServiceError):
                 await self._send(connection)
 
@@ -200,6 +220,9 @@ class ConsoleLink:
         refused = ""
         before = operator.view()
         try:
+            if command.verb in _MOVING and (reason := self.latch.reason):
+                raise ControlRefused(f"{reason}: nothing moves until it is released")
+            require_fresh(command, time.monotonic())
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)
@@ -213,11 +236,19 @@ class ConsoleLink:
         if (before.phase, before.lease, before.label) != (after.phase, after.lease, after.label):
             _logger.info("robot %s: %s by %s", command.robot_id, command.verb, command.operator_id)
             self.note_change(command.robot_id)
-        if inbox or command.request_id or refused:
+        if inbox or command.request_id or (refused and self._may_complain(command.robot_id)):
             # Only who has asked knows the inbox: nobody else reads the answer, nor gives another one.
             subject = inbox or control_subject(command.robot_id)
             with suppress(ServiceError):
                 await bus.publish(subject, self._state(command.robot_id, command.request_id, refused))
+
+    def _may_complain(self, robot_id: str) -> bool:
+        """Whether a refusal is told that nobody waits for; thirty commands a second need no thirty."""
+        now_s = time.monotonic()
+        if now_s < self._refused_s.get(robot_id, 0.0):
+            return False
+        self._refused_s[robot_id] = now_s + _REFUSED_EVERY_S
+        return True
 
     def _state(self, robot_id: str, request_id: str = "", refused: str = "") -> ControlState:
         view = self._operators[robot_id].view()
@@ -232,9 +263,11 @@ class ConsoleLink:
             help_reason=view.help_reason,
             help_for_s=view.help_for_s,
             label=view.label,
-            fault=self._faults.get(robot_id, "")[:500],
+            fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
+            waits=view.waits,
+            robot_time_s=time.monotonic(),
         )
 
 

@@ -28,6 +28,8 @@ from lwd.fleet.messages import EPISODE_SUBJECT
 STREAM = "LWD_EPISODES"
 CONSUMER = "coordinator"
 BUCKET = "lwd"
+POINTER_KEY = "policy"
+"""The newest policy's entry in the bucket."""
 DEDUPE_WINDOW_S = 600.0
 ACK_WAIT_S = 15.0
 """Short: after a crash of the coordinator its successor gets the messages soon. Duplicates are harmless."""

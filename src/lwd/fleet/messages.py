@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lwd.data.episode_file import NAME_PATTERN, episode_key
+from lwd.data.policies import LAST_VERSION, require_policy_key
 from lwd.driving import Direction, Driving
-from lwd.types import PolicyVersion
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -45,24 +45,19 @@ class SnapshotAnnouncement(Message):
 
 
 class PolicyPointer(Message):
-    """The newest policy; the object's hash is checked after the download."""
+    """A hint that there is a newer policy. What it is says its manifest in the store."""
 
-    version: int = Field(ge=0)
+    version: int = Field(ge=0, le=LAST_VERSION)
     key: str = Field(max_length=1024)
     sha256: str = Field(pattern=SHA256_PATTERN)
     update: int = Field(ge=0)
     snapshot: int = Field(ge=0)
     published_at_s: float
 
-    @property
-    def policy_version(self) -> PolicyVersion:
-        return PolicyVersion(
-            version=self.version,
-            key=self.key,
-            sha256=self.sha256,
-            update=self.update,
-            snapshot=self.snapshot,
-        )
+    @model_validator(mode="after")
+    def _own_key(self) -> Self:
+        require_policy_key(self.version, self.key)
+        return self
 
 
 class LearnerHeartbeat(Message):
@@ -173,6 +168,8 @@ class ControlCommand(Message):
     """Of `drive`: in the robot's units. Of `jog`: how far each axis is deflected, in [-1, 1]."""
     request_id: str = Field(default="", max_length=64)
     """Repeated in the answer; empty: no answer is wanted."""
+    seen_s: float = Field(default=0.0, ge=0)
+    """The newest `robot_time_s` of this robot that its sender saw (`lwd.fleet.command_age`); 0: it does not say."""
 
 
 class ControlState(Message):
@@ -197,6 +194,10 @@ class ControlState(Message):
     request_id: str = Field(default="", max_length=64)
     refused: str = Field(default="", max_length=500)
     """Why the request was refused; empty if it was not."""
+    waits: bool = False
+    """Whether no episode runs, and the next one waits for `resume` or `release`."""
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was so."""
 
 
 class OperatorView(Message):
@@ -222,6 +223,8 @@ class OperatorView(Message):
     lease: int = Field(ge=0)
     label: str = ""
     reason: str = Field(default="", max_length=500)
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was seen."""
 
 
 def axes_of(driving: Driving) -> tuple[AxisStatus, ...]:

@@ -14,14 +14,19 @@ from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ConfigError
 from lwd.fleet import messages
 from lwd.fleet.bus_connection import INBOX
-from lwd.fleet.jetstream import BUCKET, CONSUMER, STREAM
+from lwd.fleet.jetstream import BUCKET, CONSUMER, POINTER_KEY, STREAM
+from lwd.fleet.stop_messages import STOP_KEY, STOP_SUBJECT, STOPPED_SUBJECT, stopped_subject
 
 Role = Literal["robot", "coordinator", "learner", "console", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 _API = "$JS.API"
 _BUCKET_STREAM = f"KV_{BUCKET}"
 _ANSWER_WITHIN_S = 5
-_READ_POINTER = (f"{_API}.STREAM.INFO.{_BUCKET_STREAM}", f"{_API}.STREAM.MSG.GET.{_BUCKET_STREAM}")
+_READ_BUCKET = (f"{_API}.STREAM.INFO.{_BUCKET_STREAM}", f"{_API}.STREAM.MSG.GET.{_BUCKET_STREAM}")
+
+_KEEP_BUCKET = (*_READ_BUCKET, *(f"{_API}.STREAM.{verb}.{_BUCKET_STREAM}" for verb in ("CREATE", "UPDATE")))
+_STOP = (STOP_SUBJECT, *_KEEP_BUCKET, f"$KV.{BUCKET}.{STOP_KEY}")
+_HEAR_STOPS = (STOP_SUBJECT, f"{STOPPED_SUBJECT}.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,12 +104,18 @@ _Subjects = tuple[tuple[str, ...], tuple[str, ...]]
 def _robot(host: str, robots: Sequence[str]) -> _Subjects:
     own = (messages.episode_subject, messages.control_subject, messages.poses_subject, messages.view_subject)
     return (
-        (messages.host_subject(host), *(subject(robot) for robot in robots for subject in own), *_READ_POINTER),
+        (
+            messages.host_subject(host),
+            stopped_subject(host),
+            *(subject(robot) for robot in robots for subject in own),
+            *_READ_BUCKET,
+        ),
         (
             messages.POLICY_SUBJECT,
             messages.SNAPSHOT_SUBJECT,
             messages.LEARNER_SUBJECT,
             messages.WATCH_SUBJECT,
+            STOP_SUBJECT,
             *(messages.command_subject(robot) for robot in robots),
         ),
     )
@@ -134,8 +145,8 @@ def _learner() -> _Subjects:
         (
             messages.LEARNER_SUBJECT,
             messages.POLICY_SUBJECT,
-            *(f"{_API}.STREAM.{verb}.{_BUCKET_STREAM}" for verb in ("INFO", "CREATE", "UPDATE", "MSG.GET")),
-            f"$KV.{BUCKET}.policy",
+            *_KEEP_BUCKET,
+            f"$KV.{BUCKET}.{POINTER_KEY}",
         ),
         (messages.SNAPSHOT_SUBJECT,),
     )
@@ -143,7 +154,7 @@ def _learner() -> _Subjects:
 
 def _console() -> _Subjects:
     return (
-        (messages.WATCH_SUBJECT, f"{messages.COMMAND_SUBJECT}.*"),
+        (messages.WATCH_SUBJECT, f"{messages.COMMAND_SUBJECT}.*", *_STOP),
         (
             messages.host_subject("*"),
             messages.LEARNER_SUBJECT,
@@ -151,10 +162,14 @@ def _console() -> _Subjects:
             f"{messages.CONTROL_SUBJECT}.*",
             f"{messages.VIEW_SUBJECT}.*",
             f"{messages.POSES_SUBJECT}.*",
+            *_HEAR_STOPS,
         ),
     )
 
 
 def _operator(robots: Sequence[str]) -> _Subjects:
     commands = tuple(map(messages.command_subject, robots)) or (f"{messages.COMMAND_SUBJECT}.*",)
-    return (messages.WATCH_SUBJECT, *commands), (f"{messages.CONTROL_SUBJECT}.*", f"{messages.VIEW_SUBJECT}.*")
+    return (
+        (messages.WATCH_SUBJECT, *commands, *_STOP),
+        (f"{messages.CONTROL_SUBJECT}.*", f"{messages.VIEW_SUBJECT}.*", *_HEAR_STOPS),
+    )

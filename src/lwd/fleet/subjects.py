@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lwd.fleet import messages
+from lwd.fleet import messages, stop_messages
 from lwd.fleet.messages import Message
 
 _KIB = 1024
@@ -50,6 +50,10 @@ RULES: dict[type[Message], Rule] = {
     ),
     messages.OperatorView: Rule(
         subject=lambda message: messages.view_subject(message.robot_id), max_bytes=1024 * _KIB, rate_hz=100
+    ),
+    stop_messages.StopState: Rule(subject=_on(stop_messages.STOP_SUBJECT), max_bytes=256 * _KIB, rate_hz=1000),
+    stop_messages.StopReport: Rule(
+        subject=lambda message: stop_messages.stopped_subject(message.host_id), max_bytes=512 * _KIB, rate_hz=50
     ),
     # All consoles share it: each repeats its own every second.
     messages.WatchRequest: Rule(subject=_on(messages.WATCH_SUBJECT), max_bytes=MAX_WATCH_BYTES, rate_hz=200),
