@@ -180,21 +180,23 @@ def test_flood_of_takes_does_not_take_the_robot_from_who_drives(tmp_path, server
         ask = ControlCommand(robot_id=ROBOT, verb="take", operator_id="ada", client_id="ada-tab")
         await console.publish(WATCH_SUBJECT, request("ada"))
         lease = (await calls.ask(ask)).lease
-        await calls.ask(ask.model_copy(update={"verb": "resume", "lease": lease}))
         with flooding(server, "take", 60.0):
-            await go_on(console, calls, ask, lease)
+            await go_on(calls, ask, lease)
         phases.append(fleet.remotes[ROBOT].view().phase.value)
         await console.close()
 
-    async def go_on(console: Bus, calls: ControlCalls, ask: ControlCommand, lease: int) -> None:
+    async def go_on(calls: ControlCalls, ask: ControlCommand, lease: int) -> None:
+        keep = ask.model_copy(update={"verb": "keep", "lease": lease})
+        seen_s = (await calls.ask(keep)).robot_time_s
+        await calls.ask(ask.model_copy(update={"verb": "resume", "lease": lease, "seen_s": seen_s}))
         end_s, sequence = time.monotonic() + SECONDS, 0
         while time.monotonic() < end_s:
             sequence += 1
-            content = {"verb": "drive", "lease": lease, "sequence": sequence, "action": (0.25, 0.0)}
+            content = {"verb": "drive", "lease": lease, "sequence": sequence, "action": (0.25, 0.0), "seen_s": seen_s}
             await calls.send(ask.model_copy(update=content))
             if sequence % 5 == 0:
                 started_s = time.monotonic()
-                await calls.ask(ask.model_copy(update={"verb": "keep", "lease": lease}))
+                seen_s = (await calls.ask(keep)).robot_time_s
                 waits_s.append(time.monotonic() - started_s)
             await asyncio.sleep(0.04)
 

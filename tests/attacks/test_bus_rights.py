@@ -37,7 +37,9 @@ from lwd.fleet.stop_messages import STOP_SUBJECT, StopOrder, StopState, stopped_
 from .. import driven_fleet
 from ..nats_servers import HOST, Certificates, ExternalServer, Realm
 
-POINTER = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
+POINTER = PolicyPointer(
+    version=4, key="policies/000000000004.safetensors", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0
+)
 HOST_A, HOST_B = "host", "host-b"
 ROBOT_A, ROBOT_B = "robot-0", "robot.b"
 RIGHTS: dict[str, Rights] = {
@@ -134,10 +136,11 @@ async def watch_take_and_drive(bus_of: Callable[[str], BusConfig], fleet: driven
     ask = ControlCommand(robot_id=ROBOT_A, verb="take", operator_id="ada", client_id="tab")
     taken = await calls.ask(ask)
     assert (taken.phase, taken.operator_id) == ("paused", "ada")
-    await calls.ask(ask.model_copy(update={"verb": "resume", "lease": taken.lease}))
+    await calls.ask(ask.model_copy(update={"verb": "resume", "lease": taken.lease, "seen_s": taken.robot_time_s}))
     before = fleet.steps_of(ROBOT_A)
     for sequence in range(1, 40):
         drive = {"verb": "drive", "lease": taken.lease, "sequence": sequence, "action": (0.25, 0.0)}
+        drive["seen_s"] = max(taken.robot_time_s, states[ROBOT_A].robot_time_s)
         await calls.send(ask.model_copy(update=drive))
         await asyncio.sleep(0.02)
     assert fleet.steps_of(ROBOT_A) > before

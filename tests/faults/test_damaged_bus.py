@@ -12,7 +12,9 @@ from lwd.fleet.bus import Bus
 from lwd.fleet.messages import EpisodeAnnouncement, PolicyPointer
 from lwd.fleet.nats_server import NatsServer, read_url, seed_file, url_file
 
-POINTER = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
+POINTER = PolicyPointer(
+    version=4, key="policies/000000000004.safetensors", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0
+)
 
 
 def announcement(number: int) -> EpisodeAnnouncement:
