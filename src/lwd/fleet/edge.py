@@ -18,6 +18,7 @@ import torch
 from lwd.errors import ConfigError, RobotFault
 from lwd.fleet.ahead import ChunkAhead, Seam
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
+from lwd.fleet.liveness import alive
 from lwd.fleet.messages import AxisStatus, RobotStatus, axes_of
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.views import scene_of
@@ -132,6 +133,7 @@ class RobotHost:
         """
         try:
             while not should_stop() and not self._exhausted():
+                alive()
                 self._network.check()
                 state = self._begin_episodes()
                 self._act()
