@@ -8,9 +8,8 @@ import torch
 
 from lwd.data.store import DirectoryStore
 from lwd.errors import NonFiniteLoss, ResumeError
-from lwd.learner.journal import SnapshotJournal
 from lwd.learner.limiter import UpdateToDataLimiter
-from lwd.learner.online import OnlineLimits, OnlineStage
+from lwd.learner.online import OnlineLimits, OnlineStage, SnapshotJournal
 from lwd.types import Source
 
 from ...toy_learner import STEPS, Fleet, Site
