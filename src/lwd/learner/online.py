@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.algos.protocol import Algorithm
+from lwd.data import durable
 from lwd.data.outage import Outage
 from lwd.data.reader import ReplayReader
 from lwd.errors import ResumeError, ServiceError, StoreError
