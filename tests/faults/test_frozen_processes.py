@@ -26,7 +26,7 @@ def test_frozen_processes_are_named_and_go_on(fleet):  # noqa: F811
         # At growing intervals.
         assert said.count(f"{name} (pid {pid}) is frozen") == 2
         os.kill(pid, signal.SIGCONT)
-    assert "host-b (pid" not in said
+    assert f"host-b (pid {pids['host-b']}) is frozen" not in said
     before = len(fleet.snapshot().episodes)
     wait_until(lambda: len(fleet.snapshot().episodes) > before + 20, PATIENCE_S, fleet)
     wait_until(
