@@ -140,7 +140,7 @@ def test_a_late_robot_gets_the_newest_policy_and_is_heard(fleet, tmp_path):
     publisher = PolicyPublisher(fleet.store)
     with NatsServer(tmp_path / "nats") as server:
         bus = BusConfig(urls=(server.url,))
-        link = LearnerLink(bus)
+        link = LearnerLink(lambda: bus)
         for update in range(11):
             assert link.announce_policy(publisher.publish(b"policy %d" % update, update=update, snapshot=update))
         spool = Spool(tmp_path / "spool")

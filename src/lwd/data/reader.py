@@ -95,6 +95,11 @@ class ReplayReader:
         """Whether `adopt` has something to show, and need not wait for it."""
         return self._prepared is not None and self._prepared.done()
 
+    @property
+    def prepared_well(self) -> bool:
+        """Whether `adopt` has something to show, and will not raise."""
+        return self._prepared is not None and self._prepared.done() and self._prepared.exception() is None
+
     def adopt(self) -> tuple[EpisodeEntry, ...]:
         """Show what was prepared, waiting for it if necessary; return the episodes that were added.
 

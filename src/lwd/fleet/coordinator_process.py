@@ -19,6 +19,7 @@ from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator, candidate_of
+from lwd.fleet.liveness import alive
 from lwd.fleet.messages import (
     COORDINATOR_SUBJECT,
     SNAPSHOT_SUBJECT,
@@ -200,6 +201,7 @@ class _Process:
 
     async def _heartbeats(self) -> None:
         while True:
+            alive()
             reader = self._coordinator.reader
             latencies_s = np.asarray(self._latencies_s or [0.0])
             metrics = {
