@@ -17,7 +17,8 @@ from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator, candidate_of
+from lwd.fleet.coordinator import BatchResult, Coordinator, candidate_of
+from lwd.fleet.judging import Candidate
 from lwd.fleet.messages import (
     COORDINATOR_SUBJECT,
     SNAPSHOT_SUBJECT,

@@ -47,6 +47,11 @@ class Suspects:
         """Return how many processes ended while they looked at this file."""
         return self._state.deaths.get(key, 0)
 
+    def forget(self, key: str) -> None:
+        """Begin to count anew."""
+        if self._state.deaths.pop(key, None) is not None:
+            self._note("")
+
     @contextlib.contextmanager
     def inspecting(self, key: str) -> Iterator[None]:
         """Note the key for as long as the block runs."""
