@@ -92,9 +92,7 @@ class Suspects:
             temporary.replace(self._path)
         except OSError as error:
             if not self._failing:
-                _logger.warning(
-                    "%s cannot be written (%s): free space, or look there", self._path, error.strerror
-                )
+                _logger.warning("%s cannot be written (%s): free space, or look there", self._path, error.strerror)
             self._failing = True
         else:
             self._failing = False
