@@ -1,4 +1,4 @@
-"""One bad item among many (a directory, a pipe, a link, an empty or unreadable file) keeps nothing else from its way."""
+"""One bad item among many (a directory, pipe, link, empty or unreadable file) keeps nothing else from its way."""
 
 import asyncio
 import logging
@@ -81,7 +81,7 @@ def test_spool_with_something_else_in_an_episodes_place_ships_the_others(tmp_pat
 
 
 def test_empty_file_in_a_spool_is_kept_aside_with_a_reason(tmp_path):
-    shipper, spool, store = ship(tmp_path)
+    shipper, _, store = ship(tmp_path)
     (tmp_path / "spool" / "robot-1" / "000000-000000-empty.arrow").touch()
     asyncio.run(shipper.adopt())
     asyncio.run(shipper.spool(episode(1)))
@@ -93,7 +93,7 @@ def test_empty_file_in_a_spool_is_kept_aside_with_a_reason(tmp_path):
 
 
 def test_file_that_cannot_be_read_waits_and_the_others_do_not(tmp_path, monkeypatch, caplog):
-    shipper, spool, store = ship(tmp_path)
+    shipper, _, store = ship(tmp_path)
     for number in (1, 2):
         asyncio.run(shipper.spool(episode(number)))
     (bad, _) = shipper._items.values()

@@ -74,7 +74,7 @@ class Fleet:
 
     def coordinator(self, process: Process) -> None:
         """As the process of the coordinator: list now and then, serve announcements, write the index when idle."""
-        coordinator = self._until_it_works(lambda: Coordinator(self.world.open_store(), LIMITS, reread_after_s=0.0))
+        coordinator = self._until_it_works(lambda: Coordinator(self.world.open_store(), LIMITS))
         next_listing_s = 0.0
         while True:
             try:
@@ -99,7 +99,7 @@ class Fleet:
         while True:
             self.world.sleep(5.0 + 20.0 * self.world.random.random())
             try:
-                coordinator = Coordinator(self.world.open_store(), LIMITS, reread_after_s=0.0)
+                coordinator = Coordinator(self.world.open_store(), LIMITS)
                 names = sorted(coordinator.reader.snapshot.episodes)
                 if names:
                     self.revoke(coordinator, names[self.world.below(len(names))])

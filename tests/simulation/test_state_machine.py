@@ -89,7 +89,7 @@ class CommitProtocol(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def revoke(self, number):
         with contextlib.suppress(StoreError):
-            coordinator = Coordinator(self.world.open_store(), LIMITS, reread_after_s=0.0)
+            coordinator = Coordinator(self.world.open_store(), LIMITS)
             names = sorted(coordinator.reader.snapshot.episodes)
             if names:
                 self.fleet.revoke(coordinator, names[number % len(names)])
