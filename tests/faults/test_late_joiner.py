@@ -19,8 +19,9 @@ from lwd.data.sampling import BatchSampler, Stratum
 from lwd.data.store import DirectoryStore, ObjectStore
 from lwd.data.validation import EpisodeLimits
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.coordinator import Candidate, Coordinator
+from lwd.fleet.coordinator import Coordinator
 from lwd.fleet.host_network import HostNetwork
+from lwd.fleet.judging import Candidate
 from lwd.fleet.learner_link import LearnerLink
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import NatsServer
