@@ -165,8 +165,8 @@ class Shipper:
         await asyncio.to_thread(self._reader.poll)
         committed = await asyncio.to_thread(self._proven)
         looks = _LOOKS
-        for item in tuple(self._items.values()):
-            if item.episode.episode_id in committed:
+        for name, item in tuple(self._items.items()):
+            if name in committed:
                 await self._settle(item)
             elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
                 looks -= 1
