@@ -33,6 +33,11 @@ from lwd.learner.publication import Publication, Publish
 from lwd.learner.replicas import Start, common_start, require_same_weights, state_of_all
 from lwd.learner.stage import StageFiles, naming_last_good, require_same_settings
 
+_OTHER_LOG = (
+    "mount or restore the store it was trained from; to go on with an older copy, see `lwd data verify --run RUN "
+    "--accept-restored`"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineLimits:
@@ -65,6 +70,8 @@ class SnapshotJournal:
         """
         self._path = path
         self._lines: list[tuple[int, int]] = []
+        self.sha256: dict[int, str] = {}
+        """Hash of the log entry of every snapshot that was looked at; earlier versions noted none."""
         durable.ensure_directory(path.parent)
         if not path.exists():
             return
@@ -72,11 +79,13 @@ class SnapshotJournal:
         # A last line that a crash has cut belongs to a look after which no update was done.
         complete = content[: content.rfind(b"\n") + 1]
         try:
-            self._lines = [(row["update"], row["snapshot"]) for row in map(json.loads, complete.splitlines())]
-        except (ValueError, KeyError, TypeError) as error:
+            rows = [json.loads(line) for line in complete.splitlines()]
+            self._lines = [(int(row["update"]), int(row["snapshot"])) for row in rows]
+            self.sha256 = {int(row["snapshot"]): str(row["sha256"]) for row in rows if "sha256" in row}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ResumeError(
-                f"{path} is damaged ({error!r}), so the updates since the last checkpoint cannot be repeated "
-                "exactly: remove it to continue from the checkpoint on the newest data"
+                f"{path} is damaged ({type(error).__name__}), so the updates since the last checkpoint cannot be "
+                "repeated exactly: remove it to continue from the checkpoint on the newest data"
             ) from error
         if complete != content:
             durable.replace(path, complete)
@@ -86,12 +95,13 @@ class SnapshotJournal:
         """The snapshot that the stage began on; None in an empty journal."""
         return self._lines[0][1] if self._lines else None
 
-    def add(self, update: int, snapshot: int) -> None:
+    def add(self, update: int, snapshot: int, sha256: str = "") -> None:
         """Note that after `update` updates the log was looked at, and the replay moved to `snapshot`."""
         if self._lines and self._lines[-1] == (update, snapshot):
             return  # a stage that waits for data looks again and again
         with self._path.open("a") as file:
-            file.write(json.dumps({"update": update, "snapshot": snapshot}) + "\n")
+            file.write(json.dumps({"update": update, "snapshot": snapshot, "sha256": sha256}) + "\n")
+        self.sha256[snapshot] = sha256
         self._lines.append((update, snapshot))
 
     def after(self, update: int, snapshot: int) -> list[tuple[int, int]]:
@@ -142,13 +152,16 @@ class OnlineStage:
         settings = f"{files.config} {limits} {limiter}"
         start = common_start(group, self._start if group.leads else None, settings)
         self.progress, self._repeat = start.progress, start.repeat
+        self._known_sha256 = {} if self.journal is None else dict(self.journal.sha256)
+        if self.progress.snapshot_sha256:
+            self._known_sha256[self.progress.snapshot] = self.progress.snapshot_sha256
         self._advance(self.progress.snapshot)
         if start.state is not None:
             algorithm.load_state(start.state)
         group.meet()  # they had different amounts to download
         require_same_weights(group, algorithm)
         if self.journal is not None and self.journal.first is None:
-            self.journal.add(self.progress.update, reader.version)
+            self.journal.add(self.progress.update, reader.version, reader.sha256)
 
     @property
     def updates_allowed(self) -> int:
@@ -265,8 +278,8 @@ class OnlineStage:
         elif update % self.limits.adopt_every == 0 or update >= self.updates_allowed:
             self._look()
             if self.journal is not None:
-                self.journal.add(update, self.reader.version)
-        self.progress = replace(self.progress, snapshot=self.reader.version)
+                self.journal.add(update, self.reader.version, self.reader.sha256)
+        self.progress = replace(self.progress, snapshot=self.reader.version, snapshot_sha256=self.reader.sha256)
         return True
 
     def _repeat_looks(self, update: int) -> bool:
@@ -326,10 +339,17 @@ class OnlineStage:
     def _advance(self, snapshot: int | None) -> None:
         """Bring the replay to a snapshot that the stage has seen before, or to the newest one."""
         self.reader.advance(snapshot)
-        if snapshot is not None and self.reader.version < snapshot:
+        if snapshot is None:
+            return
+        if self.reader.version < snapshot:
             raise ResumeError(
                 f"the stage in {self.checkpoints.directory} was trained on snapshot {snapshot}, the store's log ends "
-                f"at {self.reader.version}: point the learner at the store it was trained from"
+                f"at {self.reader.version}: {_OTHER_LOG}"
+            )
+        if (known := self._known_sha256.get(snapshot)) and known != self.reader.sha256:
+            raise ResumeError(
+                f"the stage in {self.checkpoints.directory} was trained on another snapshot {snapshot} (its log entry "
+                f"had sha256 {known[:12]}, in the store it has {self.reader.sha256[:12]}): {_OTHER_LOG}"
             )
 
     def _publish(self, *, due: bool = False) -> None:
