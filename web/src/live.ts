@@ -33,6 +33,8 @@ export interface Robot {
   help_reason: string;
   help_for_s: number;
   label: string;
+  /** No episode runs, and the next one waits for whoever controls the robot. */
+  waits: boolean;
   fault: string;
   /** By the newest value network, of a state that may be a second old; null where there is none. */
   value: { episode_id: string; step: number; value: number } | null;
@@ -69,6 +71,7 @@ export interface Answer {
   refused: string;
   lease?: number;
   phase?: string;
+  robot_time_s?: number;
 }
 
 export class Live {
@@ -86,7 +89,9 @@ export class Live {
   #socket: WebSocket | null = null;
   #watched: string[] = [];
   #hz = 10;
-  #requests = new Map<string, (answer: Answer) => void>();
+  #requests = new Map<string, [robotId: string, resolve: (answer: Answer) => void]>();
+  /** The newest clock of each robot that this page has seen: it moves a robot only for who sees it as it is now. */
+  #clocks = new Map<string, number>();
   #number = 0;
 
   open(): void {
@@ -118,7 +123,7 @@ export class Live {
 
   #lost(): void {
     this.connected = false;
-    for (const answer of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
+    for (const [, answer] of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
     this.#requests.clear();
     this.#notify();
   }
@@ -133,16 +138,16 @@ export class Live {
 
   /** Send a command that nobody answers. */
   tell(robot_id: string, verb: "jog" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
-    this.#send({ kind: "command", robot_id, verb, lease, ...rest });
+    this.#send({ kind: "command", robot_id, verb, lease, seen_s: this.#clocks.get(robot_id) ?? 0, ...rest });
   }
 
   /** Send a command and wait for the robot's answer. */
   ask(robot_id: string, verb: string, lease = 0): Promise<Answer> {
     const request_id = `r${++this.#number}`;
-    if (!this.#send({ kind: "command", robot_id, verb, lease, request_id })) {
+    if (!this.#send({ kind: "command", robot_id, verb, lease, seen_s: this.#clocks.get(robot_id) ?? 0, request_id })) {
       return Promise.resolve({ request_id, refused: "there is no connection to the console" });
     }
-    return new Promise((resolve) => this.#requests.set(request_id, resolve));
+    return new Promise((resolve) => this.#requests.set(request_id, [robot_id, resolve]));
   }
 
   #send(message: unknown): boolean {
@@ -161,8 +166,14 @@ export class Live {
       for (const robot of this.fleet.robots) if (robot.value) this.#keep(robot.robot_id, robot.value);
     } else if (message.kind === "answer") {
       const answer = message as unknown as Answer;
-      this.#requests.get(answer.request_id)?.(answer);
+      const [robotId, resolve] = this.#requests.get(answer.request_id) ?? [];
+      if (robotId && answer.robot_time_s) this.#clocks.set(robotId, answer.robot_time_s);
+      resolve?.(answer);
       this.#requests.delete(answer.request_id);
+    } else if (message.kind === "clocks") {
+      for (const [robotId, time_s] of Object.entries(message.robots as Record<string, number>)) this.#clocks.set(robotId, time_s);
+      // Thirty times a second nothing else changes.
+      return;
     } else {
       console.warn(message);
     }

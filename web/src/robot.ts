@@ -268,6 +268,7 @@ export class RobotView {
 function stateInWords(robot: Robot, mine: boolean): string {
   if (robot.label) return `labelled ${words(robot.label)}: U takes it back`;
   if (mine && robot.phase === "human") return "you drive";
+  if (mine && robot.waits) return `holds for you (${robot.reason}): Enter begins the next episode, the robot moves to its start`;
   if (mine) return `holds for you (${robot.reason}): Enter to drive`;
   if (robot.operator_id) return `${robot.operator_id} controls it${robot.phase === "paused" ? `, holding (${robot.reason})` : ""}`;
   if (robot.state === "paused") return `holds (${robot.reason})`;

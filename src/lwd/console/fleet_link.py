@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 
 def _told(state: ControlState) -> ControlState:
-    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": ""})
+    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": "", "robot_time_s": 0.0})
 
 
 class Watcher(Protocol):
@@ -54,6 +54,9 @@ class Watcher(Protocol):
 
     def on_frame(self, robot_id: str, frame: bytes) -> None:
         """A new pose frame; must not wait."""
+
+    def on_clock(self, state: ControlState) -> None:
+        """What a robot's clock was when it told who controls it; must not wait."""
 
     def on_change(self) -> None:
         """The state of control of a robot has changed; must not wait."""
@@ -168,8 +171,9 @@ class FleetLink:
         self._view.on_control(state)
         self._calls.on_control(state)
         # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
-        if before is None or _told(before) != _told(state):
-            for watcher in self._watchers:
+        for watcher in self._watchers:
+            watcher.on_clock(state)
+            if before is None or _told(before) != _told(state):
                 watcher.on_change()
         await self._heard(before, state)
 

@@ -145,6 +145,7 @@ class FleetView:
             "help_reason": control.help_reason if control else "",
             "help_for_s": round(waits_s, 1),
             "label": control.label if control else "",
+            "waits": bool(control and control.waits),
             "fault": control.fault if control else "",
             "value": asdict(robot.value) if robot.value else None,
         }

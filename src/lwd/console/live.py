@@ -24,7 +24,7 @@ from lwd.console.fleet_view import FleetView
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
-from lwd.fleet.messages import ControlCommand, ControlVerb
+from lwd.fleet.messages import ControlCommand, ControlState, ControlVerb
 from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
@@ -66,6 +66,8 @@ class CommandFrom(_FromBrowser):
     sequence: int = Field(default=0, ge=0)
     action: tuple[float, ...] = Field(default=(), max_length=64)
     request_id: str = Field(default="", max_length=64)
+    seen_s: float = Field(default=0.0, ge=0)
+    """The robot's clock that the page showed last: of this page, not of this process, which may have seen more."""
 
 
 class StopAll(_FromBrowser):
@@ -110,6 +112,7 @@ class LiveClient:
         self._robots: frozenset[str] = frozenset()
         self._hz = 10.0
         self._frames: dict[str, bytes] = {}
+        self._clocks: dict[str, float] = {}
         self._unacknowledged = 0
         self._changed = True
         self._wake = asyncio.Event()
@@ -127,6 +130,12 @@ class LiveClient:
         """Keep the newest frame of a robot until it can be sent."""
         self._frames[robot_id] = frame
         self._wake.set()
+
+    def on_clock(self, state: ControlState) -> None:
+        """Tell the page the newest clock of the robots that it controls: its commands repeat it."""
+        if state.client_id == self._client_id:
+            self._clocks[state.robot_id] = state.robot_time_s
+            self._wake.set()
 
     def on_change(self) -> None:
         """Send the fleet's state soon."""
@@ -164,6 +173,9 @@ class LiveClient:
                 self._changed = False
                 await self._send_json({"kind": "fleet", "bus": self._link.connected, **self._view.snapshot()})
                 next_state_s = now_s + _STATE_EVERY_S
+            if self._clocks:
+                clocks, self._clocks = self._clocks, {}
+                await self._send_json({"kind": "clocks", "robots": clocks})
             if self._frames and now_s >= next_poses_s and self._unacknowledged < _UNACKNOWLEDGED:
                 frames, self._frames = self._frames, {}
                 self._unacknowledged += 1
@@ -223,7 +235,7 @@ class LiveClient:
                 await self._link.send(command)
                 return
             state = await self._link.ask(command)
-            answer = {"lease": state.lease, "phase": state.phase}
+            answer = {"lease": state.lease, "phase": state.phase, "robot_time_s": state.robot_time_s}
         except (ControlRefused, ServiceError) as error:
             refused = str(error)
         if message.verb in _AUDITED:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.command_age import require_fresh
 from lwd.fleet.messages import (
     WATCH_SUBJECT,
     ControlCommand,
@@ -34,6 +35,10 @@ from lwd.types import ByteArray, Outcome
 
 WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
+_LEASED_STATE_EVERY_S = 0.1
+"""The same of a robot under a lease: its operator's commands must say what they have just seen."""
+_REFUSED_EVERY_S = 1.0
+"""How often whoever asks for no answer is told why nothing is done."""
 _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
 _MOVING = frozenset({"resume", "drive", "jog"})
@@ -68,6 +73,7 @@ class ConsoleLink:
         self._faults: dict[str, str] = {}
         self._alarm = ""
         self._changed: set[str] = set()
+        self._refused_s: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -148,10 +154,10 @@ class ConsoleLink:
     async def run(self, bus: Callable[[], Bus | None]) -> None:
         """Send what changed, for ever."""
         self._loop = asyncio.get_running_loop()
-        next_states_s = 0.0
+        next_states_s = next_leased_s = 0.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(_LEASED_STATE_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             now_s = time.monotonic()
@@ -162,6 +168,9 @@ class ConsoleLink:
             if now_s >= next_states_s:
                 self._changed.update(self._operators)
                 next_states_s = now_s + _STATE_EVERY_S
+            if now_s >= next_leased_s:
+                self._changed.update(name for name, operator in self._operators.items() if operator.view().lease)
+                next_leased_s = now_s + _LEASED_STATE_EVERY_S
             with suppress(ServiceError):
                 await self._send(connection)
 
@@ -226,9 +235,12 @@ class ConsoleLink:
         try:
             if command.verb in _MOVING and (reason := self.latch.reason):
                 raise ControlRefused(f"{reason}: nothing moves until it is released")
+            require_fresh(command, time.monotonic())
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)
+            if not command.request_id and not self._may_complain(command.robot_id):
+                return
             _logger.info("robot %s: %s of %s refused: %s", command.robot_id, command.verb, command.operator_id, error)
         after = operator.view()
         if (before.phase, before.lease, before.label) != (after.phase, after.lease, after.label):
@@ -239,6 +251,14 @@ class ConsoleLink:
                 await bus.publish(
                     control_subject(command.robot_id), self._state(command.robot_id, command.request_id, refused)
                 )
+
+    def _may_complain(self, robot_id: str) -> bool:
+        """Whether a refusal is told that nobody waits for; thirty commands a second need no thirty."""
+        now_s = time.monotonic()
+        if now_s < self._refused_s.get(robot_id, 0.0):
+            return False
+        self._refused_s[robot_id] = now_s + _REFUSED_EVERY_S
+        return True
 
     def _state(self, robot_id: str, request_id: str = "", refused: str = "") -> ControlState:
         view = self._operators[robot_id].view()
@@ -256,6 +276,8 @@ class ConsoleLink:
             fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
+            waits=view.waits,
+            robot_time_s=time.monotonic(),
         )
 
 

@@ -332,6 +332,8 @@ class RobotHost:
         """
         slot.faults += 1
         _logger.error("robot %s: %s", slot.unit.robot_id, error)
+        # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
+        self._network.console.note_fault(slot.unit.robot_id, str(error))
         self._truncate(slot)
         waits = slot.unit.is_real and slot.remote is not None
         if slot.faults >= _MAX_FAULTS and not waits:
@@ -343,7 +345,6 @@ class RobotHost:
                 slot.unit.robot_id,
             )
             slot.remote.wait_for_person("it had a fault: look at it, then let it begin or hand it back")
-        self._network.console.note_fault(slot.unit.robot_id, str(error))
 
     def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1

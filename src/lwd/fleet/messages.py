@@ -173,6 +173,8 @@ class ControlCommand(Message):
     """Of `drive`: in the robot's units. Of `jog`: how far each axis is deflected, in [-1, 1]."""
     request_id: str = Field(default="", max_length=64)
     """Repeated in the answer; empty: no answer is wanted."""
+    seen_s: float = Field(default=0.0, ge=0)
+    """The newest `robot_time_s` of this robot that its sender saw (`lwd.fleet.command_age`); 0: it does not say."""
 
 
 class ControlState(Message):
@@ -197,6 +199,10 @@ class ControlState(Message):
     request_id: str = Field(default="", max_length=64)
     refused: str = Field(default="", max_length=500)
     """Why the request was refused; empty if it was not."""
+    waits: bool = False
+    """Whether no episode runs, and the next one waits for `resume` or `release`."""
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was so."""
 
 
 class OperatorView(Message):
@@ -222,6 +228,8 @@ class OperatorView(Message):
     lease: int = Field(ge=0)
     label: str = ""
     reason: str = Field(default="", max_length=500)
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was seen."""
 
 
 def axes_of(driving: Driving) -> tuple[AxisStatus, ...]:

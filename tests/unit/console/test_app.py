@@ -116,6 +116,7 @@ class Browser:
         self._context = client.websocket_connect("/api/live", headers={"origin": ORIGIN})
         self.fleet: dict[str, Any] = {}
         self.frames: list[bytes] = []
+        self.clocks: dict[str, float] = {}
 
     def __enter__(self) -> "Browser":
         self.socket = self._context.__enter__()
@@ -141,7 +142,15 @@ class Browser:
         content = json.loads(message["text"])
         if content["kind"] == "fleet":
             self.fleet = content
+        elif content["kind"] == "clocks":
+            self.clocks |= content["robots"]
         return content
+
+    def seen_s(self, robot_id: str, verb: str) -> float:
+        """Return the robot's clock, read on until it is new where the verb moves the robot."""
+        while verb in ("resume", "drive", "release") and self.clocks.get(robot_id, 0.0) < time.monotonic() - 0.2:
+            self.next()
+        return self.clocks.get(robot_id, 0.0)
 
     def closed_with(self) -> int:
         """Read on until the console closes the connection; return its code."""
@@ -152,9 +161,8 @@ class Browser:
             return error.code
 
     def ask(self, robot_id: str, verb: str, lease: int = 0) -> dict[str, Any]:
-        self.socket.send_json(
-            {"kind": "command", "robot_id": robot_id, "verb": verb, "lease": lease, "request_id": verb}
-        )
+        command = {"kind": "command", "robot_id": robot_id, "verb": verb, "lease": lease, "request_id": verb}
+        self.socket.send_json({**command, "seen_s": self.seen_s(robot_id, verb)})
         while True:
             message = self.next()
             if message["kind"] == "answer" and message["request_id"] == verb:
@@ -165,13 +173,13 @@ class Browser:
 
     def drive(self, robot_id: str, lease: int, sequence: int) -> None:
         command = {"kind": "command", "robot_id": robot_id, "verb": "drive", "lease": lease}
+        command["seen_s"] = self.seen_s(robot_id, "drive")
         self.socket.send_json({**command, "sequence": sequence, "action": [0.1, 0.0]})
 
     def end(self, robot_id: str, verb: str, lease: int, fleet: driven_fleet.DrivenFleet) -> None:
-        """Label the episode and wait until the next one has begun."""
-        before = fleet.episode_of(robot_id)
+        """Label the episode and wait until it is over."""
         assert self.ask(robot_id, verb, lease)["refused"] == ""
-        until(lambda: fleet.episode_of(robot_id) not in ("", before))
+        until(lambda: fleet.episode_of(robot_id) == "")
 
     def until(self, condition: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """Look at the first robot until something is so."""
