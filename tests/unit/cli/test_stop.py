@@ -25,11 +25,6 @@ def test_stop_without_bus_and_hosts_counts_for_who_starts_next_and_does_not_pass
     assert "not everybody could be told" in said.err
     assert words_of(StopFiles(tmp_path).read().active) == "stopped by ada: smoke"
 
-    # Twice is once.
-    assert dispatch(words) == 1
-    assert len(StopFiles(tmp_path).read().active) == 1
-    capsys.readouterr()
-
     assert dispatch([*words, "--release"]) == 1
     assert "reason is empty: say with --reason why" in capsys.readouterr().err
     assert dispatch([*words, "--release", "--reason", "looked"]) == 1
