@@ -207,3 +207,7 @@ def bad_acts() -> Iterator[BadPolicy]:
     )
     yield BadPolicy(name="a-hang", reason="trial did not end within|to act for", make=hanging)
     yield BadPolicy(name="too-much-memory", reason="memory|alloc", make=lambda: best_of(1024, 4, expert_width=60_000))
+
+
+def all_bad() -> list[BadPolicy]:
+    return [*bad_settings(), *bad_tensors(), *bad_files(), *bad_acts()]
