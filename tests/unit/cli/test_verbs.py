@@ -91,7 +91,7 @@ def test_a_policy_of_another_action_space_is_refused(tmp_path, capsys):
     path = tmp_path / "policy.safetensors"
     path.write_bytes(policy_of(wider))
     error = refused(["evaluate", str(path), *EVALUATE], capsys)
-    assert "trained for action_high = (2.0," in error
+    assert "trained for action_high = [2.0," in error
     assert "use a checkpoint of this embodiment" in error
 
 

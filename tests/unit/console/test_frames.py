@@ -65,10 +65,10 @@ def test_a_film_is_read_from_the_store_once(tmp_path, recorded, monkeypatch):
     reads: list[str] = []
     get = DirectoryStore.get
 
-    def counted(store: DirectoryStore, key: str) -> bytes:
+    def counted(store: DirectoryStore, key: str, *, max_bytes: int | None = None) -> bytes:
         if key.startswith("episodes/"):
             reads.append(key)
-        return get(store, key)
+        return get(store, key, max_bytes=max_bytes)
 
     monkeypatch.setattr(DirectoryStore, "get", counted)
     episodes = Episodes(RunDirectory(tmp_path))
