@@ -93,13 +93,15 @@ class StopFiles:
         durable.ensure_directory(self.directory)
         present = {entry.name for entry in os.scandir(self.directory)}
         released = {release.stop_id for release in state.releases}
-        new = [stop for stop in state.stops if stop.stop_id not in present | released]
-        for stop in new:
+        stops = [stop for stop in state.stops if stop.stop_id not in released]
+        for stop in stops:
             # At once and without content, which may wait for a slow or full disk: from here on it counts.
-            with durable.explained(self.directory / stop.stop_id):
-                os.close(os.open(self.directory / stop.stop_id, os.O_WRONLY | os.O_CREAT, 0o644))
-        for stop in new:
-            durable.replace(self.directory / stop.stop_id, stop.model_dump_json().encode())
+            if stop.stop_id not in present:
+                press(self.directory, stop.stop_id)
+        for stop in stops:
+            path = self.directory / stop.stop_id
+            if stop.by != UNKNOWN and not path.stat().st_size:
+                durable.replace(path, stop.model_dump_json().encode())
         for release in state.releases:
             if release.stop_id + _RELEASED not in present:
                 durable.replace(self.directory / (release.stop_id + _RELEASED), release.model_dump_json().encode())
@@ -134,6 +136,16 @@ class StopFiles:
                 # The stop first: alone it would count.
                 (self.directory / stop_id).unlink(missing_ok=True)
                 (self.directory / name).unlink(missing_ok=True)
+
+
+def press(directory: Path, stop_id: str) -> None:
+    """Stop, without saying who.
+
+    Raises:
+        StoreError: if there can be no such file.
+    """
+    with durable.explained(directory / stop_id):
+        os.close(os.open(directory / stop_id, os.O_WRONLY | os.O_CREAT, 0o644))
 
 
 def _read(path: Path, stat: os.stat_result) -> StopOrder | StopRelease:

@@ -85,18 +85,20 @@ class Watchdog:
         self._closing = False
         self._wake = threading.Event()
         latch.listen(self._wake.set)
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to watch."""
         self._turn = _Turn(phase="the host", robot_id="", since_s=self._clock())
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Watch no more."""
         self._closing = True
         self._wake.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(2.0)
 
     def turn(self, phase: Phase, robot_id: str = "") -> None:
