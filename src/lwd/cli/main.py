@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
+    "stop": Verb("lwd.cli.stop", "stop all robots of a run at once, until somebody releases them"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
     "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),

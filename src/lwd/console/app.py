@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
 from lwd.console.audit import AuditLog
 from lwd.console.desk_audit import DeskAudit
+from lwd.console.emergency_stop import EmergencyStop, add_stop_routes
 from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
@@ -91,6 +92,8 @@ class _Console:
         self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
         self.values = ValueFeed(config.run.path, self.view)
         self.link = FleetLink(config.bus, self.view, self.values, DeskAudit(self.audit).on_control)
+        self.stop = EmergencyStop(config.run.path, self.audit, self.link.on_change)
+        self.link.on_connect, self.view.stop = self.stop.attach, self.stop.view
         self.logins = Logins(config.accounts, config.proxy, self.audit, secure_cookies=config.secure_cookies)
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
@@ -98,7 +101,7 @@ class _Console:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.values.run())]
+        tasks = [asyncio.create_task(part.run()) for part in (self.link, self.values, self.stop)]
         try:
             yield
         finally:
@@ -208,6 +211,8 @@ def create_app(config: AppConfig) -> FastAPI:
     async def fleet() -> dict[str, Any]:
         """Return the newest state of all robots, hosts, learner and coordinator."""
         return {"bus": console.link.connected, **console.view.snapshot()}
+
+    add_stop_routes(app, console.stop, viewer, operator, refusals)
 
     @app.get("/api/learning", dependencies=[viewer], responses=refusals)
     async def learning() -> dict[str, Any]:
@@ -330,6 +335,7 @@ def create_app(config: AppConfig) -> FastAPI:
             console.view,
             console.audit,
             is_valid=lambda: console.logins.sessions.find(secret) is session,
+            stop=console.stop,
         )
         await client.run()
 

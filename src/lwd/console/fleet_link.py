@@ -87,6 +87,8 @@ class FleetLink:
         self._watchers: set[Watcher] = set()
         self._calls = ControlCalls(lambda: self._bus)
         self._wake = asyncio.Event()
+        self.on_connect: Callable[[Bus], Awaitable[None]] | None = None
+        """Called with each new connection."""
         self._complaint = ""
 
     @property
@@ -100,6 +102,11 @@ class FleetLink:
     def remove(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)
         self._wake.set()
+
+    def on_change(self) -> None:
+        """Something that every browser shows has changed."""
+        for watcher in self._watchers:
+            watcher.on_change()
 
     def look_again(self) -> None:
         """A watcher looks at other robots now."""
@@ -131,6 +138,8 @@ class FleetLink:
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
             await bus.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, self._on_view)
             await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
+            if self.on_connect is not None:
+                await self.on_connect(bus)
             self._bus = bus
             self._complaint = ""
         except (ServiceError, ConfigError) as error:

@@ -9,7 +9,7 @@ from lwd.fleet.messages import ControlState, CoordinatorHeartbeat, HostHeartbeat
 
 OFFLINE_S = 3.0
 """A host that was silent for so long is offline."""
-_ORDER = ("help", "fault", "human", "paused", "autonomous", "idle", "offline")
+_ORDER = ("help", "fault", "human", "paused", "stopped", "autonomous", "idle", "offline")
 """Robots that need somebody come first."""
 
 
@@ -42,6 +42,8 @@ class FleetView:
         self._learner: tuple[float, LearnerHeartbeat] | None = None
         self._coordinator: tuple[float, CoordinatorHeartbeat] | None = None
         self._values = {"of": "", "note": ""}
+        self.stop: Callable[[], dict[str, Any]] = lambda: {"active": [], "hosts": [], "trouble": ""}
+        """Whether somebody stopped all robots (`EmergencyStop.view`)."""
 
     @property
     def robot_ids(self) -> list[str]:
@@ -93,7 +95,9 @@ class FleetView:
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as JSON; robots that need somebody come first, longest waiting first."""
-        rows = [self._row(robot) for robot in self._robots.values()]
+        stop = self.stop()
+        stopped = frozenset(host["host_id"] for host in stop["hosts"])
+        rows = [self._row(robot, stopped) for robot in self._robots.values()]
         rows.sort(key=lambda row: (_ORDER.index(row["state"]), -row["help_for_s"], row["robot_id"]))
         return {
             "robots": rows,
@@ -104,6 +108,7 @@ class FleetView:
             "learner": self._beat(self._learner),
             "coordinator": self._beat(self._coordinator),
             "values": self._values,
+            "stop": stop,
         }
 
     def _beat(self, known: tuple[float, LearnerHeartbeat | CoordinatorHeartbeat] | None) -> dict[str, Any] | None:
@@ -112,7 +117,7 @@ class FleetView:
         at_s, beat = known
         return {"age_s": round(self._clock() - at_s, 2), **beat.model_dump(mode="json")}
 
-    def _row(self, robot: _Robot) -> dict[str, Any]:
+    def _row(self, robot: _Robot, stopped: frozenset[str]) -> dict[str, Any]:
         status, control = robot.status, robot.control
         waits_s = 0.0
         if control is not None and control.help_reason:
@@ -120,7 +125,7 @@ class FleetView:
         return {
             "robot_id": robot.robot_id,
             "host_id": robot.host_id,
-            "state": self._state(robot),
+            "state": self._state(robot, stopped),
             "task": status.task if status else "",
             "instruction": status.instruction if status else "",
             "episode_id": status.episode_id if status else "",
@@ -145,10 +150,12 @@ class FleetView:
             "value": asdict(robot.value) if robot.value else None,
         }
 
-    def _state(self, robot: _Robot) -> str:
+    def _state(self, robot: _Robot, stopped: frozenset[str]) -> str:
         at_s, _ = self._hosts.get(robot.host_id, (0.0, None))
         if self._clock() - at_s > OFFLINE_S:
             return "offline"
+        if robot.host_id in stopped:
+            return "stopped"
         control = robot.control
         if control is not None and control.fault:
             return "fault"

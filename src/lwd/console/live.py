@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.emergency_stop import EmergencyStop
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.messages import ControlCommand, ControlState, ControlVerb
+from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
@@ -68,8 +70,15 @@ class CommandFrom(_FromBrowser):
     """The robot's clock that the page showed last: of this page, not of this process, which may have seen more."""
 
 
-_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom] = TypeAdapter(
-    Annotated[Watch | Acknowledge | CommandFrom, Field(discriminator="kind")]
+class StopAll(_FromBrowser):
+    """Stop all robots; who is logged in may. What becomes of it comes with the fleet's state."""
+
+    kind: Literal["stop"]
+    reason: Words = ""
+
+
+_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom | StopAll] = TypeAdapter(
+    Annotated[Watch | Acknowledge | CommandFrom | StopAll, Field(discriminator="kind")]
 )
 
 
@@ -85,6 +94,7 @@ class LiveClient:
         audit: AuditLog,
         *,
         is_valid: Callable[[], bool],
+        stop: EmergencyStop,
     ) -> None:
         """
         Args:
@@ -96,6 +106,7 @@ class LiveClient:
         self._view = view
         self._audit = audit
         self._is_valid = is_valid
+        self._stop = stop
         self._asking: set[asyncio.Task[None]] = set()
         self._client_id = f"browser-{uuid.uuid4().hex[:16]}"
         self._robots: frozenset[str] = frozenset()
@@ -195,6 +206,8 @@ class LiveClient:
                 case Watch():
                     self._robots, self._hz = frozenset(message.robots), message.hz
                     self._link.look_again()
+                case StopAll():
+                    await self._stop.stop(self._session.name, message.reason)
                 case Acknowledge():
                     self._unacknowledged = max(0, self._unacknowledged - 1)
                     self._wake.set()

@@ -71,6 +71,7 @@ class ConsoleLink:
         self._view_due_s: dict[str, float] = {}
         self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
+        self._alarm = ""
         self._changed: set[str] = set()
         self._refused_s: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,6 +119,12 @@ class ConsoleLink:
         if self._faults.get(robot_id, "") != fault:
             self._faults[robot_id] = fault
             self.note_change(robot_id)
+
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots of the host hold; empty: they need not. Their own faults are told afterwards again."""
+        self._alarm = alarm
+        self._changed.update(self._operators)
+        self._ring()
 
     def note_change(self, robot_id: str) -> None:
         """Tell watchers that the state of control of a robot has changed."""
@@ -266,7 +273,7 @@ class ConsoleLink:
             help_reason=view.help_reason,
             help_for_s=view.help_for_s,
             label=view.label,
-            fault=self._faults.get(robot_id, "")[:500],
+            fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
             waits=view.waits,

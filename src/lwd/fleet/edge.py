@@ -60,7 +60,7 @@ class RobotHost:
         self._watchdog = Watchdog(
             {unit.robot_id: unit.robot for unit in robots},
             network.latch,
-            on_alarm=self._note_alarm,
+            on_alarm=network.note_alarm,
             on_hold=network.stops.ring,
         )
         network.stops.holds = self._watchdog.holds
@@ -150,12 +150,6 @@ class RobotHost:
                 if slot.session is not None:
                     slot.session.replan()
                     self._look(slot, slot.session)
-
-    def _note_alarm(self, alarm: str) -> None:
-        """The watchdog holds the robots, or needs to no more; in its thread."""
-        self._network.alarm = alarm
-        for slot in self._slots:
-            self._network.console.note_fault(slot.unit.robot_id, alarm)
 
     def _begin_episodes(self) -> HostState:
         policy = self._network.policies.newest
@@ -267,6 +261,7 @@ class RobotHost:
         """Whether a prediction in the background gave the chunk; or the robot has failed with it."""
         if self._ahead is None:
             return False
+        self._watchdog.turn("policy.act")
         try:
             return self._ahead.fill(session)
         except RobotFault as error:
@@ -324,6 +319,7 @@ class RobotHost:
         return moved
 
     def _look(self, slot: Slot, session: EpisodeSession) -> None:
+        self._watchdog.turn("robot.observe", slot.unit.robot_id)
         try:
             session.look()
         except RobotFault as error:

@@ -119,6 +119,11 @@ class HostNetwork:
         self._thread.call(shipper.adopt())
         self._running: Future[None] = self._thread.start(self._run())
 
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots hold; empty: they need not. By any thread."""
+        self.alarm = alarm
+        self.console.note_alarm(alarm)
+
     def submit(self, episode: Episode) -> None:
         """Hand over a finished episode."""
         with self._lock:

@@ -184,7 +184,7 @@ def run_robot_host(
             predict_ahead=config.predict_ahead,
             seam=config.seam,
         )
-        _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, stop, latch)
+        _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, stop, latch, stop_files)
     finally:
         stop_files.close()
         stop_signal.close()
@@ -223,6 +223,7 @@ def _run(
     load: "PolicyLoader | None",
     stop: "_StopFlag",
     latch: StopLatch,
+    stop_files: StopFileThread,
 ) -> None:
     store = store_of(config.run, config.store)
     load = load or PolicyReader(lambda sha256: fetch_base(store, sha256, config.run / "policy-bases"))
@@ -237,6 +238,7 @@ def _run(
         console=console,
         latch=latch,
     )
+    stop_files.report = network.stops.report
     try:
         RobotHost(units, settings, network).run(lambda: stop.is_set)
     finally:

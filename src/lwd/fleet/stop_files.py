@@ -6,11 +6,13 @@ any other name (`touch RUN/stop/button`): what cannot be read stops, too. Deleti
 has seen.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,8 +24,10 @@ from lwd.fleet.stop_messages import (
     MAX_STOPS,
     STOP_ID_PATTERN,
     UNKNOWN,
+    HostFile,
     StopOrder,
     StopRelease,
+    StopReport,
     StopState,
 )
 
@@ -101,6 +105,20 @@ class StopFiles:
                 durable.replace(self.directory / (release.stop_id + _RELEASED), release.model_dump_json().encode())
         self._tidy(state)
 
+    def host_file(self, host_id: str) -> Path:
+        """Where a host of this machine tells whether it holds."""
+        return self.directory / "hosts" / f"{host_id}.json"
+
+    def hosts(self) -> list[StopReport]:
+        """Return what the hosts of this machine tell that are alive."""
+        reports = []
+        for path in sorted((self.directory / "hosts").glob("*.json")):
+            with contextlib.suppress(OSError, ValidationError):
+                host = HostFile.model_validate_json(path.read_bytes())
+                os.kill(host.pid, 0)
+                reports.append(host.report)
+        return reports
+
     def _tidy(self, state: StopState) -> None:
         """Delete released stops that came without an id, and pairs that are too old to be remembered."""
         released = {release.stop_id for release in state.releases}
@@ -148,9 +166,13 @@ class StopFileThread:
 
     def __init__(self, files: StopFiles, latch: StopLatch) -> None:
         """Reads the files first: on return, what stops this machine is in the latch."""
+        self.report: Callable[[], StopReport] | None = None
+        """Asked for what this host tells of itself in RUN/stop/hosts; None: nothing."""
+        self._told: tuple[object, ...] = ()
         self._files, self._latch = files, latch
         self._closing = threading.Event()
-        self._complaint = ""
+        self.complaint = ""
+        """What does not work; empty while all is well."""
         self._turn()
         self._thread = threading.Thread(target=self._run, name="stop files", daemon=True)
         self._thread.start()
@@ -159,6 +181,9 @@ class StopFileThread:
         """Stop the thread, which a hanging disk may outlive."""
         self._closing.set()
         self._thread.join(1.0)
+        if self.report is not None:
+            with contextlib.suppress(OSError):
+                self._files.host_file(self.report().host_id).unlink(missing_ok=True)
 
     def _run(self) -> None:
         while not self._closing.wait(_POLL_S):
@@ -174,8 +199,14 @@ class StopFileThread:
                 release.stop_id not in filed[1] for release in state.releases
             ):
                 self._files.write(state)
-            self._complaint = ""
+            if self.report is not None:
+                report = self.report()
+                if (told := (report.stops, report.robots)) != self._told:
+                    content = HostFile(pid=os.getpid(), report=report)
+                    durable.replace(self._files.host_file(report.host_id), content.model_dump_json().encode())
+                    self._told = told
+            self.complaint = ""
         except (OSError, StoreError) as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
+            if str(error) != self.complaint:
+                self.complaint = str(error)
                 _logger.error("stops cannot be kept in %s: %s", self._files.directory, error)

@@ -59,7 +59,7 @@ class StopLink:
             if connection is not None and (self._is_asked or self._latch.is_set):
                 self._is_asked = False
                 with suppress(ServiceError):
-                    await connection.publish(stopped_subject(self._host_id), self._report())
+                    await connection.publish(stopped_subject(self._host_id), self.report())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REPORT_S if self.is_known else 0.1):
                     await self._wake.wait()
@@ -80,5 +80,9 @@ class StopLink:
         self._latch.merge(state)
         self.ring()
 
-    def _report(self) -> StopReport:
-        return StopReport(host_id=self._host_id, time_s=time.time(), stops=self._latch.active, robots=self.holds())
+    def report(self) -> StopReport:
+        """Return what this host tells of itself; any thread."""
+        stops = self._latch.active
+        # Of robots that move there is nothing to tell, and it would change with every step.
+        robots = self.holds() if stops else ()
+        return StopReport(host_id=self._host_id, time_s=time.time(), stops=stops, robots=robots)

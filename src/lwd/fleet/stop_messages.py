@@ -119,6 +119,13 @@ class StopReport(Message):
         return bool(self.stops) and all(robot.holds for robot in self.robots)
 
 
+class HostFile(Message):
+    """What a host writes into RUN/stop/hosts, for who asks while the bus is down."""
+
+    pid: int = Field(gt=0)
+    report: StopReport
+
+
 def words_of(stops: Iterable[StopOrder]) -> str:
     """Say who stopped the robots, and why; empty without a stop."""
     said = [f"{stop.by}: {stop.reason}" if stop.reason else stop.by for stop in stops]
