@@ -284,17 +284,19 @@ def test_a_base_stands_still_in_a_running_host_while_it_is_held_and_waits_for_wh
     device.goal = 1e6  # the policy goes there at full speed
     base = replace(point_mass.EMBODIMENT, control_hz=20.0)
     robot = CountsResets(device, base, config())
-    with NatsServer(tmp_path / "nats") as server:
-        with driven_fleet.driven_fleet(tmp_path, server, gain=1.0, make=lambda: robot) as fleet:
-            remote, stop = fleet.remotes["robot-0"], threading.Event()
-            thread = threading.Thread(target=fleet.host().run, args=(stop.is_set,))
-            thread.start()
-            try:
-                walk(device, robot, fleet, remote)
-            finally:
-                stop.set()
-                thread.join()
-            assert stands(device)
+    with (
+        NatsServer(tmp_path / "nats") as server,
+        driven_fleet.driven_fleet(tmp_path, server, gain=1.0, make=lambda: robot) as fleet,
+    ):
+        remote, stop = fleet.remotes["robot-0"], threading.Event()
+        thread = threading.Thread(target=fleet.host().run, args=(stop.is_set,))
+        thread.start()
+        try:
+            walk(device, robot, fleet, remote)
+        finally:
+            stop.set()
+            thread.join()
+        assert stands(device)
 
 
 def walk(device, robot, fleet, remote) -> None:
