@@ -17,6 +17,7 @@ LWDError
  |    +-- ActionRejected
  |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
  |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
+ |    +-- PolicyFault        a policy raised instead of acting, or gave no usable chunk
  +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
       +-- PortInUse
@@ -68,6 +69,14 @@ class ObjectTooLarge(StoreError):
     """More bytes are stored under that key than the caller takes."""
 
 
+class ManifestDamaged(StoreError):
+    """What lies in a policy manifest's place is none."""
+
+
+class PolicyAltered(StoreError):
+    """A policy's bytes are not the ones that its manifest names."""
+
+
 class CheckpointError(LWDError):
     """A checkpoint is missing, corrupt or belongs to another embodiment."""
 
@@ -90,6 +99,10 @@ class ResetInterrupted(RobotFault):
 
 class RobotStopped(RobotFault):
     """Nothing may move this robot now; it holds."""
+
+
+class PolicyFault(RobotFault):
+    """A policy raised instead of acting, or gave no usable chunk."""
 
 
 class ControlRefused(LWDError):

@@ -168,20 +168,6 @@ class Episode:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyVersion:
-    """A published policy, as announced to the fleet."""
-
-    version: int
-    key: str
-    """Key of the safetensors object in the store."""
-    sha256: str
-    update: int
-    """Learner updates done when it was published."""
-    snapshot: int
-    """Replay snapshot it was trained on."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RobotView:
     """What an operator sees of a robot before each step."""
 

@@ -18,7 +18,7 @@ from lwd.data.log_index import INDEX_PREFIX
 from lwd.data.policies import POLICY_PREFIX, read_manifest
 from lwd.data.quarantine import QUARANTINE_PREFIX
 from lwd.data.store import Created, ObjectStore, StoredObject, get_or_none
-from lwd.errors import ObjectExists, ObjectMissing, StoreError
+from lwd.errors import ManifestDamaged, ObjectExists, ObjectMissing, StoreError
 
 _PARALLEL = 8
 
@@ -69,9 +69,10 @@ class _Copy:
         self._copied = self._copied_bytes = self._present = 0
 
     def run(self) -> CopyResult:
+        # Foreign objects of this folder are copied, too, as they are.
         manifests = [item for item in self._source.list(POLICY_PREFIX) if item.key.endswith(".json")]
         for item in manifests:
-            with contextlib.suppress(ObjectMissing):  # an old policy, and retention is running
+            with contextlib.suppress(ObjectMissing, ManifestDamaged):  # an old policy, and retention is running
                 manifest = read_manifest(self._source, item.key)
                 self._hashes[manifest.key] = manifest.sha256
         # Listed after the manifests: what they publish is surely among them.

@@ -7,7 +7,6 @@ again, then removed in an order in which a run that is killed leaves nothing dan
 
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +27,14 @@ from lwd.data.leases import (
 )
 from lwd.data.log import LOG_PREFIX, log_key
 from lwd.data.log_index import INDEX_PREFIX
-from lwd.data.policies import POLICY_PREFIX, manifest_key, read_manifest
+from lwd.data.policies import POLICY_PREFIX, manifest_key, policy_objects, read_manifest
 from lwd.data.quarantine import QUARANTINE_PREFIX, QuarantineRecord
 from lwd.data.store import ObjectStore, StoredObject
-from lwd.errors import ConfigError, ObjectMissing, StoreError
+from lwd.errors import ConfigError, ManifestDamaged, ObjectMissing, StoreError
 
 _DAY_S = 86_400.0
 _PROBE_LEFTOVER_S = 3600.0
 _REMOVABLE = ("episodes", INDEX_PREFIX, POLICY_PREFIX, QUARANTINE_PREFIX, "probe", "readers")
-_POLICY = re.compile(rf"^{POLICY_PREFIX}/(\d+)\.(json|safetensors)$")
 
 _logger = logging.getLogger(__name__)
 
@@ -252,17 +250,17 @@ def _quarantined(
 
 
 def _policies(store: ObjectStore, rules: RetentionRules, now_s: float) -> Iterator[Removal]:
-    found: dict[int, dict[str, StoredObject]] = {}
-    for item in store.list(POLICY_PREFIX):
-        if (match := _POLICY.match(item.key)) is not None:
-            found.setdefault(int(match[1]), {})[match[2]] = item
+    found = policy_objects(store)
     newest = sorted(found)[-rules.keep_policies :]
     # The version that robots are told to use, as long as the newest numbers were never published.
     published = sorted(version for version in found if "json" in found[version])
     kept = {*newest, *published[-1:]}
     for version in sorted(kept):
         if "json" in found[version]:
-            kept |= set(read_manifest(store, manifest_key(version)).parents)
+            try:
+                kept |= set(read_manifest(store, manifest_key(version)).parents)
+            except ManifestDamaged as error:
+                _logger.warning("%s: its parents are not known", error)
     for version in sorted(found.keys() - kept):
         if all(now_s - item.modified_s >= rules.policy_days * _DAY_S for item in found[version].values()):
             # The manifest first: a version without one was never published, so nobody looks for its weights.

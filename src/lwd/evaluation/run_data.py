@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.log import LogReader
-from lwd.data.policies import POLICY_PREFIX, PolicyManifest, read_manifest
+from lwd.data.policies import PolicyManifest, published_policies
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import ConfigError
 from lwd.evaluation.results import EvaluationResult, load_result
@@ -210,5 +210,4 @@ def _read_log(store: ObjectStore) -> tuple[tuple[FleetEpisode, ...], int]:
 
 
 def _read_policies(store: ObjectStore) -> tuple[PolicyManifest, ...]:
-    keys = [item.key for item in store.list(POLICY_PREFIX) if item.key.endswith(".json")]
-    return tuple(sorted((read_manifest(store, key) for key in keys), key=lambda item: item.version))
+    return tuple(published_policies(store))[::-1]

@@ -3,12 +3,13 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from lwd.errors import PolicyFault
 from lwd.fleet.release import LoadedPolicy
 from lwd.models.protocol import ContinuingPolicy
 from lwd.robots.plan_age import InferenceTimes
@@ -65,7 +66,7 @@ class ChunkAhead:
         """Before a control step: join what is ready, ask for what will be needed.
 
         Raises:
-            RobotFault: if the chunk is not finite.
+            PolicyFault: if the policy raised, or its chunk is not finite.
         """
         if self._pending is not None and self._pending.chunk_HA.done():
             self.fill(session)
@@ -82,20 +83,27 @@ class ChunkAhead:
         """Join the prediction that runs, waiting for it if necessary. Returns whether there was one for this session.
 
         Raises:
-            RobotFault: if the chunk is not finite.
+            PolicyFault: if the policy raised, or its chunk is not finite.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return False
         # Waits in any case: the generator must be free for whoever asks next.
-        chunk_HA = pending.chunk_HA.result()
+        wait([pending.chunk_HA])
         executed = session.steps - pending.step
-        if pending.session is not session or pending.plan != session.plans or executed >= len(chunk_HA):
+        if pending.session is not session or pending.plan != session.plans:
             return False
+        try:
+            chunk_HA = pending.chunk_HA.result()
+            if executed >= len(chunk_HA):
+                return False
+            joined = session.join_chunk(
+                chunk_HA, executed=executed, observed_s=pending.observed_s, inference_s=self._inference.usual_s
+            )
+        except Exception as error:
+            raise PolicyFault(f"its policy gave no chunk ahead: {type(error).__name__}: {str(error)[:300]}") from error
         self._delays.append(executed)
-        return session.join_chunk(
-            chunk_HA, executed=executed, observed_s=pending.observed_s, inference_s=self._inference.usual_s
-        )
+        return joined
 
     def close(self) -> None:
         """Stop the thread."""

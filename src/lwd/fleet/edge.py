@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lwd.errors import ResetInterrupted, RobotFault, RobotStopped
+from lwd.errors import PolicyFault, ResetInterrupted, RobotFault, RobotStopped
 from lwd.fleet.ahead import ChunkAhead
 from lwd.fleet.edge_settings import EdgeSettings, FleetRobot
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
 from lwd.fleet.messages import axes_of
+from lwd.fleet.policy_faults import load_chunks
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.slot import Slot, random_of
 from lwd.fleet.watchdog import Watchdog
@@ -230,18 +231,15 @@ class RobotHost:
         started_s = time.monotonic()
         for loaded, group in waiting.values():
             self._watchdog.turn("policy.act")
-            asked_s, observed_s = time.monotonic(), [session.observed_s for _, session in group]
-            observations = [session.observation for _, session in group]
-            instructions = [session.instruction for _, session in group]
-            chunks_BHA = loaded.policy.act(observations, instructions, generator=self._generator)
+            sessions = [session for _, session in group]
+            faults = load_chunks(self._network.policies, loaded, sessions, self._generator, self._inference)
             self._watchdog.turn("the host")
-            self._horizon = chunks_BHA.shape[1]
-            self._inference.note(time.monotonic() - asked_s)
-            for (slot, session), chunk_HA, seen_s in zip(group, chunks_BHA, observed_s, strict=True):
-                try:
-                    session.load_chunk(chunk_HA, observed_s=seen_s, inference_s=self._inference.usual_s)
-                except RobotFault as error:
-                    self._fault(slot, error)
+            for (slot, session), fault in zip(group, faults, strict=True):
+                if fault is None:
+                    # None is queued of a chunk that came too late.
+                    self._horizon = max(session.queued, 1)
+                else:
+                    self._fault(slot, fault)
         self._acting_s += time.monotonic() - started_s
 
     def _wants_chunk(self, slot: Slot, session: EpisodeSession) -> bool:
@@ -328,17 +326,21 @@ class RobotHost:
     def _fault(self, slot: Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated. A simulated one rests before its next episode.
 
-        Of a real one nobody knows how it stands, and going to its start may hurt: it waits for a person.
+        Of a real one that failed itself nobody knows how it stands, and going to its start may hurt: it waits for a
+        person.
         """
-        slot.faults += 1
+        its_own = not isinstance(error, PolicyFault)
+        slot.faults += its_own  # where the policy failed another version helps
+        if slot.policy is not None:
+            self._network.policies.failed(slot.policy.version, error)
         _logger.error("robot %s: %s", slot.unit.robot_id, error)
         # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
         self._network.console.note_fault(slot.unit.robot_id, str(error))
         self._truncate(slot)
-        waits = slot.unit.is_real and slot.remote is not None
+        waits = its_own and slot.unit.is_real and slot.remote is not None
         if slot.faults >= _MAX_FAULTS and not waits:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
-        slot.rest_until_s = time.monotonic() + _REST_S * slot.faults
+        slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
         if waits and slot.remote is not None:
             _logger.error(
                 "robot %s waits for a person: take it over at the console, then let it begin or hand it back",
@@ -348,6 +350,8 @@ class RobotHost:
 
     def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
+        if episode.info.outcome.terminal:
+            self._network.policies.completed(episode.info.policy_version)
         self._finished += 1
         slot.end()
         self._network.submit(episode)

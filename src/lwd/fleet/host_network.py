@@ -322,6 +322,7 @@ class HostNetwork:
                         "edge/spooled_bytes": float(self._shipper.waiting_bytes),
                         "edge/oldest_waiting_s": self._shipper.oldest_s,
                         "edge/committed": float(self._shipper.committed),
+                        "edge/policies_unused": float(self.policies.unused),
                         "edge/connected": float(self._bus is not None and self._bus.connected),
                         **status.metrics,
                     },
@@ -338,7 +339,7 @@ class HostNetwork:
                     spooled=self.waiting,
                     spooled_bytes=self._shipper.waiting_bytes,
                     oldest_s=self._shipper.oldest_s,
-                    error=self.alarm[:500] or status.shortage[:500] or self._upload_error,
+                    error=(self.alarm or status.shortage or self._upload_error or self.policies.complaint)[:500],
                     policy_version=self.policies.version,
                     robots=status.robots,
                 )

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from lwd.data.policies import fetch_base
+from lwd.data.policies import MAX_POLICY_BYTES, fetch_base
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
 from lwd.fleet.ahead import Seam
@@ -20,6 +20,7 @@ from lwd.fleet.coordinator_process import bus_of, store_of
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.metrics_file import MetricsFile
+from lwd.fleet.policy_trial import ProcessTrial, Trial, TrialLimits
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
@@ -77,7 +78,11 @@ class RobotHostConfig:
     seam: Seam = "guided"
     """How a chunk that was predicted ahead follows the one before."""
     max_policies: int = 3
-    """Policy versions in memory at a time."""
+    """Policy versions in memory at a time, besides one that worked and is kept to go back to."""
+    max_policy_bytes: int = MAX_POLICY_BYTES
+    """A larger policy file is not downloaded; less keeps a small robot computer from running out of memory."""
+    trial_limits: TrialLimits = field(default_factory=TrialLimits)
+    """What a version may use in its trial, before robots act with it."""
     heartbeat_s: float = 1.0
     spool_limits: SpoolLimits = field(default_factory=SpoolLimits)
     drain_s: float = 30.0
@@ -127,6 +132,7 @@ def run_robot_host(
     make: RobotMaker | None = None,
     tasks: tuple[Task, ...] | None = None,
     load: "PolicyLoader | None" = None,
+    trial: Trial | None = None,
 ) -> None:
     """Run until SIGTERM or SIGINT, or until a limit is reached and its episodes are committed.
 
@@ -134,6 +140,7 @@ def run_robot_host(
         make: builds the robots; simulated ones if None.
         tasks: what the robots do; the embodiment's tasks by their names in the configuration if None.
         load: makes a policy from published bytes; None: reads LWD's policy files.
+        trial: tries a version before robots act with it; None: in a process of its own, where `load` is None, too.
     Raises:
         ConfigError: if the store's URL, or a file of the bus's configuration, is wrong.
         ServiceError: if another process runs one of the robots.
@@ -184,7 +191,8 @@ def run_robot_host(
             predict_ahead=config.predict_ahead,
             seam=config.seam,
         )
-        _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, stop, latch, stop_files)
+        console = ConsoleLink(config.host_id, remotes)
+        _run(config, units, console, settings, spool, load, trial, stop, latch, stop_files)
     finally:
         stop_files.close()
         stop_signal.close()
@@ -221,18 +229,34 @@ def _run(
     settings: EdgeSettings,
     spool: Spool,
     load: "PolicyLoader | None",
+    trial: Trial | None,
     stop: "_StopFlag",
     latch: StopLatch,
     stop_files: StopFileThread,
 ) -> None:
     store = store_of(config.run, config.store)
-    load = load or PolicyReader(lambda sha256: fetch_base(store, sha256, config.run / "policy-bases"))
+    if load is None:
+        bases = config.run / "policy-bases"
+        load = PolicyReader(lambda sha256: fetch_base(store, sha256, bases))
+        trial = trial or ProcessTrial(
+            store,
+            bases,
+            [unit.robot.embodiment for unit in units],
+            instruction=settings.tasks[0].instructions[0],
+            limits=config.trial_limits,
+        )
     network = HostNetwork(
         host_id=config.host_id,
         bus=lambda: bus_of(config.run, config.bus),
         store=store,
         shipper=Shipper(store, spool, {unit.robot_id for unit in units}),
-        policies=PolicyFollower(store, _fitting(load, units), max_loaded=config.max_policies),
+        policies=PolicyFollower(
+            store,
+            _fitting(load, units),
+            max_loaded=config.max_policies,
+            max_bytes=config.max_policy_bytes,
+            trial=trial,
+        ),
         metrics=MetricsFile(config.run, config.host_id),
         heartbeat_s=config.heartbeat_s,
         console=console,
@@ -242,6 +266,8 @@ def _run(
     try:
         RobotHost(units, settings, network).run(lambda: stop.is_set)
     finally:
+        if trial is not None:
+            trial.close()
         if not network.drain(10.0, committed=False):
             _logger.error("not all episodes reached the spool: is its disk full?")
         begun_s = time.monotonic()

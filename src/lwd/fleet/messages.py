@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lwd.data.episode_file import NAME_PATTERN, episode_key
+from lwd.data.policies import LAST_VERSION, require_policy_key
 from lwd.driving import Direction, Driving
-from lwd.types import PolicyVersion
 
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
@@ -45,24 +45,19 @@ class SnapshotAnnouncement(Message):
 
 
 class PolicyPointer(Message):
-    """The newest policy; the object's hash is checked after the download."""
+    """A hint that there is a newer policy. What it is says its manifest in the store."""
 
-    version: int = Field(ge=0)
+    version: int = Field(ge=0, le=LAST_VERSION)
     key: str = Field(max_length=1024)
     sha256: str = Field(pattern=SHA256_PATTERN)
     update: int = Field(ge=0)
     snapshot: int = Field(ge=0)
     published_at_s: float
 
-    @property
-    def policy_version(self) -> PolicyVersion:
-        return PolicyVersion(
-            version=self.version,
-            key=self.key,
-            sha256=self.sha256,
-            update=self.update,
-            snapshot=self.snapshot,
-        )
+    @model_validator(mode="after")
+    def _own_key(self) -> Self:
+        require_policy_key(self.version, self.key)
+        return self
 
 
 class LearnerHeartbeat(Message):

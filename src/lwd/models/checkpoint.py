@@ -6,32 +6,36 @@ embeddings of the instructions it knows. No pickle is ever read.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from lwd.errors import CheckpointError
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.best_of_n import BestOfN
-from lwd.models.critic import CriticConfig, PretrainedCriticConfig, ValueCritic
+from lwd.models.critic import ValueCritic
+from lwd.models.file_settings import FORMAT, NetworkFile, read_settings
 from lwd.models.flow_policy import FlowPolicy
 from lwd.models.instruction import EMBEDDING_SIZE, InstructionEncoder
 from lwd.models.lerobot import files
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.protocol import Policy
-from lwd.models.vla import SmallVLA, VLAConfig
-from lwd.types import Embodiment, TokenSpec
+from lwd.models.tensor_file import read_header
+from lwd.models.vla import SmallVLA
+from lwd.types import Embodiment
 
-FORMAT = "lwd-1"
 _INSTRUCTIONS = "instruction_embeddings"
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 PolicyNetwork = FlowPolicy | BestOfN | AdvantagePolicy
@@ -92,24 +96,37 @@ class PolicyReader:
             CheckpointError: if the file is damaged or no policy.
             StoreError: if its backbone cannot be had.
         """
-        metadata, tensors = _read(data, "policy")
-        if "base" not in metadata:
+        settings, tensors = _read(data, "policy")
+        if settings.base is None:
             return load_policy(data)
-        instructions = _instructions(metadata, tensors)
+        if settings.lerobot is None:
+            raise CheckpointError("this policy file names a base and is no LeRobot policy: write it again")
+        instructions = _instructions(settings, tensors)
         # All that is not the expert's: with the same the network is built already.
         processors = sorted((name, tensor.tolist()) for name, tensor in tensors.items() if files.is_processor(name))
-        alike = json.dumps([metadata["base"], metadata["lerobot"], metadata["embodiment"], processors])
+        alike = json.dumps([settings.base, settings.lerobot, settings.embodiment.model_dump(), processors])
         if self._first is not None and alike == self._alike:
             policy = deepcopy(self._first)
             policy.instructions = instructions
             policy.load_learned_state({name: t for name, t in tensors.items() if not files.is_processor(name)})
             return policy.eval()
-        _, shared = _read(self._fetch_base(metadata["base"]), "base")
-        statistics = _statistics(tensors, "state_normalizer")
-        embodiment = _embodiment(metadata["embodiment"])
-        whole = files.rebuilt(metadata["lerobot"], shared | tensors, embodiment, statistics, instructions)
+        _, shared = _read(self._fetch_base(settings.base), "base")
+        statistics = _statistics(settings, tensors, "state_normalizer")
+        embodiment = settings.embodiment.embodiment
+        whole = files.rebuilt(settings.lerobot, shared | tensors, embodiment, statistics, instructions)
+        _require_limits(whole)
         self._first, self._alike = whole, alike
         return whole.eval()
+
+
+def base_of(data: bytes) -> str | None:
+    """Return the SHA-256 of the frozen backbone that a policy file leaves out, None if it is whole.
+
+    Raises:
+        CheckpointError: if the file is damaged or no policy.
+    """
+    header = read_header(data, "the checkpoint")
+    return read_settings(header.metadata.get("lwd", "{}"), "policy", "the checkpoint").base
 
 
 def value_bytes(critic: ValueCritic) -> bytes:
@@ -128,28 +145,20 @@ def load_policy(source: Path | str | bytes) -> PolicyNetwork:
     Raises:
         CheckpointError: if the file is missing, damaged or no policy.
     """
-    metadata, tensors = _read(source, "policy")
-    if "base" in metadata:
+    settings, tensors = _read(source, "policy")
+    if settings.base is not None:
         raise CheckpointError("this policy file holds no backbone: load it with a PolicyReader, or use a checkpoint's")
-    embodiment = _embodiment(metadata["embodiment"])
-    instructions = _instructions(metadata, tensors)
-    if "lerobot" in metadata:
-        statistics = _statistics(tensors, "state_normalizer")
-        return files.rebuilt(metadata["lerobot"], tensors, embodiment, statistics, instructions)
-    wrapped = "guidance" in metadata or "samples" in metadata
-    flow = SmallVLA(
-        embodiment,
-        VLAConfig(**metadata["config"]),
-        _statistics(tensors, f"{'policy.' if wrapped else ''}backbone.normalizer"),
-        instructions,
-    )
-    policy: PolicyNetwork = flow
-    if "guidance" in metadata:
-        policy = AdvantagePolicy(flow, metadata["guidance"])
-    elif "samples" in metadata:
-        critic = _critic(metadata["embodiment"], metadata["critic"], tensors, "critic.", instructions=instructions)
-        policy = BestOfN(flow, critic, metadata["samples"])
-    policy.load_state_dict(tensors)
+    instructions = _instructions(settings, tensors)
+    if settings.lerobot is not None:
+        statistics = _statistics(settings, tensors, "state_normalizer")
+        policy: PolicyNetwork = files.rebuilt(
+            settings.lerobot, tensors, settings.embodiment.embodiment, statistics, instructions
+        )
+    else:
+        wrapped = settings.guidance is not None or settings.samples is not None
+        statistics = _statistics(settings, tensors, f"{'policy.' if wrapped else ''}backbone.normalizer")
+        policy = _filled(lambda: _policy(settings, tensors, statistics, instructions), tensors)
+    _require_limits(policy)
     return policy.eval()
 
 
@@ -169,11 +178,9 @@ def load_value(source: Path | str | bytes) -> ValueCritic:
     Raises:
         CheckpointError: if the file is missing, damaged or no value network.
     """
-    metadata, tensors = _read(source, "value")
-    instructions = _instructions(metadata, tensors) if _INSTRUCTIONS in tensors else None
-    critic = _critic(metadata["embodiment"], metadata, tensors, instructions=instructions)
-    critic.load_state_dict(tensors)
-    return critic.eval()
+    settings, tensors = _read(source, "value")
+    instructions = _instructions(settings, tensors) if _INSTRUCTIONS in tensors else None
+    return _filled(lambda: _critic(settings, tensors, instructions=instructions), tensors).eval()
 
 
 def require_embodiment(network: Policy | ValueCritic, embodiment: Embodiment) -> None:
@@ -182,9 +189,9 @@ def require_embodiment(network: Policy | ValueCritic, embodiment: Embodiment) ->
     Raises:
         CheckpointError: naming the first field that differs.
     """
-    trained, wanted = asdict(network.embodiment), asdict(embodiment)
+    trained, wanted = _plain(network.embodiment), _plain(embodiment)
     for field, value in wanted.items():
-        if json.dumps(trained[field]) != json.dumps(value):
+        if trained[field] != value:
             raise CheckpointError(
                 f"the checkpoint was trained for {field} = {trained[field]!r}, the robot has {value!r}: "
                 "use a checkpoint of this embodiment"
@@ -205,44 +212,101 @@ def _network_bytes(
     return save(here, metadata={"lwd": json.dumps(description)})
 
 
-def _read(source: Path | str | bytes, kind: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _plain(embodiment: Embodiment) -> dict[str, Any]:
+    """An embodiment as JSON would bring it back: lists for tuples."""
+    return dict(json.loads(json.dumps(asdict(embodiment))))
+
+
+def _read(source: Path | str | bytes, kind: str) -> tuple[NetworkFile, dict[str, torch.Tensor]]:
     name = "the checkpoint" if isinstance(source, bytes) else str(source)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {name}: {error.strerror}; check the path") from error
+    header = read_header(data, name)
+    settings = read_settings(header.metadata.get("lwd", "{}"), kind, name)
     try:
         tensors = load(data)
-        header_size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{name} is not an intact safetensors file ({error}); copy it again") from error
-    metadata = json.loads(header.get("lwd", "{}"))
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{name} has format {metadata.get('format')!r}; this version reads {FORMAT!r}")
-    if metadata["kind"] != kind:
-        raise CheckpointError(f"{name} holds a {metadata['kind']} network; a {kind} network is needed")
-    return metadata, tensors
+    for tensor_name, tensor in tensors.items():
+        # Extremes instead of `isfinite`: NaN and infinity reach them, and they need no memory.
+        if tensor.is_floating_point() and tensor.numel() and not all(map(math.isfinite, torch.aminmax(tensor))):
+            raise CheckpointError(f"{name}: tensor {tensor_name} is not finite: publish an earlier version again")
+    return settings, tensors
+
+
+def _filled(build: Callable[[], _Network], tensors: Mapping[str, torch.Tensor]) -> _Network:
+    """Build a network, whose form is compared with the file's before it gets any memory, and load its tensors.
+
+    Raises:
+        CheckpointError: naming the first tensor that does not fit.
+    """
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"the checkpoint's settings ask for tensor {name} of shape {_words(wanted.get(name))}, it holds "
+                f"{_words(found.get(name))}: write the file again"
+            )
+    network = build()
+    network.load_state_dict(tensors)
+    return network
+
+
+def _words(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(list(shape))
+
+
+def _policy(
+    settings: NetworkFile,
+    tensors: dict[str, torch.Tensor],
+    statistics: StateStatistics,
+    instructions: InstructionEncoder,
+) -> SmallVLA | BestOfN | AdvantagePolicy:
+    """A policy of the described form, its weights still to be loaded."""
+    flow = SmallVLA(settings.embodiment.embodiment, settings.vla, statistics, instructions)
+    if settings.guidance is not None:
+        return AdvantagePolicy(flow, settings.guidance)
+    if settings.samples is not None:
+        return BestOfN(flow, _critic(settings, tensors, "critic.", instructions=instructions), settings.samples)
+    return flow
 
 
 def _critic(
-    embodiment: dict[str, Any],
-    metadata: dict[str, Any],
+    settings: NetworkFile,
     tensors: dict[str, torch.Tensor],
     prefix: str = "",
     *,
     instructions: InstructionEncoder | None = None,
 ) -> ValueCritic:
     """A critic of the described form, its weights still to be loaded."""
-    config = metadata["config"]
+    config, horizon = settings.critic_config
     return ValueCritic(
-        _embodiment(embodiment),
-        (PretrainedCriticConfig if "language" in config else CriticConfig)(**config),
-        _statistics(tensors, f"{prefix}encoder.normalizer"),
-        metadata["horizon"],
+        settings.embodiment.embodiment,
+        config,
+        _statistics(settings, tensors, f"{prefix}encoder.normalizer"),
+        horizon,
         instructions=instructions,
         pretrained_weights=False,
     )
+
+
+def _require_limits(policy: PolicyNetwork) -> None:
+    """Refuse weights that bring actions to other limits than the embodiment has.
+
+    Raises:
+        CheckpointError: saying so.
+    """
+    low, high = (torch.tensor(limits) for limits in (policy.embodiment.action_low, policy.embodiment.action_high))
+    center, scale = policy.normalizer.action_center, policy.normalizer.action_scale
+    if not (torch.allclose(center, (high + low) / 2) and torch.allclose(scale, (high - low) / 2)):
+        raise CheckpointError(
+            f"the checkpoint's action_center {center.tolist()} and action_scale {scale.tolist()} are not those of its "
+            "embodiment's limits: write the file again"
+        )
 
 
 def _known(instructions: InstructionEncoder) -> tuple[list[str], dict[str, torch.Tensor]]:
@@ -252,24 +316,24 @@ def _known(instructions: InstructionEncoder) -> tuple[list[str], dict[str, torch
     return list(known), {_INSTRUCTIONS: torch.from_numpy(embeddings)}
 
 
-def _instructions(metadata: dict[str, Any], tensors: dict[str, torch.Tensor]) -> InstructionEncoder:
-    return InstructionEncoder(dict(zip(metadata["instructions"], tensors.pop(_INSTRUCTIONS).numpy(), strict=True)))
+def _instructions(settings: NetworkFile, tensors: dict[str, torch.Tensor]) -> InstructionEncoder:
+    known = settings.instructions or ()
+    embeddings = tensors.pop(_INSTRUCTIONS, torch.zeros(0, EMBEDDING_SIZE))
+    if embeddings.shape != (len(known), EMBEDDING_SIZE):
+        raise CheckpointError(
+            f"the checkpoint has {len(known)} instructions and embeddings of shape {list(embeddings.shape)}: "
+            "write the file again"
+        )
+    return InstructionEncoder(dict(zip(known, embeddings.float().numpy(), strict=True)))
 
 
-def _embodiment(description: dict[str, Any]) -> Embodiment:
-    return Embodiment(
-        **{
-            **description,
-            "state_tokens": tuple(TokenSpec(**token) for token in description["state_tokens"]),
-            "action_low": tuple(description["action_low"]),
-            "action_high": tuple(description["action_high"]),
-            "cameras": {name: tuple(size) for name, size in description["cameras"].items()},
-        }
-    )
-
-
-def _statistics(tensors: dict[str, torch.Tensor], prefix: str) -> StateStatistics:
-    return StateStatistics(
-        mean=tuple(tensors[f"{prefix}.state_mean"].tolist()),
-        std=tuple(tensors[f"{prefix}.state_std"].tolist()),
-    )
+def _statistics(settings: NetworkFile, tensors: dict[str, torch.Tensor], prefix: str) -> StateStatistics:
+    size = settings.embodiment.embodiment.state_size
+    mean, std = (tensors.get(f"{prefix}.state_{part}") for part in ("mean", "std"))
+    if mean is None or std is None or mean.shape != (size,) or std.shape != (size,):
+        raise CheckpointError(f"the checkpoint lacks {prefix}.state_mean and state_std of {size} entries each")
+    if not bool((std > 0).all()):
+        raise CheckpointError(
+            f"the checkpoint's {prefix}.state_std has an entry of {float(std.min())}: it divides by it"
+        )
+    return StateStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

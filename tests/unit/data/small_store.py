@@ -78,9 +78,9 @@ class Stepping:
         self._step()
         return self.inner.create(key, data)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         self._step()
-        return self.inner.get(key)
+        return self.inner.get(key, max_bytes=max_bytes)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         self._step()

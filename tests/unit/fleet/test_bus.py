@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from lwd.data.policies import PolicyManifest
+from lwd.data.policies import PolicyManifest, policy_key
 from lwd.errors import PortInUse, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
@@ -136,7 +136,7 @@ def test_a_robot_can_announce_no_episode_of_another(server):
 
 
 def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
-    pointer = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
+    pointer = PolicyPointer(version=4, key=policy_key(4), sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
 
     async def check() -> None:
         bus = await Bus.connect(server.url, name="test")
@@ -155,6 +155,9 @@ def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
 
 def test_the_learners_link_announces_and_beats(server):
     link = LearnerLink(BusConfig(urls=(server.url,)))
+    manifest = PolicyManifest(
+        version=0, key=policy_key(0), sha256="0" * 64, bytes=1, update=0, snapshot=0, published_at_s=1.0
+    )
     try:
 
         async def check() -> None:
@@ -164,18 +167,13 @@ def test_the_learners_link_announces_and_beats(server):
             await asyncio.sleep(0.1)
             link.beat(stage="online", update=1, snapshot=2, policy_version=3, env_steps=4, env_steps_allowed=None)
             assert (await asyncio.wait_for(beats.get(), 5)).env_steps == 4
-            manifest = PolicyManifest(
-                version=0, key="k", sha256="0" * 64, bytes=1, update=0, snapshot=0, published_at_s=1.0
-            )
             assert link.announce_policy(manifest)
             assert (await bus.get_policy_pointer()).version == 0
             await bus.close()
 
         asyncio.run(check())
         server.close()
-        assert not link.announce_policy(
-            PolicyManifest(version=1, key="k", sha256="0" * 64, bytes=1, update=0, snapshot=0, published_at_s=1.0)
-        )
+        assert not link.announce_policy(manifest.model_copy(update={"version": 1, "key": policy_key(1)}))
     finally:
         link.close()
 

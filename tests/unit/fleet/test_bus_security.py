@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lwd.data.policies import policy_key
 from lwd.errors import BusRefused, ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
@@ -15,7 +16,7 @@ from lwd.fleet.messages import PolicyPointer
 from ...nats_servers import HOST, Certificates, ExternalServer, Identity, Realm, free_ports
 from .test_bus import announcement, names
 
-POINTER = PolicyPointer(version=4, key="k", sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
+POINTER = PolicyPointer(version=4, key=policy_key(4), sha256="0" * 64, update=9, snapshot=2, published_at_s=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import torch
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.adapters import AdaptedVLA
+from lwd.models.lerobot.families import FAMILIES
+from lwd.models.lerobot.limits import require_known
 from lwd.models.lerobot.processors import Processors
 from lwd.models.lerobot.vla import LeRobotVLA, LeRobotVLAConfig
 from lwd.models.normalization import StateStatistics
@@ -130,9 +132,10 @@ def rebuilt(
     """Return the policy that `described` and `tensors_of` were made of.
 
     Raises:
-        CheckpointError: if a tensor is missing.
+        CheckpointError: if a tensor is missing, or the description asks for what no policy of ours needs.
         ConfigError: if LeRobot is not installed.
     """
+    require_known(description, FAMILIES)
     with _needs_lerobot():
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies.factory import get_policy_class
