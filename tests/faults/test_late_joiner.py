@@ -70,7 +70,7 @@ def fleet() -> Iterator[Fleet]:
         early = replay(store)
         for version in range(1, VERSIONS + 1):
             if version == REVOKED_AT:
-                coordinator.revoke([recorded(8).info.episode_id])
+                coordinator.revoke([recorded(8).info.identity])
             else:
                 commit(store, coordinator, version)
             if version % 50 == 0:

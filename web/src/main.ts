@@ -83,12 +83,12 @@ function showStatus(): void {
 }
 
 function route(): void {
-  const [path = "", argument = ""] = location.hash.replace(/^#\//, "").split("?")[0]!.split("/");
+  const [path = "", argument = "", second = ""] = location.hash.replace(/^#\//, "").split("?")[0]!.split("/");
   page?.close();
   const current = (): Stage | null => stage;
   if (path === "learning") page = new LearningPage();
   else if (path === "episodes") page = new EpisodesPage(session.role !== "viewer");
-  else if (path === "episode") page = new EpisodePage(argument, current, session.role !== "viewer");
+  else if (path === "episode") page = new EpisodePage(`${argument}/${second}`, current, session.role !== "viewer");
   else if (path === "audit") page = new AuditPage();
   else if (path === "robot") page = new RobotView(live, current, argument, session.role !== "viewer");
   else page = new FleetWall(live, current);

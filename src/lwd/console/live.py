@@ -25,13 +25,23 @@ from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.messages import ControlCommand, ControlState, ControlVerb
+from lwd.fleet.rate_limit import TokenBucket
 from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
 _UNACKNOWLEDGED = 2
+_MAX_WATCHED = 256
+"""Robots whose poses one browser gets, the first that it names."""
+_SEND_WITHIN_S = 10.0
+"""A browser that takes nothing for so long is gone."""
+_WRONG_HZ, _WRONG_AT_ONCE = 2.0, 30
+"""Messages that are none, before the connection ends."""
+_POLICY_VIOLATION = 1008
 _AUDITED = frozenset({"take", "release", "success", "failure", "discard", "undo"})
 _UNANSWERED = frozenset({"drive", "jog", "keep"})
+_GONE = (WebSocketDisconnect, RuntimeError, TimeoutError, OSError)
+"""What a connection raises that has ended."""
 _LENGTH = struct.Struct("<I")
 
 _logger = logging.getLogger(__name__)
@@ -117,6 +127,7 @@ class LiveClient:
         self._changed = True
         self._wake = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._wrong = TokenBucket(_WRONG_HZ, _WRONG_AT_ONCE)
 
     @property
     def robots(self) -> frozenset[str]:
@@ -148,19 +159,21 @@ class LiveClient:
         hello = {"kind": "hello", "client_id": self._client_id, "name": session.name, "role": session.role.label}
         await self._socket.send_json(hello)
         self._link.add(self)
-        sender = asyncio.create_task(self._send())
+        sides = [asyncio.create_task(self._send()), asyncio.create_task(self._receive())]
         try:
-            await self._receive()
-        except WebSocketDisconnect:
-            pass
+            # Either: without the one that sends, the page would stand still and nobody would know.
+            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._link.remove(self)
-            sender.cancel()
-            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
-                await sender
-            for task in tuple(self._asking):
+            for task in (*sides, *self._asking):
                 task.cancel()
+            for task in sides:
+                with suppress(asyncio.CancelledError, *_GONE):
+                    await task
             await self._abandon()
+            with suppress(*_GONE):
+                async with asyncio.timeout(1.0):
+                    await self._socket.close(_POLICY_VIOLATION)
 
     async def _send(self) -> None:
         next_state_s = next_poses_s = 0.0
@@ -179,10 +192,9 @@ class LiveClient:
             if self._frames and now_s >= next_poses_s and self._unacknowledged < _UNACKNOWLEDGED:
                 frames, self._frames = self._frames, {}
                 self._unacknowledged += 1
-                async with self._sending:
-                    await self._socket.send_bytes(
-                        b"".join(part for frame in frames.values() for part in (_LENGTH.pack(len(frame)), frame))
-                    )
+                data = b"".join(part for frame in frames.values() for part in (_LENGTH.pack(len(frame)), frame))
+                async with asyncio.timeout(_SEND_WITHIN_S), self._sending:
+                    await self._socket.send_bytes(data)
                 next_poses_s = max(now_s, next_poses_s + 1 / self._hz)
             await asyncio.sleep(_CHANGE_EVERY_S if not self._frames else min(_CHANGE_EVERY_S, 0.5 / self._hz))
             if not self._frames and not self._changed:
@@ -193,18 +205,23 @@ class LiveClient:
 
     async def _receive(self) -> None:
         while True:
-            text = await self._socket.receive_text()
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
             try:
-                message = _FROM_BROWSER.validate_json(text)
+                message = _FROM_BROWSER.validate_json(received.get("text") or "")
             except ValidationError as error:
+                if not self._wrong.take():
+                    return
                 first = error.errors(include_url=False, include_input=False)[0]
                 await self._send_json(
-                    {"kind": "error", "message": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}
+                    {"kind": "error", "message": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]}
                 )
                 continue
             match message:
                 case Watch():
-                    self._robots, self._hz = frozenset(message.robots), message.hz
+                    self._robots = frozenset(tuple(dict.fromkeys(message.robots))[:_MAX_WATCHED])
+                    self._hz = message.hz
                     self._link.look_again()
                 case StopAll():
                     await self._stop.stop(self._session.name, message.reason)
@@ -240,8 +257,7 @@ class LiveClient:
             refused = str(error)
         if message.verb in _AUDITED:
             status = self._view.control(message.robot_id)
-            await asyncio.to_thread(
-                self._audit.append,
+            self._audit.append(
                 self._session.name,
                 message.verb,
                 robot_id=message.robot_id,
@@ -252,7 +268,7 @@ class LiveClient:
         await self._send_json({"kind": "answer", "request_id": message.request_id, "refused": refused, **answer})
 
     async def _send_json(self, content: dict[str, object]) -> None:
-        async with self._sending:
+        async with asyncio.timeout(_SEND_WITHIN_S), self._sending:
             await self._socket.send_json(content)
 
     async def _abandon(self) -> None:
@@ -262,5 +278,4 @@ class LiveClient:
             )
             with suppress(ServiceError):
                 await self._link.send(command)
-            # Not in a thread: this task may be cancelled with its connection, and the line must be written.
             self._audit.append(self._session.name, "lost", robot_id=robot_id, client_id=self._client_id)

@@ -39,7 +39,7 @@ def write_new(path: Path, data: bytes) -> bool:
         finally:
             temporary.unlink()
             # Also after FileExistsError: the other writer may have died between its link and its fsync.
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         return True
 
 
@@ -53,14 +53,14 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
         _ensure_directory(path.parent)
         temporary = _write_temporary(path, data, mode)
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
     """Delete a file durably; a file that is gone already is fine."""
     with explained(path):
         path.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -68,8 +68,8 @@ def move(source: Path, target: Path) -> None:
     with explained(target):
         _ensure_directory(target.parent)
         source.replace(target)
-        _sync_directory(target.parent)
-        _sync_directory(source.parent)
+        sync_directory(target.parent)
+        sync_directory(source.parent)
 
 
 def ensure_directory(path: Path) -> None:
@@ -96,7 +96,7 @@ def settle(directory: Path) -> None:
         return
     _ensure_directory(directory)
     with contextlib.suppress(PermissionError):  # we may read files here, but not list them: nor could we find any
-        _sync_directory(directory)
+        sync_directory(directory)
     if abs(time.time_ns() - changed_ns) > _SAME_TICK_NS:
         _settled[directory] = changed_ns
 
@@ -110,11 +110,11 @@ def _ensure_directory(path: Path) -> None:
     if not path.is_dir():
         _ensure_directory(path.parent)
         path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     elif path not in _lasting:
         # Whoever made it may have died, or failed, before the fsync; then a power cut would take all of it.
         with contextlib.suppress(PermissionError):
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     _lasting.add(path)
 
 
@@ -133,7 +133,8 @@ def _write_temporary(path: Path, data: bytes, mode: int = 0o644) -> Path:
     return temporary
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was created, renamed and deleted in a directory last."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -44,6 +44,7 @@ class RemovedEpisode(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     episode_id: str
+    """Its identity (ROBOT/ID)."""
     added: int = Field(ge=1)
     """Version that added it."""
     revoked: int = Field(ge=1)

@@ -10,12 +10,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lwd.data.episode_file import MAX_FILE_BYTES, NAME_PATTERN, episode_key
+from lwd.data.identity import found_store
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
 from lwd.data.log_index import IndexUpdate
 from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys, readable
@@ -25,7 +26,7 @@ from lwd.data.validation import EpisodeLimits, validate_episode
 from lwd.errors import EpisodeRejected, ObjectMissing, ObjectTooLarge, StoreError
 from lwd.fleet.messages import EpisodeAnnouncement
 from lwd.fleet.suspects import MAX_DEATHS, Suspects
-from lwd.types import Controller, Episode
+from lwd.types import Controller, Episode, episode_identity
 
 _KEY = re.compile(r"^episodes/([^/]+)/([^/]+)\.arrow$")
 _NAME = re.compile(NAME_PATTERN)
@@ -60,7 +61,7 @@ class Coordinator:
     """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
 
     def __init__(self, store: ObjectStore, limits: EpisodeLimits, suspects: Suspects | None = None) -> None:
-        """Read the log of the store.
+        """Read the log of the store; a store that is begun here gets its identity.
 
         Args:
             suspects: remembers across restarts which files ended this process; None forgets.
@@ -70,6 +71,7 @@ class Coordinator:
         self._store = store
         self._limits = limits
         self._suspects = suspects
+        found_store(store)
         self.reader = LogReader(store)
         self.reader.load_index()
         self.reader.poll()
@@ -94,10 +96,8 @@ class Coordinator:
         self.reader.poll()
         result = BatchResult()
         entries: dict[str, EpisodeEntry] = {}
-        keys: set[str] = set()
-        contested: list[EpisodeEntry] = []
         for candidate in candidates:
-            if candidate.key in keys or self._is_known(candidate.key):
+            if candidate.key in entries or self._is_known(candidate.key):
                 result.known += 1
                 continue
             try:
@@ -107,26 +107,13 @@ class Coordinator:
             except EpisodeRejected as error:
                 self._quarantine(candidate.key, str(error), result)
             else:
-                keys.add(entry.key)
-                if entry.episode_id in entries:
-                    contested.append(entry)
-                else:
-                    entries[entry.episode_id] = entry
-        result.committed = self._commit(entries)
-        # Only now: until a commit says so, nobody knows which of two robots the id belongs to.
-        committed = {entry.key for entry in result.committed}
-        for entry in (*entries.values(), *contested):
-            if entry.key in committed:
-                continue
-            if self._is_known(entry.key):
-                result.known += 1
-            else:
-                reason = f"episode_id {entry.episode_id} was committed by another robot: ids must be unique"
-                self._quarantine(entry.key, reason, result)
+                entries[entry.key] = entry
+        result.committed = self._commit(entries.values())
+        result.known += len(entries) - len(result.committed)  # another coordinator was faster
         return result
 
-    def revoke(self, episode_ids: Sequence[str]) -> int:
-        """Remove episodes from all later snapshots. Returns the version that does so.
+    def revoke(self, identities: Sequence[str]) -> int:
+        """Remove the episodes ROBOT/ID from all later snapshots. Returns the version that does so.
 
         Raises:
             StoreError: if the store fails.
@@ -134,7 +121,7 @@ class Coordinator:
         return commit_revocation(
             self.reader,
             self._writer,
-            lambda reader: [name for name in dict.fromkeys(episode_ids) if reader.find(name) is not None],
+            lambda reader: [name for name in dict.fromkeys(identities) if reader.find(name) is not None],
             epoch=self.epoch,
         ).version
 
@@ -155,12 +142,9 @@ class Coordinator:
         return self._writer.due_index()
 
     def _is_known(self, key: str) -> bool:
-        if (names := _KEY.match(key)) is not None:
-            found = self.reader.find(names[2])
-            # A revoked episode is known without its key; its id can never come again.
-            if (found is not None and found.entry.key == key) or (found is None and self.reader.knows(names[2])):
-                return True
-        return quarantine_key(key) in self._quarantined
+        names = _KEY.match(key)
+        committed = names is not None and self.reader.knows(episode_identity(names[1], names[2]))
+        return committed or quarantine_key(key) in self._quarantined
 
     def _inspect(self, candidate: Candidate) -> EpisodeEntry:
         names = _KEY.match(candidate.key)
@@ -199,10 +183,10 @@ class Coordinator:
             _logger.warning("%s; it is tried again at each listing", error)
             raise ObjectMissing(f"{key} cannot be read") from error
 
-    def _commit(self, entries: Mapping[str, EpisodeEntry]) -> list[EpisodeEntry]:
+    def _commit(self, entries: Collection[EpisodeEntry]) -> list[EpisodeEntry]:
         """Commit those that the log does not know; return them."""
         while True:
-            batch = tuple(entry for name, entry in entries.items() if not self.reader.knows(name))
+            batch = tuple(entry for entry in entries if not self.reader.knows(entry.identity))
             if not batch or self._writer.commit(self._entry(batch)):
                 return list(batch)
             self.reader.poll()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lwd.data.store import ObjectStore, StoreConfig, open_store, probe_store
+from lwd.data.run_store import open_run_store
+from lwd.data.store import ObjectStore, StoreConfig, probe_store
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
@@ -26,7 +27,9 @@ from lwd.fleet.messages import (
 )
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import read_url
+from lwd.fleet.shares import StepShares
 from lwd.fleet.suspects import Suspects
+from lwd.types import Source
 
 _RETRY_S = 0.5
 _RECONNECT_WITHIN_S = 2.0
@@ -65,7 +68,7 @@ class CoordinatorConfig:
 
 def store_of(run: Path, store: StoreConfig | None) -> ObjectStore:
     """Open the store of a run: the configured one, or RUN/store."""
-    return open_store(store or run / "store")
+    return open_run_store(run, store)
 
 
 def bus_of(run: Path, bus: BusConfig | None) -> BusConfig:
@@ -103,6 +106,7 @@ class _Process:
         self._next_listing_s = 0.0
         self._latencies_s: deque[float] = deque(maxlen=2048)
         self._committed = 0
+        self._shares = StepShares()
         self._indexing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
@@ -113,6 +117,9 @@ class _Process:
         _logger.info("coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version)
         try:
             while not self._stop.is_set():
+                if heartbeat.done():
+                    # Else it would go on without anybody seeing it.
+                    raise ServiceError(f"the coordinator's heartbeat has ended ({heartbeat.exception()!r})")
                 try:
                     await self._round()
                 except (ServiceError, StoreError) as error:
@@ -121,7 +128,7 @@ class _Process:
                     await self._pause(_RETRY_S)
         finally:
             heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await heartbeat
             if self._indexing is not None:
                 await self._indexing
@@ -162,6 +169,9 @@ class _Process:
         now_s = time.time()
         self._latencies_s.extend(now_s - entry.uploaded_at_s for entry in result.committed)
         self._committed += len(result.committed)
+        for entry in result.committed:
+            if entry.source is Source.FLEET:
+                self._shares.note(entry.robot_id, entry.steps)
         self._begin_index()
         if result.committed:
             await self._announce_snapshot()
@@ -196,6 +206,7 @@ class _Process:
                 "coordinator/episodes": float(len(reader)),
                 "coordinator/committed": float(self._committed),
                 "coordinator/quarantined": float(self._coordinator.quarantined),
+                "coordinator/robots_beyond_share": float(len(self._shares.beyond)),
                 "coordinator/epoch": float(self._coordinator.epoch),
                 "coordinator/connected": float(self._bus is not None and self._bus.connected),
             }

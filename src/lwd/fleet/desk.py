@@ -52,7 +52,7 @@ class Desk:
         self.operator_id = operator_id
         self._bus = bus
         self._client_id = f"{CLIENT_PREFIX}{uuid.uuid4().hex[:16]}"
-        self._calls = ControlCalls(lambda: bus)
+        self._calls = ControlCalls(lambda: bus, self._on_control)
         self._states: dict[str, tuple[float, ControlState]] = {}
         self._helped_s: dict[str, float] = {}
         self._looking_at = ""
@@ -201,7 +201,6 @@ class Desk:
         self._states[state.robot_id] = (time.monotonic(), state)
         self._seen_s[state.robot_id] = state.robot_time_s
         self._new_state.set()
-        self._calls.on_control(state)
 
     async def _on_view(self, view: OperatorView) -> None:
         if view.robot_id == self._looking_at:

@@ -252,34 +252,37 @@ VIEW_SUBJECT = "lwd.view"
 
 def host_subject(host_id: str) -> str:
     """Return the subject of a host's heartbeat; `lwd.heartbeat.host.*` is all of them."""
-    return f"lwd.heartbeat.host.{_token(host_id)}"
+    return f"lwd.heartbeat.host.{subject_token(host_id)}"
 
 
 def episode_subject(robot_id: str) -> str:
     """Return the subject on which a robot announces its episodes."""
-    return f"{EPISODE_SUBJECT}.{_token(robot_id)}"
+    return f"{EPISODE_SUBJECT}.{subject_token(robot_id)}"
 
 
 def command_subject(robot_id: str) -> str:
     """Return the subject on which a robot takes operators' commands."""
-    return f"{COMMAND_SUBJECT}.{_token(robot_id)}"
+    return f"{COMMAND_SUBJECT}.{subject_token(robot_id)}"
 
 
 def control_subject(robot_id: str) -> str:
     """Return the subject on which a robot tells who controls it."""
-    return f"{CONTROL_SUBJECT}.{_token(robot_id)}"
+    return f"{CONTROL_SUBJECT}.{subject_token(robot_id)}"
 
 
 def poses_subject(robot_id: str) -> str:
     """Return the subject of a robot's pose frames (`lwd.fleet.poses`)."""
-    return f"{POSES_SUBJECT}.{_token(robot_id)}"
+    return f"{POSES_SUBJECT}.{subject_token(robot_id)}"
 
 
 def view_subject(robot_id: str) -> str:
     """Return the subject of the views that a robot's host sends to operators (`OperatorView`)."""
-    return f"{VIEW_SUBJECT}.{_token(robot_id)}"
+    return f"{VIEW_SUBJECT}.{subject_token(robot_id)}"
 
 
-def _token(name: str) -> str:
-    """A dot would begin another level of the subject."""
-    return name.replace(".", "_")
+def subject_token(name: str) -> str:
+    """Return a name as one level of a subject: a dot would begin another one.
+
+    Names hold no "=", so that no two of them become the same token.
+    """
+    return name.replace(".", "=")

@@ -10,12 +10,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from lwd.data.episode_file import write_episode
+from lwd.data.identity import StoreNote
 from lwd.data.log import LogReader
 from lwd.data.quarantine import find_quarantined
 from lwd.data.store import ObjectStore
 from lwd.errors import ObjectExists
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import EpisodeAnnouncement
+from lwd.fleet.proof import CommitProof, is_stored
 from lwd.fleet.spool import Spool, SpooledEpisode
 from lwd.types import Episode, Source
 
@@ -24,6 +26,10 @@ _ADOPT_AFTER_S = 60.0
 _SUSPECT_AFTER_S = 10.0
 """Time without a commit after which the quarantine is looked at; doubled with every look."""
 _MOST_SUSPECT_S = 320.0
+STORE_NOTE = "store.json"
+"""In the root of the spools: which store their episodes go to."""
+_IDENTITY_EVERY_S = 5.0
+"""Between two looks at the store's identity while uploading."""
 _LOOKS = 16
 """The most looks at the quarantine per look at the log."""
 
@@ -50,6 +56,8 @@ class Shipper:
 
     def __init__(self, store: ObjectStore, spool: Spool, robot_ids: set[str]) -> None:
         self._store = store
+        self._note = StoreNote(spool.root / STORE_NOTE, f"the spool {spool.root}")
+        self._identity_due_s = float("-inf")
         self._spool = spool
         self._robot_ids = robot_ids
         self._reader = LogReader(store)
@@ -115,18 +123,21 @@ class Shipper:
         self._unclaimed_since_s = {robot: self._unclaimed_since_s.get(robot, now_s) for robot in unclaimed}
         abandoned = {robot for robot, since_s in self._unclaimed_since_s.items() if now_s - since_s >= _ADOPT_AFTER_S}
         for episode in pending:
-            if episode.episode_id not in self._items and episode.robot_id in self._robot_ids | abandoned:
+            if episode.identity not in self._items and episode.robot_id in self._robot_ids | abandoned:
                 self._hold(_Item(episode=episode, steps=0, since_s=now_s))
 
     async def upload(self) -> None:
         """Upload everything that waits for it, in order.
 
         Raises:
-            StoreError: if the store fails; what is left is first in line at the next call.
+            StoreError: if the store fails, or is not the spool's; what is left is first in line at the next call.
         """
+        if self._to_upload and time.monotonic() >= self._identity_due_s:
+            found = await asyncio.to_thread(self._note.require, self._store)
+            self._identity_due_s = time.monotonic() + (0.0 if found is None else _IDENTITY_EVERY_S)
         while self._to_upload:
             item = self._to_upload[0]
-            if item.episode.episode_id in self._items:
+            if item.episode.identity in self._items:
                 await self._upload(item)
             self._to_upload.popleft()
 
@@ -138,30 +149,46 @@ class Shipper:
         """
         while self._to_announce and bus.connected:
             item = self._to_announce[0]
-            if item.episode.episode_id in self._items and item.uploaded_at_s is not None:
+            if item.episode.identity in self._items and item.uploaded_at_s is not None:
                 await bus.announce(_announcement(item, item.uploaded_at_s))
             self._to_announce.popleft()
 
     async def follow_log(self) -> None:
-        """Read what was committed and clear the spool of it.
+        """Read what was committed and clear the spool of it, once its log entry has been read again.
 
         Raises:
-            StoreError: if the log cannot be read.
+            StoreError: if the log cannot be read, or the store is another one, or an older copy; nothing is deleted.
         """
         if not self._started:
             await asyncio.to_thread(self._reader.load_index)
             self._started = True
         await asyncio.to_thread(self._reader.poll)
+        committed = await asyncio.to_thread(self._proven)
         looks = _LOOKS
         for item in tuple(self._items.values()):
-            if self._reader.knows(item.episode.episode_id):
+            if item.episode.identity in committed:
                 await self._settle(item)
             elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
                 looks -= 1
                 await self._look_in_quarantine(item)
 
+    def _proven(self) -> set[str]:
+        """Return the committed episodes, for which the store's log was read just now.
+
+        Costs one small object, and one more for each version that they are in.
+        """
+        known = {name for name in tuple(self._items) if self._reader.knows(name)}
+        if known:
+            proof = CommitProof(self._store, self._note)
+            found = [self._reader.find(name) for name in known]
+            proof.require(episode for episode in found if episode is not None)
+            if None in found:
+                # Revoked: which entry added it is not known any more, but that this is the log we read can be.
+                self._reader.require_unchanged()
+        return known
+
     def _hold(self, item: _Item) -> None:
-        self._items[item.episode.episode_id] = item
+        self._items[item.episode.identity] = item
         self.waiting_bytes += item.episode.size_bytes
         self._to_upload.append(item)
 
@@ -182,7 +209,7 @@ class Shipper:
         self._to_announce.append(item)
 
     async def _settle(self, item: _Item) -> None:
-        found = self._reader.find(item.episode.episode_id)
+        found = self._reader.find(item.episode.identity)
         try:
             if not item.sha256:
                 _, item.sha256 = await asyncio.to_thread(item.episode.read)
@@ -202,15 +229,20 @@ class Shipper:
         record = await asyncio.to_thread(find_quarantined, self._store, item.episode.key)
         if record is not None:
             await self._reject(item, record.reason)
+        elif not await asyncio.to_thread(is_stored, self._store, item.episode.key):
+            # It went to another store that was in this one's place, or this one was restored from an older copy.
+            _logger.warning("%s is not in the store any more: it is uploaded again", item.episode.key)
+            item.uploaded_at_s = None
+            self._to_upload.append(item)
 
     async def _reject(self, item: _Item, reason: str) -> None:
-        _logger.error("episode %s is kept aside: %s", item.episode.episode_id, reason)
+        _logger.error("episode %s is kept aside: %s", item.episode.identity, reason)
         # First: `upload` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
         self._forget(item)
         await asyncio.to_thread(self._spool.reject, item.episode, reason)
 
     def _forget(self, item: _Item) -> None:
-        if self._items.pop(item.episode.episode_id, None) is not None:
+        if self._items.pop(item.episode.identity, None) is not None:
             self.waiting_bytes -= item.episode.size_bytes
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from lwd.data import durable
 from lwd.data.episode_file import episode_key
 from lwd.errors import ConfigError, ServiceError
+from lwd.types import episode_identity
 
 _SUFFIX = ".arrow"
 _REJECTED = "rejected"
@@ -57,6 +58,11 @@ class SpooledEpisode:
     """Unix time. Only to tell people: nothing is decided by it, the clock may have jumped since."""
 
     @property
+    def identity(self) -> str:
+        """What tells episodes apart, as in the log."""
+        return episode_identity(self.robot_id, self.episode_id)
+
+    @property
     def key(self) -> str:
         """Where it belongs in the store."""
         return episode_key(self.robot_id, self.episode_id)
@@ -83,6 +89,11 @@ class Spool:
         self._free_bytes, self._look_at_s = 0, 0.0
         self.used_bytes = 0
         """What the claimed robots' episodes take on the disk."""
+
+    @property
+    def root(self) -> Path:
+        """The directory of all spools."""
+        return self._root
 
     def claim(self, robot_id: str) -> int:
         """Reserve a robot's directory for this process and remove rubbish that a crash left in it.

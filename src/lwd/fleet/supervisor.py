@@ -17,6 +17,7 @@ from typing import Any
 
 from lwd.data import durable
 from lwd.errors import ConfigError, ServiceError
+from lwd.fleet.kept_server import KeptServer
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.process import spawn, stop_all
 
@@ -99,6 +100,7 @@ class Supervisor:
         except BaseException:
             os.close(self._lock)
             raise
+        self._bus = None if self._nats is None else KeptServer(self._nats, on_event)
         self._groups = [[_Child(spec=spec) for spec in group] for group in config.groups]
 
     def stop(self) -> None:
@@ -126,9 +128,7 @@ class Supervisor:
 
     def _step(self) -> bool:
         """Start and restart what is due. Returns whether the run is complete."""
-        if self._nats is not None and not self._nats.running:
-            self._on_event("nats-server died; starting it again")
-            self._nats.start()
+        if self._bus is not None and self._bus.step():
             self._write_pids()
         for child in self._children():
             if child.process is None:

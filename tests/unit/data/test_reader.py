@@ -276,7 +276,7 @@ def test_an_episode_that_cannot_be_used_names_itself_and_stops_nothing_once_it_i
     reader = ReplayReader(store, arena)
     for _ in range(2):
         with pytest.raises(
-            StoreError, match=r"episode bad: file is no whole Arrow IPC file.*`lwd data revoke --episode ID`"
+            StoreError, match=r"episode r1/bad: file is no whole Arrow IPC file.*`lwd data revoke --episode ROBOT/ID`"
         ):
             reader.advance()
         assert arena.num_episodes == 0
@@ -291,7 +291,7 @@ def test_frames_that_cannot_be_decoded_are_such_an_episode(store, embodiment):
     arena = ReplayArena(with_camera, horizon=3, gamma=0.99, embed=lambda text: np.ones(4))
     commit(store, added=[upload(store, embodiment, "blind")])
     reader = ReplayReader(store, arena)
-    with pytest.raises(StoreError, match=r"episode blind: camera 'wrist' has 0 frames.*`lwd data revoke --episode ID`"):
+    with pytest.raises(StoreError, match=r"episode r1/blind: camera 'wrist' has 0 frames.*revoke --episode ROBOT/ID`"):
         reader.advance()
     commit(store, revoked=["blind"])
     assert reader.advance() == ()

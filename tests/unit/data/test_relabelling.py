@@ -33,25 +33,25 @@ def store(tmp_path) -> DirectoryStore:
 def outcomes(store: DirectoryStore) -> dict[str, Outcome]:
     reader = LogReader(store)
     reader.poll()
-    return {name: item.entry.outcome for name, item in reader.snapshot.episodes.items()}
+    return {item.entry.episode_id: item.entry.outcome for item in reader.snapshot.episodes.values()}
 
 
 def test_one_version_brings_the_new_label_and_keeps_the_old_one_in_history(store):
     before = read_history(store).snapshot.version
-    change = relabel(store, "episode-1", Outcome.FAILURE, who="ada")
+    change = relabel(store, "robot-1/episode-1", Outcome.FAILURE, who="ada")
     assert (change.version, change.episode_id) == (before + 1, "episode-1-label1")
     assert "episode-1" not in outcomes(store)
     assert outcomes(store)["episode-1-label1"] is Outcome.FAILURE
     history = read_history(store)
-    assert history.revoked["episode-1"].episode.entry.outcome is Outcome.SUCCESS
-    assert history.revoked["episode-1"].reason == "ada changed success to failure: now episode-1-label1"
+    assert history.revoked["robot-1/episode-1"].episode.entry.outcome is Outcome.SUCCESS
+    assert history.revoked["robot-1/episode-1"].reason == "ada changed success to failure: now episode-1-label1"
     reader = LogReader(store)
     reader.poll()
-    entry = reader.find("episode-1-label1").entry
+    entry = reader.find("robot-1/episode-1-label1").entry
     copy, original = read_episode(store.get(entry.key)), episode(1)
     np.testing.assert_array_equal(copy.actions_TA, original.actions_TA)
     assert copy.info == replace(original.info, episode_id="episode-1-label1", outcome=Outcome.FAILURE)
-    again = relabel(store, "episode-1-label1", Outcome.SUCCESS, who="bob")
+    again = relabel(store, "robot-1/episode-1-label1", Outcome.SUCCESS, who="bob")
     assert again.episode_id == "episode-1-label2"
     assert len(outcomes(store)) == 4
 
@@ -67,7 +67,7 @@ def test_a_coordinator_that_finds_the_copy_first_makes_no_second_episode(store, 
         return done
 
     monkeypatch.setattr(store, "create", found_at_once)
-    relabel(store, "episode-0", Outcome.FAILURE, who="ada")
+    relabel(store, "robot-1/episode-0", Outcome.FAILURE, who="ada")
     assert sorted(outcomes(store)) == ["episode-0-label1", "episode-1", "episode-2", "episode-3"]
 
 
@@ -81,7 +81,7 @@ def test_a_coordinator_that_finds_the_copy_first_makes_no_second_episode(store, 
 )
 def test_what_cannot_be_relabelled_is_named(store, name, outcome, message):
     with pytest.raises(ConfigError, match=message):
-        relabel(store, name, outcome, who="ada")
+        relabel(store, f"robot-1/{name}", outcome, who="ada")
     assert len(outcomes(store)) == 4
 
 

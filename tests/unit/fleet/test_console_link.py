@@ -227,7 +227,7 @@ def test_poses_are_sent_only_while_somebody_watches_and_at_most_so_often(tmp_pat
         assert {frame.robot_id for frame in ada.frames} == {"robot-0"}
         assert len(ada.frames) - begun <= 20 * (time.monotonic() - started_s) + 1
         assert {"robot-0", "robot-1"} <= ada.states.keys()  # who is in control is told of all
-        fleet.network.console._watches["ada"] = (0.0, fleet.network.console._watches["ada"][1])  # three seconds later
+        await until(lambda: not fleet.network.console.is_watched)  # three seconds later
         await asyncio.sleep(0.4)
         silent = len(ada.frames)
         await asyncio.sleep(0.4)
