@@ -153,6 +153,9 @@ class RobotHost:
                     self._look(slot, slot.session)
 
     def _begin_episodes(self) -> HostState:
+        for slot in self._slots:
+            if slot.session is None:
+                slot.holder.hold()
         policy = self._network.policies.newest
         if policy is None:
             return "waiting for a policy"
@@ -160,7 +163,6 @@ class RobotHost:
         for slot in self._slots:
             if slot.session is not None:
                 continue
-            slot.holder.hold()
             if self._may_not_begin() or not slot.may_begin:
                 continue
             if self._network.latch.is_set or not self._network.stops.is_known:
@@ -337,16 +339,12 @@ class RobotHost:
         # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
         self._network.console.note_fault(slot.unit.robot_id, str(error))
         self._truncate(slot)
-        waits = its_own and slot.unit.is_real and slot.remote is not None
+        waits = its_own and slot.may_wait
         if slot.faults >= _MAX_FAULTS and not waits:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
         slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
-        if waits and slot.remote is not None:
-            _logger.error(
-                "robot %s waits for a person: take it over at the console, then let it begin or hand it back",
-                slot.unit.robot_id,
-            )
-            slot.remote.wait_for_person("it had a fault: look at it, then let it begin or hand it back")
+        if waits:
+            slot.wait_for_person()
 
     def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
