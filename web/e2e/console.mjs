@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { assert, browser, lookAt, open, problems } from "./browser.mjs";
-import { discard, drive, hold, press, robot, standsStill, take, until } from "./robot.mjs";
+import { begin, discard, drive, hold, press, robot, standsStill, take, until } from "./robot.mjs";
 
 const [base, pictures] = process.argv.slice(2);
 const measured = {};
@@ -189,7 +189,7 @@ try {
       }
     }
     const before = state.episode_id;
-    state = await until(page, id, (now) => now.episode_id && now.episode_id !== before, "no new episode");
+    state = await begin(page, id, before);
     // The script may have pressed Enter just when the next episode began.
     state = await hold(page, id);
   }

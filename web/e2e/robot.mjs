@@ -47,6 +47,10 @@ export const hold = (page, id) => insist(page, id, "pause", (now) => now.phase =
 export const discard = (page, id, episode) =>
   insist(page, id, "discard", (now) => now.label === "discard" || now.episode_id !== episode, "the episode cannot be discarded");
 
+/** Let the next episode begin, which waits for whoever holds the robot. */
+export const begin = (page, id, before) =>
+  insist(page, id, "resume", (now) => now.episode_id && now.episode_id !== before, "no new episode");
+
 /** Whether the robot makes no step. They come with the host's heartbeat, later than what stops it: only from the next one on they count. */
 export async function standsStill(page, id) {
   await page.waitForTimeout(1500);

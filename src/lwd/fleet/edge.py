@@ -155,6 +155,9 @@ class RobotHost:
                     self._look(slot, slot.session)
 
     def _begin_episodes(self) -> HostState:
+        for slot in self._slots:
+            if slot.session is None:
+                slot.holder.hold()
         policy = self._network.policies.newest
         if policy is None:
             return "waiting for a policy"
@@ -162,7 +165,6 @@ class RobotHost:
         for slot in self._slots:
             if slot.session is not None:
                 continue
-            slot.holder.hold()
             if self._may_not_begin() or not slot.may_begin:
                 continue
             if self._network.latch.is_set or not self._network.stops.is_known:
@@ -232,13 +234,14 @@ class RobotHost:
                 group.append((slot, slot.session))
         started_s = time.monotonic()
         for loaded, group in waiting.values():
-            sessions = [session for _, session in group]
             self._watchdog.turn("policy.act")
+            sessions = [session for _, session in group]
             faults = load_chunks(self._network.policies, loaded, sessions, self._generator, self._inference)
             self._watchdog.turn("the host")
             for (slot, session), fault in zip(group, faults, strict=True):
                 if fault is None:
-                    self._horizon = max(1, session.queued)
+                    # None is queued of a chunk that came too late.
+                    self._horizon = max(session.queued, 1)
                 else:
                     self._fault(slot, fault)
         self._acting_s += time.monotonic() - started_s
@@ -327,26 +330,23 @@ class RobotHost:
     def _fault(self, slot: Slot, error: RobotFault) -> None:
         """A robot holds: what it recorded is truncated. A simulated one rests before its next episode.
 
-        Of a real one nobody knows how it stands, and going to its start may hurt: it waits for a person.
+        Of a real one that failed itself nobody knows how it stands, and going to its start may hurt: it waits for a
+        person.
         """
-        if not isinstance(error, PolicyFault):  # there another version helps
-            slot.faults += 1
+        its_own = not isinstance(error, PolicyFault)
+        slot.faults += its_own  # where the policy failed another version helps
         if slot.policy is not None:
             self._network.policies.failed(slot.policy.version, error)
         _logger.error("robot %s: %s", slot.unit.robot_id, error)
         # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
         self._network.console.note_fault(slot.unit.robot_id, str(error))
         self._truncate(slot)
-        waits = slot.unit.is_real and slot.remote is not None
+        waits = its_own and slot.may_wait
         if slot.faults >= _MAX_FAULTS and not waits:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
         slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
-        if waits and slot.remote is not None:
-            _logger.error(
-                "robot %s waits for a person: take it over at the console, then let it begin or hand it back",
-                slot.unit.robot_id,
-            )
-            slot.remote.wait_for_person("it had a fault: look at it, then let it begin or hand it back")
+        if waits:
+            slot.wait_for_person()
 
     def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1

@@ -39,10 +39,10 @@ def load_chunks(
     generator: "torch.Generator",
     inference: "InferenceTimes",
 ) -> list[PolicyFault | None]:
-    """Ask a version once for the chunks of all sessions, and load them; one that has become too old is dropped.
+    """Ask a version once for the chunks of all sessions, and load them; one that came too late is not queued.
 
     Args:
-        inference: notes how long the version took.
+        inference: notes how long it took.
     Returns:
         Each session's fault, None where its chunk is loaded. One act has one fault: the same for all that have it.
     """
@@ -51,7 +51,8 @@ def load_chunks(
         chunks_BHA = _chunks(loaded.policy, sessions, generator)
     except PolicyFault as error:
         return [error] * len(sessions)
-    inference.note(time.monotonic() - asked_s)
+    finally:
+        inference.note(time.monotonic() - asked_s)
     fault: PolicyFault | None = None
     faults: list[PolicyFault | None] = []
     for session, chunk_HA, seen_s in zip(sessions, chunks_BHA, observed_s, strict=True):

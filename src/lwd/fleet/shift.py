@@ -171,8 +171,8 @@ class _Drive:
             view = await self._desk.next_view(_LOOK_EVERY_S)
             now_s = time.monotonic()
             if view is None:
-                if fault := self._desk.fault(self._robot_id):
-                    # Not handed back: a person must look at it first.
+                if (fault := self._desk.fault(self._robot_id)) and not self._may_resume:
+                    # Not handed back, as a script hands its simulated robot back: a person must look at it first.
                     raise ServiceError(f"robot {self._robot_id} has failed: {fault}")
                 if now_s - seen_s > _SILENT_S or (episode_id and self._desk.waits(self._robot_id)):
                     return

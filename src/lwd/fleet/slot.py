@@ -60,6 +60,11 @@ class Slot:
         return self.remote is None or self.remote.may_begin
 
     @property
+    def may_wait(self) -> bool:
+        """Whether the robot waits for a person after a fault: a real one that somebody can take over."""
+        return self.unit.is_real and self.remote is not None
+
+    @property
     def rolls(self) -> bool:
         """Whether the robot goes on moving while nothing is sent: a real one whose action is a velocity."""
         return self.unit.is_real and any(not axis.absolute for axis in driving_of(self.unit.robot).axes)
@@ -76,6 +81,16 @@ class Slot:
         self.holder.hold()
         if self.remote is not None:
             self.remote.over()
+
+    def wait_for_person(self) -> None:
+        """Begin no episode until somebody took the robot over and lets it begin, or hands it back."""
+        _logger.error(
+            "robot %s waits for a person: take it over at the console, then let it begin or hand it back (without a "
+            "console: start its host again)",
+            self.unit.robot_id,
+        )
+        if self.remote is not None:
+            self.remote.wait_for_person("it had a fault: look at it, then let it begin or hand it back")
 
     def next_task(self, settings: EdgeSettings) -> Task:
         """Return the task of the next episode."""

@@ -288,8 +288,6 @@ class EpisodeSession:
             else:
                 self._hold_one_step()
         elif command.intent is Intent.TAKE_OVER:
-            if command.action is None:
-                raise ConfigError("a TAKE_OVER command needs an action")
             self._plan.drop()
             self._execute(command.action, Controller.HUMAN, command.operator_id)
         elif not self._plan:
@@ -335,16 +333,16 @@ class EpisodeSession:
             self._command = None
         self._plan.drop()
 
-    def _execute(self, action: FloatArray, controller: Controller, operator_id: str = "") -> None:
-        action = checked_action(action, self._embodiment)
+    def _execute(self, action: FloatArray | None, controller: Controller, operator_id: str = "") -> None:
+        checked_A = checked_action(action, self._embodiment)
         if self._looked:
             self._recording.see_instead(self._observation)
         self._holder.moves()
         begun_s = self._clock()
-        result = self._gate.step(action)
+        result = self._gate.step(checked_A)
         self._plan.stepped(begun_s)
         self._recording.note_operator(operator_id)
-        self._recording.act(action if result.executed is None else result.executed, controller)
+        self._recording.act(checked_A if result.executed is None else result.executed, controller)
         self._scores = result.sub_step_scores
         self._outcome = self._label or result.outcome
         self._see(result.observation)

@@ -48,6 +48,7 @@ class Operator:
         self.states: dict[str, ControlState] = {}
         self.answers: dict[str, ControlState] = {}
         self.frames: list[PoseFrame] = []
+        self.on_refused: Callable[[str], None] = lambda _: None
         self._requests = 0
         self._sequence = 0
 
@@ -58,6 +59,8 @@ class Operator:
         async def state(message: ControlState) -> None:
             self.states[message.robot_id] = message
             self.answers[message.request_id] = message
+            if message.refused:
+                self.on_refused(message.refused)
 
         async def frame(data: bytes) -> None:
             self.frames.append(decode_frame(data))

@@ -106,6 +106,46 @@ def test_a_request_from_before_the_help_is_not_helped_again(server):
     asyncio.run(look())
 
 
+def test_a_person_at_a_desk_does_not_hand_back_a_robot_that_has_failed(tmp_path, server):
+    """A real arm would go home, and nobody has looked at it."""
+
+    class Arm(driven_fleet.PosedPointMass):
+        broken = False
+
+        def observe(self):
+            return self._observe()
+
+        def step(self, action):
+            if self.broken:
+                raise RobotFault("joint 3 does not answer")
+            return super().step(action)
+
+    arm = Arm()
+
+    async def shift() -> None:
+        stick = Stick()
+        stick.wish = PUSH
+        async with open_desk(server, "ada") as ada:
+            ada.look_at("robot-0")
+            await until(lambda: fleet.steps_of("robot-0") > 0)
+            attending = asyncio.create_task(attend(ada, "robot-0", stick, asyncio.Event(), may_resume=False))
+            await until(lambda: fleet.remotes["robot-0"].drives)
+            arm.broken = True
+            with pytest.raises(ServiceError, match="robot robot-0 has failed: joint 3 does not answer"):
+                await attending
+            arm.broken = False
+            await until(lambda: fleet.remotes["robot-0"].view().lease == 0)
+            await asyncio.sleep(0.5)
+            assert not fleet.remotes["robot-0"].may_begin
+            assert fleet.episode_of("robot-0") == ""
+            lease = (await ada.ask("robot-0", "take")).lease
+            await ada.ask("robot-0", "release", lease)
+            await until(lambda: fleet.episode_of("robot-0") != "")
+
+    with driven_fleet.driven_fleet(tmp_path, server, gain=0.0, make=lambda: arm) as fleet:
+        work(fleet, shift())
+
+
 def test_a_name_that_cannot_be_recorded_is_refused(server):
     async def sit() -> None:
         async with open_desk(server, "Ada L."):

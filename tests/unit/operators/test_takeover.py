@@ -186,6 +186,67 @@ def test_a_label_that_came_after_the_episode_was_over_does_not_touch_the_next_an
     assert takeover.next(view_at(0)).intent is Intent.HOLD
 
 
+def test_under_a_lease_no_episode_begins_until_the_operator_says_so(takeover, clock):
+    assert takeover.may_begin
+    number = driven(takeover)
+    takeover.over()
+    assert (takeover.may_begin, takeover.waits, takeover.reason) == (False, True, "the episode has ended")
+    takeover.drive(number, 5, LEFT)  # still on the keys
+    assert takeover.phase is Phase.PAUSED
+    takeover.resume(number)
+    assert (takeover.may_begin, takeover.waits, takeover.phase) == (True, False, Phase.PAUSED)
+    takeover.pause(number)  # on the way to its start
+    assert not takeover.may_begin
+    takeover.resume(number)
+    takeover.begin()
+    assert (takeover.phase, takeover.reason, takeover.may_begin) == (Phase.PAUSED, "a new episode begins", False)
+    takeover.resume(number)
+    assert takeover.phase is Phase.HUMAN
+
+
+def test_a_robot_that_is_handed_back_between_two_episodes_begins(takeover):
+    number = driven(takeover)
+    takeover.over()
+    takeover.release(number)
+    assert (takeover.may_begin, takeover.waits, takeover.phase) == (True, False, Phase.AUTONOMOUS)
+
+
+def test_an_operator_who_goes_while_the_robot_moves_to_its_start_stops_it(takeover, clock):
+    number = driven(takeover)
+    takeover.over()
+    takeover.resume(number)
+    assert takeover.may_begin
+    clock.now_s += ABANDONED_S + 0.1
+    takeover.expire()
+    assert (takeover.may_begin, takeover.lease) == (False, None)
+
+
+def test_a_robot_that_had_a_fault_waits_for_a_person_with_or_without_a_lease(takeover):
+    takeover.over()
+    assert takeover.may_begin
+    takeover.wait_for_person("it had a fault")
+    assert (takeover.may_begin, takeover.waits, takeover.reason) == (False, True, "it had a fault")
+    number = takeover.take("ada", "tab-1").number
+    assert not takeover.may_begin
+    takeover.resume(number)
+    assert takeover.may_begin
+
+
+def test_a_take_over_on_the_way_to_a_start_stops_it(takeover):
+    takeover.over()
+    assert takeover.may_begin
+    takeover.take("ada", "tab-1")
+    assert not takeover.may_begin
+
+
+def test_a_label_whose_episode_was_over_is_forgotten_and_says_so(takeover, clock):
+    number = driven(takeover)
+    takeover.end(number, Label(outcome=Outcome.SUCCESS))
+    takeover.over()
+    assert (takeover.label, takeover.reason) == (None, "the episode was over before its label")
+    takeover.release(number)
+
+
 VERBS = st.sampled_from(["take", "resume", "drive", "pause", "release", "success", "undo", "begin", "abandon", "wait"])
 
 
