@@ -44,8 +44,8 @@ class RunStore:
             self._require_beginning(key)
         elif not self._identified and not key.startswith(_WITHOUT_IDENTITY):
             raise StoreError(
-                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? (A new "
-                "store gets one from `lwd coordinator` and from `lwd data generate`.)"
+                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? Into "
+                f"a new one, run `lwd data generate --run {self._run}`, or import data, or start `lwd coordinator`"
             )
         created = self.inner.create(key, data)
         if key == IDENTITY_KEY:
