@@ -15,6 +15,8 @@ class Verb:
 
     module: str
     summary: str
+    supervised: bool = False
+    """Whether its exit status tells a supervisor that the next try may succeed (75 instead of 1)."""
 
 
 VERBS: dict[str, Verb] = {
@@ -36,7 +38,7 @@ VERBS: dict[str, Verb] = {
     "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),
     "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine"),
     "coordinator": Verb("lwd.cli.coordinator", "validate episodes and commit them to snapshots"),
-    "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
+    "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies", supervised=True),
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
@@ -76,7 +78,7 @@ EXTRAS = {
 def main() -> None:
     """Run the command line; the exit status is 0 on success, 130 on Ctrl-C.
 
-    An error that we explain is 1, or 75 where the next try may succeed (a store or a bus that does not answer).
+    An error that we explain is 1; of `lwd learner` 75 where the next try may succeed (store or bus do not answer).
     """
     sys.exit(dispatch(sys.argv[1:]))
 
@@ -97,7 +99,7 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
-        return exit_status(error)
+        return exit_status(error) if VERBS[name].supervised else 1
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise
