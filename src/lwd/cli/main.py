@@ -15,8 +15,8 @@ class Verb:
 
     module: str
     summary: str
-    service: bool = False
-    """Whether it is a process of a fleet, whose exit status tells its supervisor whether a restart may help."""
+    supervised: bool = False
+    """Whether its exit status tells a supervisor that the next try may succeed (75 instead of 1)."""
 
 
 VERBS: dict[str, Verb] = {
@@ -38,10 +38,10 @@ VERBS: dict[str, Verb] = {
     "policy export": Verb("lwd.cli.policy_export", "a trained LeRobot policy as LeRobot's own checkpoint"),
     "sft": Verb("lwd.cli.sft", "fit the reference policy to the demonstrations"),
     "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),
-    "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine", service=True),
-    "coordinator": Verb("lwd.cli.coordinator", "validate episodes and commit them to snapshots", service=True),
-    "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies", service=True),
-    "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser", service=True),
+    "robot": Verb("lwd.cli.robot", "run robots of the fleet on this machine"),
+    "coordinator": Verb("lwd.cli.coordinator", "validate episodes and commit them to snapshots"),
+    "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies", supervised=True),
+    "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "console audit": Verb("lwd.cli.console_audit", "check that nobody changed or cut the console's audit log"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
@@ -82,8 +82,7 @@ EXTRAS = {
 def main() -> None:
     """Run the command line; the exit status is 0 on success, 130 on Ctrl-C.
 
-    An error that we explain is 1; of a fleet's process 75 where the next try may succeed (a store or a bus that does
-    not answer).
+    An error that we explain is 1; of `lwd learner` 75 where the next try may succeed (store or bus do not answer).
     """
     sys.exit(dispatch(sys.argv[1:]))
 
@@ -104,7 +103,7 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
-        return exit_status(error) if VERBS[name].service else 1
+        return exit_status(error) if VERBS[name].supervised else 1
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -13,7 +13,16 @@ import pytest
 
 from lwd.cli import main
 from lwd.cli.main import VERBS, Verb, dispatch
-from lwd.errors import ConfigError
+from lwd.errors import (
+    BusRefused,
+    ConfigError,
+    LeaseTaken,
+    NonFiniteLoss,
+    ResumeError,
+    ServiceError,
+    StoreError,
+    StoreUnsafe,
+)
 
 
 def test_the_overview_names_every_verb(capsys):
@@ -140,3 +149,24 @@ def test_verbs_are_files_of_their_own():
         spec = importlib.util.find_spec(module)
         assert spec is not None, module
         assert Path(str(spec.origin)).parent == Path(main.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StoreError("503"), 75),
+        (ServiceError("no bus"), 75),
+        (StoreUnsafe("two writers"), 1),
+        (BusRefused("who are you"), 1),
+        (LeaseTaken("another learner"), 1),
+        (NonFiniteLoss("nan"), 1),
+        (ResumeError("other settings"), 1),
+    ],
+)
+def test_a_learners_exit_status_says_whether_to_try_again(error, status, verb, monkeypatch):
+    """Its supervisor goes by it; of other verbs an error is 1."""
+    verb(fail(error))
+    assert dispatch(["try"]) == 1
+    assert VERBS["learner"].supervised
+    monkeypatch.setitem(VERBS, "try", replace(VERBS["try"], supervised=True))
+    assert dispatch(["try"]) == status

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 
 import pytest
 
@@ -176,6 +177,50 @@ def test_the_learners_link_announces_and_beats(server):
         assert not link.announce_policy(manifest.model_copy(update={"version": 1, "key": policy_key(1)}))
     finally:
         link.close()
+
+
+def test_a_policy_that_could_not_be_announced_is_announced_when_the_bus_is_back(server, caplog):
+    def beat() -> None:
+        link.beat(stage="online", update=1, snapshot=2, policy_version=3, env_steps=4, env_steps_allowed=None)
+
+    async def pointer() -> PolicyPointer | None:
+        bus = await Bus.connect(server.url, name="test")
+        try:
+            return await bus.get_policy_pointer()
+        finally:
+            await bus.close()
+
+    link = LearnerLink(lambda: BusConfig(urls=(server.url,)))
+    try:
+        server.close()
+        manifest = PolicyManifest(
+            version=7,
+            key="policies/000000000007.safetensors",
+            sha256="0" * 64,
+            bytes=1,
+            update=0,
+            snapshot=0,
+            published_at_s=1.0,
+        )
+        assert not link.announce_policy(manifest)
+        for _ in range(10):
+            beat()
+            time.sleep(0.05)
+        server.start()
+        deadline_s = time.monotonic() + 60
+        while (found := asyncio.run(pointer())) is None or found.version != 7:
+            assert time.monotonic() < deadline_s
+            beat()
+            time.sleep(0.2)
+        deadline_s = time.monotonic() + 30
+        while not any("takes heartbeats again" in record.getMessage() for record in caplog.records):
+            assert time.monotonic() < deadline_s
+            beat()
+            time.sleep(0.1)
+    finally:
+        link.close()
+    told = [record.getMessage() for record in caplog.records if "robots look into the store" in record.getMessage()]
+    assert len(told) == 1
 
 
 def test_without_a_server_connecting_fails_with_the_address():

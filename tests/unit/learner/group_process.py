@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from lwd.algos.optimization import OptimizerStep
+from lwd.data import outage as outages
 from lwd.data.store import DirectoryStore
-from lwd.errors import CheckpointError, ConfigError, LWDError, NonFiniteLoss, ServiceError
+from lwd.errors import CheckpointError, ConfigError, LWDError, NonFiniteLoss, ServiceError, StoreError
 from lwd.learner.online import OnlineLimits, OnlineStage
 from lwd.learner.parallel import Group, group_from_environment
 from lwd.learner.replicas import require_same_weights
@@ -226,6 +227,51 @@ def online(group: Group, directory: Path) -> Found:
     return found | begin_differently(group, site)
 
 
+class FailingStore(DirectoryStore):
+    """A store that answers no request for an episode while it fails."""
+
+    failing = False
+
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        if self.failing and key.startswith("episodes/"):
+            raise StoreError("503 Service Unavailable")
+        return super().get(key, max_bytes=max_bytes)
+
+
+def outage(group: Group, directory: Path) -> Found:
+    """One process cannot download for a while: all train on, on the snapshot that all have, and change together."""
+    outages.FIRST_REST_S, outages.MOST_REST_S = 0.01, 0.05
+    site = Site(directory, Fleet(DirectoryStore(directory / "store")))
+    if group.leads:
+        site.fleet.commit(Source.DEMONSTRATION)
+        site.fleet.commit()
+    group.meet()
+    store = FailingStore(directory / "store")
+    stage = site.learner(group=group, store=store)
+    results = stage.run()
+    next(results)
+    store.failing = group.rank == 1
+    group.meet()
+    if group.leads:
+        site.fleet.commit()
+    begun_s, seen = time.monotonic(), set()
+    # A failed download is tried five times, for 1.5 s, before it counts.
+    while group.minima(time.monotonic() - begun_s < 4.0)[0]:
+        next(results)
+        seen.add(stage.progress.snapshot)
+    during = stage.progress.update
+    store.failing = False
+    deadline_s = time.monotonic() + 60
+    while stage.progress.snapshot < 3:
+        assert time.monotonic() < deadline_s
+        next(results)
+    found = {"seen": sorted(seen), "during": during, "after": (stage.progress.update, stage.progress.snapshot)}
+    stage.save()  # compares the weights
+    abandon(stage, results)
+    group.meet()
+    return found
+
+
 def begin_differently(group: Group, site: Site) -> Found:
     """One process has other settings; it ends, and the others must not wait for it."""
     begun_s = time.monotonic()
@@ -289,7 +335,7 @@ def idle(group: Group, directory: Path) -> Found:
     return {}
 
 
-SCENARIOS = {"updates": updates, "online": online, "lost": lost, "idle": idle}
+SCENARIOS = {"updates": updates, "online": online, "lost": lost, "idle": idle, "outage": outage}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -156,6 +156,15 @@ def test_processes_that_begin_differently_end_with_a_reason(online):
     assert first["left_alone_s"] < 60
 
 
+def test_a_process_that_cannot_download_delays_the_change_and_no_update(tmp_path):
+    found = run_group("outage", tmp_path)
+    assert both(found, "seen") == [2]
+    assert both(found, "during") > 20
+    update, snapshot = both(found, "after")
+    assert update >= found[0]["during"]
+    assert snapshot == 3
+
+
 # ---- lost processes ----------------------------------------------------------------------------------------------
 
 
