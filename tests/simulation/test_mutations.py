@@ -22,7 +22,7 @@ Patch = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 def _commits_blindly(coordinator, entries):
-    batch = tuple(entries.values())
+    batch = tuple(entries)
     while batch and not coordinator._writer.commit(coordinator._entry(added=batch)):
         coordinator.reader.poll()
     return list(batch)
