@@ -23,7 +23,8 @@ from lwd.fleet.nats_server import NatsServer
 from ..unit.data.episodes import episode
 
 ROOT = Path(__file__).parents[2]
-BACKLOG_ROBOT, LIVE_ROBOT = "robot-9", "robot-1"
+BACKLOG_ROBOT, LIVE_ROBOT = "robot-1", "robot-9"
+"""A listing meets the backlog first."""
 WITHIN_S = 2.0
 PATIENCE_S = 300.0
 

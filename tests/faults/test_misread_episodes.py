@@ -311,6 +311,24 @@ def test_host_says_that_the_store_damaged_it_and_uploads_it_again(tmp_path, caps
     capsys.readouterr()
 
 
+def test_host_says_that_somebody_else_announced_a_false_hash(tmp_path, capsys):
+    run = tmp_path / "run"
+    store = store_of(run)
+    store.create(episode_key("robot-1", "episode-2"), write_episode(episode(2)))
+    judge = coordinator(store)
+    judge.process(judge.unprocessed())
+    shipper, spool = shipped(run, store)
+    assert judge.process([Candidate(key=KEY, uploaded_at_s=1.0, sha256="0" * 64)]).quarantined
+    follow(shipper)
+    told = (run / "spool" / "robot-1" / "rejected" / "episode-1.txt").read_text()
+    assert "and somebody else another hash" in told
+    assert dispatch([*told.partition("`lwd ")[2].partition("`")[0].split(), "--run", str(run)]) == 0
+    assert len(judge.process(judge.unprocessed()).committed) == 1
+    follow(shipper)
+    assert (spool.pending(), spool.rejected()) == ([], [])
+    capsys.readouterr()
+
+
 def test_replace_deletes_nothing_that_is_committed(run, capsys):
     store = store_of(run)
     committed = episode_key("robot-1", "episode-2")

@@ -33,7 +33,7 @@ def run(
                     "version": entry.version,
                     "committed_at_s": entry.committed_at_s,
                     "epoch": entry.epoch,
-                    "added": [added.episode_id for added in entry.added],
+                    "added": [added.identity for added in entry.added],
                     "steps_added": sum(added.steps for added in entry.added),
                     "revoked": list(entry.revoked),
                     "reason": entry.reason,

@@ -34,6 +34,8 @@ class QuarantineRecord(BaseModel):
     quarantined_at_s: float
     sha256: str | None = None
     """Of the bytes that were judged; None where none were read."""
+    announced_sha256: str | None = None
+    """What somebody had announced, where that was the reason."""
 
 
 class ReleaseRecord(BaseModel):
@@ -85,7 +87,9 @@ def readable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in shown)
 
 
-def quarantine(store: ObjectStore, key: str, reason: str, *, sha256: str | None = None) -> None:
+def quarantine(
+    store: ObjectStore, key: str, reason: str, *, sha256: str | None = None, announced_sha256: str | None = None
+) -> None:
     """Record why the object `key` is refused, as `readable` text; of one verdict the first reason stays.
 
     Raises:
@@ -94,7 +98,13 @@ def quarantine(store: ObjectStore, key: str, reason: str, *, sha256: str | None 
     name, number = case_name(key), 0
     while _read(store, _release_key(name, number)) is not None:
         number += 1
-    record = QuarantineRecord(key=readable(key), reason=readable(reason), quarantined_at_s=time.time(), sha256=sha256)
+    record = QuarantineRecord(
+        key=readable(key),
+        reason=readable(reason),
+        quarantined_at_s=time.time(),
+        sha256=sha256,
+        announced_sha256=announced_sha256,
+    )
     try:
         # Without fields that are None: a program from before they existed reads the rest.
         store.create(_verdict_key(name, number), record.model_dump_json(exclude_none=True).encode())

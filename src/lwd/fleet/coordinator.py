@@ -195,7 +195,13 @@ class Coordinator:
 
     def _quarantine(self, refusal: Refusal, result: BatchResult) -> None:
         _logger.warning("quarantined %s: %s", readable(refusal.key), readable(refusal.reason))
-        quarantine(self._store, refusal.key, refusal.reason, sha256=refusal.sha256)
+        quarantine(
+            self._store,
+            refusal.key,
+            refusal.reason,
+            sha256=refusal.sha256,
+            announced_sha256=refusal.announced_sha256,
+        )
         self._quarantined.add(case_name(refusal.key))
         if self._suspects is not None:
             # The record has it now; should the object be released, it gets as many tries as any other.

@@ -49,6 +49,8 @@ class Refusal:
     reason: str
     sha256: str | None = None
     """Of what was judged; None where nothing was read."""
+    announced_sha256: str | None = None
+    """What was announced, where that is the reason."""
 
 
 @dataclass(kw_only=True)
@@ -159,7 +161,7 @@ class Judge:
         return self._judge(doubt, data, found)
 
     def _judge(self, doubt: _Doubt, data: bytes, found: Judgement) -> _Doubt | None:
-        candidate, digest = doubt.candidate, doubt.digests[-1]
+        candidate, digest, announced = doubt.candidate, doubt.digests[-1], None
         final = doubt.agree and len(doubt.digests) >= _READS
         if doubt.proven(digest):
             try:
@@ -171,13 +173,14 @@ class Judge:
             except EpisodeRejected as error:
                 reason, final = str(error), final or digest == candidate.sha256
         else:
+            announced = candidate.sha256
             reason = (
                 f"sha256 is {digest}, the robot announced {candidate.sha256}: the object is damaged, or the "
                 "announcement false; the robot's host says which"
             )
         if not final:
             return doubt
-        found.refusals.append(Refusal(key=candidate.key, reason=reason, sha256=digest))
+        found.refusals.append(Refusal(key=candidate.key, reason=reason, sha256=digest, announced_sha256=announced))
         return None
 
     def _entry(self, candidate: Candidate, data: bytes, sha256: str) -> EpisodeEntry:

@@ -93,7 +93,12 @@ def verdict_in_words(record: QuarantineRecord, episode: SpooledEpisode, announce
         OSError: if the file cannot be read.
     """
     if record.sha256 is None or record.sha256 == announced:
-        return record.reason
+        if record.announced_sha256 in (None, announced):
+            return record.reason
+        return (
+            f"{record.reason}\nThis host announced {announced[:12]}, and somebody else another hash. "
+            f"`lwd data quarantine --release {episode.key}` has it judged anew."
+        )
     here = hashlib.sha256(episode.path.read_bytes()).hexdigest()
     if here == announced:
         return (

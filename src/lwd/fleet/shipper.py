@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from lwd.data.episode_file import write_episode
 from lwd.data.fresh_read import get_past_caches
 from lwd.data.identity import StoreNote
-from lwd.data.log import LogReader, log_key
+from lwd.data.log import LogReader
 from lwd.data.quarantine import find_quarantined
-from lwd.data.store import ObjectStore, get_or_none
+from lwd.data.store import ObjectStore
 from lwd.errors import ObjectExists, StoreError
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import EpisodeAnnouncement
@@ -35,6 +35,8 @@ _IDENTITY_EVERY_S = 5.0
 """Between two looks at the store's identity while uploading."""
 _REST_S = 30.0
 """Before a file that cannot be read is tried again."""
+_FAILURES = 5
+"""Of one episode, before the next ones are tried: they tell whether the store fails, or that episode alone."""
 _CONFLICTS = 3
 """Reads of other bytes under an episode's key that must agree before it is kept aside."""
 _CONFLICT_REST_S = 0.5
@@ -59,6 +61,8 @@ class _Item:
     looks: int = 0
     rest_until_s: float = 0.0
     """Monotonic time of the next try to upload it; only after one that failed by its own fault."""
+    failures: int = 0
+    """How often the store did not take it."""
     conflicts: int = 0
     """How often the store held other bytes."""
 
@@ -74,7 +78,7 @@ class Shipper:
         self._robot_ids = robot_ids
         self._reader = LogReader(store)
         self._items: dict[str, _Item] = {}
-        self._to_upload: deque[_Item] = deque()
+        self._to_upload: dict[str, _Item] = {}
         self._to_announce: deque[_Item] = deque()
         self._rejected = RejectedEpisodes(store, spool, self._note)
         self._unclaimed_since_s: dict[str, float] = {}
@@ -142,7 +146,7 @@ class Shipper:
                 self._hold(_Item(episode=episode, steps=0, since_s=now_s))
 
     async def upload(self) -> None:
-        """Upload everything that waits for it, in order; one that fails by its own fault goes to the end.
+        """Upload everything that waits for it, in order; what fails by its own fault lets the others pass.
 
         Raises:
             StoreError: if the store fails, or is not the spool's; what is left is first in line at the next call.
@@ -150,13 +154,29 @@ class Shipper:
         if self._to_upload and time.monotonic() >= self._identity_due_s:
             found = await asyncio.to_thread(self._note.require, self._store)
             self._identity_due_s = time.monotonic() + (0.0 if found is None else _IDENTITY_EVERY_S)
-        for _ in range(len(self._to_upload)):
-            item = self._to_upload[0]
-            if item.episode.identity in self._items and time.monotonic() >= item.rest_until_s:
-                await self._upload(item)
-            self._to_upload.popleft()
-            if item.episode.identity in self._items and item.uploaded_at_s is None:
-                self._to_upload.append(item)
+        failed: list[tuple[_Item, StoreError]] = []
+        for identity, item in tuple(self._to_upload.items()):
+            if identity in self._items:
+                if time.monotonic() < item.rest_until_s:
+                    continue
+                try:
+                    await self._upload(item)
+                except StoreError as error:
+                    failed.append((item, error))
+                    item.failures += 1
+                    if item.failures < _FAILURES or len(failed) >= _FAILURES:
+                        raise
+                    continue
+                if item.uploaded_at_s is None and identity in self._items:
+                    continue
+            self._to_upload.pop(identity, None)
+            for other, reason in failed:
+                # The store takes others: it is this one's fault, a directory in its place perhaps.
+                other.rest_until_s = time.monotonic() + _REST_S
+                warn_once(other.episode.path, f"cannot be stored ({reason}): look at {other.episode.key} in the store")
+            failed.clear()
+        if failed:
+            raise failed[0][1]
 
     async def announce(self, bus: Bus) -> None:
         """Announce everything that was uploaded, in order; nothing while the bus is down.
@@ -219,7 +239,7 @@ class Shipper:
     def _hold(self, item: _Item) -> None:
         self._items[item.episode.identity] = item
         self.waiting_bytes += item.episode.size_bytes
-        self._to_upload.append(item)
+        self._to_upload[item.episode.identity] = item
 
     async def _upload(self, item: _Item) -> None:
         try:
@@ -240,12 +260,6 @@ class Shipper:
         except OSError as error:
             item.rest_until_s = time.monotonic() + _REST_S
             warn_once(item.episode.path, f"cannot be read ({error.strerror}): check the disk, or move it away")
-            return
-        except StoreError as error:
-            # Raises if the whole store is out of reach: then this episode stays the first.
-            await asyncio.to_thread(get_or_none, self._store, log_key(1))
-            item.rest_until_s = time.monotonic() + _REST_S
-            warn_once(item.episode.path, f"cannot be stored ({error}): look at {item.episode.key} in the store")
             return
         item.uploaded_at_s = time.time()
         item.look_at_s = time.monotonic() + _SUSPECT_AFTER_S
@@ -287,7 +301,7 @@ class Shipper:
             # It went to another store that was in this one's place, or this one was restored from an older copy.
             _logger.warning("%s is not in the store any more: it is uploaded again", item.episode.key)
             item.uploaded_at_s = None
-            self._to_upload.append(item)
+            self._to_upload[item.episode.identity] = item
 
     async def _reject(self, item: _Item, reason: str) -> None:
         _logger.error("episode %s is kept aside: %s", item.episode.identity, reason)
