@@ -6,6 +6,7 @@ LWDError
  +-- ShapeError              tensors or arrays whose shapes do not agree
  +-- NonFiniteLoss           a loss became NaN or infinite; training stopped
  +-- EpisodeRejected         an episode failed validation (the coordinator quarantines it)
+ |    +-- EpisodeUnjudged    validation itself failed
  +-- StoreError              the object store cannot do what was asked
  |    +-- StoreUnsafe        two writers can both create one object
  |    +-- ObjectExists       other bytes are stored under that key
@@ -49,6 +50,10 @@ class NonFiniteLoss(LWDError):
 
 class EpisodeRejected(LWDError):
     """An episode failed validation."""
+
+
+class EpisodeUnjudged(EpisodeRejected):
+    """Validation itself failed, for want of memory or by a bug: not surely the episode's fault."""
 
 
 class StoreError(LWDError):

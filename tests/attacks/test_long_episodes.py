@@ -8,8 +8,9 @@ from lwd.data.log import LogReader
 from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError
-from lwd.fleet.coordinator import Candidate, Coordinator
+from lwd.fleet.coordinator import Coordinator
 from lwd.fleet.embodiment import built_in_time_limits
+from lwd.fleet.judging import Candidate
 from lwd.robots.sim import SIMULATED, TASKS
 from lwd.types import Outcome, Source
 

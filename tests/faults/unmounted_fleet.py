@@ -1,4 +1,4 @@
-"""A fleet whose store goes away while it runs, and comes back: in a process of its own, for a mount namespace of its own.
+"""A fleet whose store goes away while it runs, and comes back. A process of its own, for a mount namespace of its own.
 
 [unshare --mount] python -m tests.faults.unmounted_fleet {renamed | mounted} RUN AWAY_S
 """

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,12 @@ class BadPolicy:
 
     name: str
     reason: str
-    data: bytes
-    in_trial: bool = False
-    """Whether loading it is fine, and only acting shows what is wrong."""
+    make: Callable[[], bytes]
+    """Later, when it is needed: some are large."""
+
+    @property
+    def data(self) -> bytes:
+        return self.make()
 
 
 def good_policy(seed: int = 0, embodiment: Embodiment = EMBODIMENT) -> bytes:
@@ -43,11 +47,17 @@ def _network(seed: int, embodiment: Embodiment, config: VLAConfig) -> SmallVLA:
     return SmallVLA(embodiment, config, _STATISTICS, InstructionEncoder(known))
 
 
-def best_of(samples: int, flow_steps: int, expert_width: int = 256) -> bytes:
+def best_of(samples: int, flow_steps: int, expert_width: int = 256, expert_depth: int = 1) -> bytes:
     """A best-of-N policy that takes its time, or its memory, when it acts."""
-    flow = _network(1, EMBODIMENT, VLAConfig(flow_steps=flow_steps, expert_width=expert_width, expert_depth=1))
+    config = VLAConfig(flow_steps=flow_steps, expert_width=expert_width, expert_depth=expert_depth)
+    flow = _network(1, EMBODIMENT, config)
     critic = ValueCritic(EMBODIMENT, CriticConfig(), _STATISTICS, flow.horizon)
     return policy_bytes(BestOfN(flow, critic, samples))
+
+
+def hanging() -> bytes:
+    """Every setting within its limit, and a minute and more for each chunk."""
+    return best_of(1024, 1000, expert_width=1024, expert_depth=4)
 
 
 def described(data: bytes) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -92,11 +102,15 @@ def _filled(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], obje
     return lambda tensors: tensors[name].fill_(value)
 
 
+def _with_text(text: str) -> bytes:
+    return save(described(good_policy())[1], metadata={"lwd": text})
+
+
 def bad_settings() -> Iterator[BadPolicy]:
     """Metadata that asks for the wrong thing, or for too much."""
 
     def case(name: str, reason: str, change: Callable[[dict[str, Any]], object]) -> BadPolicy:
-        return BadPolicy(name=name, reason=reason, data=rewritten(change))
+        return BadPolicy(name=name, reason=reason, make=lambda: rewritten(change))
 
     def config(**changes: object) -> Callable[[dict[str, Any]], object]:
         return lambda metadata: metadata["config"].update(changes)
@@ -124,16 +138,15 @@ def bad_settings() -> Iterator[BadPolicy]:
         lambda metadata: metadata["embodiment"].update(cameras={"c": [10**6, 10**6]}),
     )
     yield case("more-instructions-than-embeddings", "3 instructions", lambda m: m["instructions"].append("fly"))
-    half = json.dumps(described(good_policy())[0])[:200]
     yield BadPolicy(
         name="half-json",
         reason="metadata that is no JSON",
-        data=save(described(good_policy())[1], metadata={"lwd": half}),
+        make=lambda: _with_text(json.dumps(described(good_policy())[0])[:200]),
     )
     yield BadPolicy(
         name="a-thousand-brackets",
         reason="no JSON|Extra inputs|format",
-        data=save(described(good_policy())[1], metadata={"lwd": "[" * 100_000}),
+        make=lambda: _with_text("[" * 100_000),
     )
 
 
@@ -150,14 +163,14 @@ def bad_tensors() -> Iterator[BadPolicy]:
         ("a-tensor-too-many", "of shape none", lambda tensors: tensors.update(extra=torch.zeros(3))),
         ("no-statistics", "lacks backbone.normalizer.state_mean", lambda tensors: tensors.pop(std)),
     ):
-        yield BadPolicy(name=name, reason=reason, data=retensored(change))
+        yield BadPolicy(name=name, reason=reason, make=partial(retensored, change))
 
 
 def bad_files() -> Iterator[BadPolicy]:
     """What is no safetensors file, or says that it holds what it does not."""
 
     def case(name: str, reason: str, data: bytes) -> BadPolicy:
-        return BadPolicy(name=name, reason=reason, data=data)
+        return BadPolicy(name=name, reason=reason, make=lambda: data)
 
     def first(header: dict[str, Any]) -> dict[str, Any]:
         return header["expert.out.bias"]
@@ -180,28 +193,20 @@ def bad_files() -> Iterator[BadPolicy]:
 
 def bad_acts() -> Iterator[BadPolicy]:
     """Files that load, and show what is wrong with them when they act."""
-    faster = replace(EMBODIMENT, control_hz=50.0)
     yield BadPolicy(
         name="other-embodiment",
         reason="trained for control_hz = 50.0",
-        data=good_policy(embodiment=faster),
-        in_trial=True,
+        make=lambda: good_policy(embodiment=replace(EMBODIMENT, control_hz=50.0)),
     )
     yield BadPolicy(
         name="overflow",
         reason="actions that are not finite",
-        data=retensored(lambda tensors: [tensors[name].fill_(3e38) for name in tensors if name.startswith("expert.")]),
-        in_trial=True,
+        make=lambda: retensored(
+            lambda tensors: [tensors[name].fill_(3e38) for name in tensors if name.startswith("expert.")]
+        ),
     )
-    yield BadPolicy(
-        name="a-hang", reason="trial did not end within|to act for", data=best_of(1024, 1000), in_trial=True
-    )
-    yield BadPolicy(
-        name="memory",
-        reason="memory|alloc",
-        data=best_of(1024, 4, expert_width=60_000),
-        in_trial=True,
-    )
+    yield BadPolicy(name="a-hang", reason="trial did not end within|to act for", make=hanging)
+    yield BadPolicy(name="too-much-memory", reason="memory|alloc", make=lambda: best_of(1024, 4, expert_width=60_000))
 
 
 def all_bad() -> list[BadPolicy]:

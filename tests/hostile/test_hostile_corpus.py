@@ -19,7 +19,8 @@ from lwd.data.quarantine import QuarantineRecord, find_quarantined
 from lwd.data.store import DirectoryStore
 from lwd.errors import ObjectExists
 from lwd.fleet.bus import Bus
-from lwd.fleet.coordinator import Candidate, Coordinator
+from lwd.fleet.coordinator import Coordinator
+from lwd.fleet.judging import Candidate
 from lwd.fleet.messages import EpisodeAnnouncement
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.suspects import MAX_DEATHS

@@ -12,7 +12,7 @@ export interface Axis {
 export interface Robot {
   robot_id: string;
   host_id: string;
-  state: "help" | "fault" | "human" | "paused" | "autonomous" | "idle" | "offline";
+  state: "help" | "fault" | "human" | "paused" | "stopped" | "autonomous" | "idle" | "offline";
   task: string;
   instruction: string;
   episode_id: string;
@@ -40,10 +40,40 @@ export interface Robot {
   value: { episode_id: string; step: number; value: number } | null;
 }
 
+export interface Host {
+  host_id: string;
+  age_s: number;
+  state: string;
+  error: string;
+  env_steps: number;
+  spooled: number;
+}
+
+export interface StopOrder {
+  stop_id: string;
+  by: string;
+  reason: string;
+  at_s: number;
+}
+
+/** Who stopped all robots, and what their hosts say of it. */
+export interface Stop {
+  active: StopOrder[];
+  hosts: {
+    host_id: string;
+    age_s: number;
+    holds: boolean;
+    stops: StopOrder[];
+    robots: { robot_id: string; holds: boolean; error: string }[];
+  }[];
+  trouble: string;
+}
+
 export interface Fleet {
   bus: boolean;
   robots: Robot[];
-  hosts: { host_id: string; age_s: number; state: string; error: string; env_steps: number; spooled: number }[];
+  hosts: Host[];
+  stop: Stop;
   learner: { age_s: number; stage: string; update: number; snapshot: number; policy_version: number } | null;
   coordinator: { age_s: number; version: number; episodes: number; quarantined: number } | null;
   values: { of: string; note: string };
@@ -139,6 +169,11 @@ export class Live {
   /** Send a command that nobody answers. */
   tell(robot_id: string, verb: "jog" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
     this.#send({ kind: "command", robot_id, verb, lease, seen_s: this.#clocks.get(robot_id) ?? 0, ...rest });
+  }
+
+  /** Stop all robots. Returns whether it was sent. */
+  stop(): boolean {
+    return this.#send({ kind: "stop" });
   }
 
   /** Send a command and wait for the robot's answer. */

@@ -10,6 +10,7 @@ import { LearningPage } from "./learning";
 import { Live } from "./live";
 import { RobotView } from "./robot";
 import { Stage } from "./stage";
+import { StopControl } from "./stop";
 
 interface Page {
   element: HTMLElement;
@@ -21,6 +22,7 @@ const live = new Live();
 let session: SessionInfo;
 let page: Page | null = null;
 let stage: Stage | null = null;
+let stop: StopControl | null = null;
 
 const status = h("span", { class: "status", role: "status" });
 const nav = h("nav", { "aria-label": "views" });
@@ -41,6 +43,8 @@ function shell(): void {
     ["#/learning", "Learning"],
     ["#/episodes", "Episodes"],
   ];
+  stop?.close();
+  stop = new StopControl(live, session.role !== "viewer");
   if (session.role === "admin") views.push(["#/audit", "Audit"]);
   nav.replaceChildren(...views.map(([href, name]) => h("a", { href }, name)));
   app.replaceChildren(
@@ -54,7 +58,9 @@ function shell(): void {
       h("span", { class: "user" }, `${session.name} (${session.role})`),
       h("button", { type: "button", onclick: theme, "aria-label": "light or dark" }, "◐"),
       session.login === "password" ? h("button", { type: "button", onclick: leave }, "Log out") : null,
+      stop.button,
     ),
+    stop.banner,
     holder,
   );
 }
@@ -99,6 +105,8 @@ function route(): void {
 function loginForm(): void {
   page?.close();
   page = null;
+  stop?.close();
+  stop = null;
   const message = h("p", { class: "message", role: "alert" });
   const name = h("input", { name: "name", autocomplete: "username", required: true });
   const password = h("input", { name: "password", type: "password", autocomplete: "current-password", required: true });
@@ -122,6 +130,8 @@ function refusal(error: Error): void {
   live.close();
   page?.close();
   page = null;
+  stop?.close();
+  stop = null;
   app.replaceChildren(
     h(
       "main",

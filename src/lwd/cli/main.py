@@ -30,6 +30,7 @@ VERBS: dict[str, Verb] = {
     "data index": Verb("lwd.cli.data_index", "write the newest snapshot as a Parquet table for SQL engines"),
     "data revoke": Verb("lwd.cli.data_revoke", "take episodes out of the replay for good"),
     "data retain": Verb("lwd.cli.data_retain", "remove from the store what nobody needs any more"),
+    "data verify": Verb("lwd.cli.data_verify", "check every object of a store, repair it, or accept an older copy"),
     "data copy": Verb("lwd.cli.data_copy", "back a store up, or move it from a directory to S3"),
     "bus rights": Verb("lwd.cli.bus_rights", "what a user of a NATS server elsewhere needs to be allowed"),
     "policy export": Verb("lwd.cli.policy_export", "a trained LeRobot policy as LeRobot's own checkpoint"),

@@ -65,7 +65,7 @@ class EmergencyStop:
         self._latch.listen(self._ring)
 
     async def stop(self, by: str, reason: str) -> dict[str, Any]:
-        """Stop all robots; noted once for everybody who does. Returns what is known at once (`view`)."""
+        """Stop all robots. Returns what is known at once (`view`)."""
         before = self._latch.state
         self._latch.stop(by, reason)
         self._changed()

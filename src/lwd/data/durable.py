@@ -101,6 +101,29 @@ def settle(directory: Path) -> None:
         _settled[directory] = changed_ns
 
 
+def leftovers(directory: Path, *, older_s: float = 3600.0) -> list[Path]:
+    """Return the temporary files below a directory that no write can still be busy with: rubbish after crashes.
+
+    Ages are measured by the file system's own times.
+
+    Raises:
+        StoreError: if the directory cannot be read or written.
+    """
+    with explained(directory):
+        clock = directory / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        clock.write_bytes(b"")
+        try:
+            now_s = clock.stat().st_mtime
+        finally:
+            clock.unlink()
+        found = []
+        for path in directory.rglob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and now_s - path.stat().st_mtime > older_s:
+                    found.append(path)
+        return sorted(found)
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file name is one of ours that never became a file: rubbish after a crash."""
     return name.startswith(_TEMPORARY)

@@ -35,7 +35,7 @@ INDEX_EVERY = 256
 _LOOK_EVERY_S = 5.0
 """Between two looks at the newest known entry while nothing new comes."""
 
-_REPAIR = "restore it from a copy of the store, or see `lwd data verify --run RUN --repair`; later entries need it"
+REPAIR = "restore it from a copy of the store, or see `lwd data verify --run RUN --repair`; later entries need it"
 _logger = logging.getLogger(__name__)
 
 
@@ -309,9 +309,9 @@ def read_entry(version: int, data: bytes) -> LogEntry:
         # Without the input: it may be anything.
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise StoreError(f"{log_key(version)} is no log entry ({where}: {first['msg']}): {_REPAIR}") from error
+        raise StoreError(f"{log_key(version)} is no log entry ({where}: {first['msg']}): {REPAIR}") from error
     if entry.version != version:
-        raise StoreError(f"{log_key(version)} says version {entry.version}: {_REPAIR}")
+        raise StoreError(f"{log_key(version)} says version {entry.version}: {REPAIR}")
     return entry
 
 

@@ -29,7 +29,7 @@ MAX_POLICY_BYTES = 16 * 2**30
 """The largest policy that LWD trains, pi0.5 with 3.6 billion weights in float32, has 13.5 GiB."""
 _MAX_MANIFEST_BYTES = 64 * 2**10
 _BASE_PREFIX = "policy-bases"
-_KEY = re.compile(rf"{POLICY_PREFIX}/(\d{{12}})\.(json|safetensors)")
+_KEY = re.compile(rf"{POLICY_PREFIX}/([0-9]{{12}})\.(json|safetensors)")
 _MOST_NAMED = 1000
 
 _logger = logging.getLogger(__name__)

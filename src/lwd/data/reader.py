@@ -26,6 +26,7 @@ class _Change:
     """What leads from the arena's version to another one."""
 
     version: int
+    sha256: str
     added: tuple[EpisodeEntry, ...]
     revoked: frozenset[str]
 
@@ -43,6 +44,8 @@ class ReplayReader:
         self.log = LogReader(store)
         self.version = 0
         """The snapshot version the arena is at."""
+        self.sha256 = ""
+        """Of that version's log entry; empty at version 0."""
         self.env_steps = 0
         """Control steps of the fleet's episodes in the arena: what the update-to-data ratio counts."""
         self._fleet_steps: dict[str, int] = {}
@@ -95,6 +98,11 @@ class ReplayReader:
         """Whether `adopt` has something to show, and need not wait for it."""
         return self._prepared is not None and self._prepared.done()
 
+    @property
+    def prepared_well(self) -> bool:
+        """Whether `adopt` has something to show, and will not raise."""
+        return self._prepared is not None and self._prepared.done() and self._prepared.exception() is None
+
     def adopt(self) -> tuple[EpisodeEntry, ...]:
         """Show what was prepared, waiting for it if necessary; return the episodes that were added.
 
@@ -145,7 +153,7 @@ class ReplayReader:
         except EpisodeRejected as error:
             # Validation lets no such episode in; an older version's, or damage behind its back, may have.
             raise StoreError(f"the log holds an episode that cannot be used ({error}): {_REVOKE}") from error
-        return _Change(version=self.log.version, added=added, revoked=frozenset(self._revoked))
+        return _Change(version=self.log.version, sha256=self.log.sha256, added=added, revoked=frozenset(self._revoked))
 
     def _show(self, change: _Change) -> tuple[EpisodeEntry, ...]:
         self.arena.publish(revoked=change.revoked)
@@ -153,7 +161,7 @@ class ReplayReader:
         for identity in change.revoked:
             self._fleet_steps.pop(identity, None)
         self.env_steps = sum(self._fleet_steps.values())
-        self.version = change.version
+        self.version, self.sha256 = change.version, change.sha256
         self._added, self._revoked = [], set()
         return change.added
 

@@ -28,7 +28,7 @@ from lwd.data.leases import (
 from lwd.data.log import LOG_PREFIX, log_key
 from lwd.data.log_index import INDEX_PREFIX
 from lwd.data.policies import POLICY_PREFIX, manifest_key, policy_objects, read_manifest
-from lwd.data.quarantine import QUARANTINE_PREFIX, QuarantineRecord
+from lwd.data.quarantine import QUARANTINE_PREFIX, QuarantineRecord, list_cases
 from lwd.data.relabelling import RELABELLED_PREFIX
 from lwd.data.store import ObjectStore, StoredObject
 from lwd.errors import ConfigError, ManifestDamaged, ObjectMissing, StoreError
@@ -237,22 +237,23 @@ def _revoked(store: ObjectStore, before_s: float, history: LogHistory) -> list[R
 def _quarantined(
     store: ObjectStore, before_s: float, episodes: dict[str, StoredObject], known: set[str]
 ) -> Iterator[Removal]:
-    for item in store.list(QUARANTINE_PREFIX):
-        if item.modified_s > before_s:
+    for case in list_cases(store).values():
+        # A released object is judged anew first.
+        if case.newest is None or case.newest.modified_s > before_s:
             continue
         try:
-            record = QuarantineRecord.model_validate_json(store.get(item.key))
+            record = QuarantineRecord.model_validate_json(store.get(case.newest.key))
         except ObjectMissing:
             continue  # another run of retention
         except ValidationError:
-            _logger.warning("%s is no quarantine record: kept", item.key)
+            _logger.warning("%s is no quarantine record: kept", case.newest.key)
             continue
         if record.key in known:
             continue  # one of two coordinators refused what the other committed: the log decides
         # The object first: a record without an object is found again, an object without a record would be judged anew.
         if record.key in episodes:
             yield _removal(episodes[record.key], Kind.QUARANTINED)
-        yield _removal(item, Kind.QUARANTINED)
+        yield from (_removal(item, Kind.QUARANTINED) for item in case.records)
 
 
 def _policies(store: ObjectStore, rules: RetentionRules, now_s: float) -> Iterator[Removal]:

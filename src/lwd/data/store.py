@@ -4,6 +4,7 @@ Objects are written once and never changed. Everything else (exactly-once commit
 one promise: of several writers that create one key, exactly one wins. `probe_store` checks it at startup.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -259,6 +260,15 @@ class DirectoryStore:
                 raise ObjectMissing(f"no object {key} in {self._root}, but a link or a socket") from error
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}; check the disk") from error
         return data
+
+    def evict(self, key: str) -> None:
+        """Drop an object from the page cache, so that it is read from the disk the next time."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         self._held.require()

@@ -10,7 +10,7 @@ import numpy as np
 
 from lwd.data.episode_file import MAX_STEPS, read_episode
 from lwd.data.frames import decode_frame, frame_size
-from lwd.errors import ConfigError, EpisodeRejected
+from lwd.errors import ConfigError, EpisodeRejected, EpisodeUnjudged
 from lwd.types import Controller, Embodiment, Episode, Outcome, Source
 
 MAX_FRAMES = 2**17
@@ -65,7 +65,7 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
         raise
     except Exception as error:
         # One file must never stop the service, whatever it found in us or in a library.
-        raise EpisodeRejected(
+        raise EpisodeUnjudged(
             f"file could not be validated ({type(error).__name__}: {error}); keep it and report a bug"
         ) from error
     return episode

@@ -18,6 +18,7 @@ from lwd.errors import PolicyFault, ResetInterrupted, RobotFault, RobotStopped
 from lwd.fleet.ahead import ChunkAhead
 from lwd.fleet.edge_settings import EdgeSettings, FleetRobot
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
+from lwd.fleet.liveness import alive
 from lwd.fleet.messages import axes_of
 from lwd.fleet.policy_faults import load_chunks
 from lwd.fleet.release import LoadedPolicy
@@ -108,6 +109,7 @@ class RobotHost:
         self._watchdog.start()
         try:
             while not should_stop() and not self._exhausted():
+                alive()
                 self._watchdog.turn("the host")
                 self._network.check()
                 self._heed()

@@ -19,6 +19,7 @@ from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.coordinator_process import bus_of, store_of
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
+from lwd.fleet.liveness import alive
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.policy_trial import ProcessTrial, Trial, TrialLimits
 from lwd.fleet.release import PolicyFollower, PolicyLoader
@@ -273,6 +274,7 @@ def _run(
         begun_s = time.monotonic()
         # Asked again and again: a signal that comes meanwhile shortens the wait.
         while not network.drain(0.2, committed=True):
+            alive()
             if time.monotonic() - begun_s > (config.stop_drain_s if stop.is_set else config.drain_s):
                 _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
                 break

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lwd.robots.session import EpisodeSession
 
 MAX_FAULTS = 3
-"""Faults of a version in a row after which robots go back: one may be chance, and each costs an episode."""
+"""Faults of a version without a completed episode between them after which robots go back: one may be chance, and each
+costs an episode."""
 _WORKED_ACTS = 20
 """Acts without a fault after which a version has worked, for tasks whose episodes are long; an episode counts, too."""
 
@@ -94,8 +95,7 @@ class VersionRecord:
         """Whether it completed an episode, or acted often enough."""
 
     def acted(self) -> None:
-        """Note an act without a fault."""
-        self._faults = 0
+        """Note an act without a fault. It ends no row of faults: each episode may begin well."""
         self._acts += 1
         self.worked = self.worked or self._acts >= _WORKED_ACTS
 

@@ -180,8 +180,7 @@ class ProcessTrial:
             ServiceError: if the process does not start, or the host stops.
         """
         with self._lock:
-            if self._closed:
-                raise ServiceError("the host stops: no policy is tried")
+            self._require_open()
             if self._process is None:
                 self._process, self._ready = self._start(), False
             process = self._process
@@ -189,6 +188,7 @@ class ProcessTrial:
             self._ready = _exchange(process, b"", b"", _START_S) == READY
             if not self._ready:
                 self._end()
+                self._require_open()
                 raise ServiceError(f"the process to try policies in did not start within {_START_S:.0f} s")
         begun_s = time.monotonic()
         line = _exchange(process, request.model_dump_json().encode() + b"\n", data, request.seconds)
@@ -196,11 +196,14 @@ class ProcessTrial:
             return TrialAnswer.model_validate_json(line)
         except ValidationError:
             self._end()
-        if self._closed:
-            raise ServiceError("the host stops: the trial was ended")
+        self._require_open()
         if time.monotonic() - begun_s >= request.seconds:
             raise CheckpointError(f"its trial did not end within {request.seconds:.0f} s")
         return None
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ServiceError("the host stops: no policy is tried")
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}

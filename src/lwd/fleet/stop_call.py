@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from lwd.errors import ConfigError, ServiceError
+from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.messages import HostHeartbeat, host_subject
@@ -58,7 +58,7 @@ class StopCall:
     async def stop(self, order: StopOrder) -> StopResult:
         """Tell everybody to stop whom the bus reaches; the files were written before."""
         begun_s = time.monotonic()
-        state = StopState(stops=(order,)) if self._files is None else self._files.read().order(order)
+        state = self._filed().order(order)
         own = {stop.stop_id for stop in state.active if stop.by == order.by}
 
         def confirms(report: StopReport) -> bool:
@@ -73,7 +73,7 @@ class StopCall:
 
     async def release(self, by: str, reason: str) -> StopResult:
         """Release every stop that files, bus and hosts know of."""
-        state = StopState() if self._files is None else self._files.read()
+        state = self._filed()
         async with self._connected() as bus:
             if bus is not None:
                 try:
@@ -90,12 +90,25 @@ class StopCall:
             begun_s = time.monotonic()
             state = state.released([stop.stop_id for stop in state.active], by, reason, time.time())
             if self._files is not None:
-                self._files.write(state)
+                try:
+                    self._files.write(state)
+                except StoreError as error:
+                    self._result.troubles.append(str(error))
             self._reports.clear()
             telling = asyncio.create_task(self._tell(bus, state)) if bus is not None else None
             await self._wait(bus, begun_s, lambda report: report.time_s > 0 and not report.stops)
             await self._end(telling)
         return self._result
+
+    def _filed(self) -> StopState:
+        """Return what the files say; whatever is wrong with them, the bus is still told."""
+        if self._files is None:
+            return StopState()
+        try:
+            return self._files.read()
+        except OSError as error:
+            self._result.troubles.append(f"{self._files.directory} cannot be read ({error.strerror})")
+            return StopState()
 
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator[Bus | None]:

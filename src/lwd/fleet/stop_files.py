@@ -187,7 +187,11 @@ class StopFileThread:
 
     def _run(self) -> None:
         while not self._closing.wait(_POLL_S):
-            self._turn()
+            try:
+                self._turn()
+            except Exception:  # of a thread that ended nobody would know
+                _logger.exception("stops in %s are not looked at now", self._files.directory)
+                self._closing.wait(1.0)
 
     def _turn(self) -> None:
         try:

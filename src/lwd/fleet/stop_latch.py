@@ -47,7 +47,7 @@ class StopLatch:
         return self._become(lambda state: state.merged(other))
 
     def stop(self, by: str, reason: str = "") -> None:
-        """Stop; noted once for everybody who does while it is stopped.
+        """Stop. Two presses of one person at the same time are one stop.
 
         Raises:
             ValidationError: if the name or the reason will not do.

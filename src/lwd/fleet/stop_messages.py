@@ -21,6 +21,9 @@ STOP_KEY = "stop"
 MAX_STOPS = 64
 """Stops of a state that are not released, and released ones that are remembered; an older one is forgotten."""
 MAX_REASON = 200
+_ONE_PRESS_S = 2.0
+"""A button that is sent in several ways, or pressed twice, is one stop."""
+_MAX_OF_ONE = 8
 STOP_ID_PATTERN = r"^[0-9a-f]{32}$"
 UNKNOWN = "somebody"
 """Who stopped, where it is not told."""
@@ -84,8 +87,12 @@ class StopState(Message):
         return StopState(stops=(*over, *active), releases=tuple(kept))
 
     def order(self, order: StopOrder) -> "StopState":
-        """Return the state with one more stop; the same, if its author has stopped already."""
-        if any(stop.by == order.by for stop in self.active):
+        """Return the state with one more stop; the same, if its author has just stopped, or often.
+
+        Later it counts anew: somebody may be about to release the earlier one.
+        """
+        own = [stop for stop in self.active if stop.by == order.by]
+        if len(own) >= _MAX_OF_ONE or any(abs(order.at_s - stop.at_s) < _ONE_PRESS_S for stop in own):
             return self
         return self.merged(StopState(stops=(order,)))
 
@@ -128,7 +135,7 @@ class HostFile(Message):
 
 def words_of(stops: Iterable[StopOrder]) -> str:
     """Say who stopped the robots, and why; empty without a stop."""
-    said = [f"{stop.by}: {stop.reason}" if stop.reason else stop.by for stop in stops]
+    said = list(dict.fromkeys(f"{stop.by}: {stop.reason}" if stop.reason else stop.by for stop in stops))
     if not said:
         return ""
     more = f" (and {len(said) - 3} more)" if len(said) > 3 else ""

@@ -153,17 +153,23 @@ class Watchdog:
         while not self._closing:
             self._wake.wait(_TICK_S)
             self._wake.clear()
-            turn, now_s = self._turn, self._clock()
-            alarm = self._latch.reason or self._standstill(turn, now_s)
-            is_new = bool(alarm) != bool(self._alarm) or (self._latch.is_set and alarm != self._alarm)
-            if is_new:
-                # At once, whenever the last one was.
-                self._next_hold_s = dict.fromkeys(self.gates, now_s)
-            if alarm:
-                self._hold_due(turn, now_s)
-            if is_new:
-                self._tell(alarm)
-            self._alarm = alarm
+            try:
+                self._look()
+            except Exception:  # one that is not there any more would be missed by nobody
+                _logger.exception("the watchdog failed, and goes on")
+
+    def _look(self) -> None:
+        turn, now_s = self._turn, self._clock()
+        alarm = self._latch.reason or self._standstill(turn, now_s)
+        is_new = bool(alarm) != bool(self._alarm) or (self._latch.is_set and alarm != self._alarm)
+        if is_new:
+            # At once, whenever the last one was.
+            self._next_hold_s = dict.fromkeys(self.gates, now_s)
+        if alarm:
+            self._hold_due(turn, now_s)
+        self._alarm = alarm
+        if is_new:
+            self._tell(alarm)
 
     def _hold_due(self, turn: _Turn, now_s: float) -> None:
         for name in self.gates:
@@ -187,7 +193,10 @@ class Watchdog:
         self._holding[name] = thread = threading.Thread(
             target=self._hold_one, args=(name,), name=f"hold {name}", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the machine takes no more threads
+            self._hold_one(name)
 
     def _hold_one(self, name: str) -> None:
         gate = self.gates[name]

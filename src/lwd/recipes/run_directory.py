@@ -186,6 +186,10 @@ class RunDirectory:
         everything[name] = config
         durable.replace(self.path / "config.json", json.dumps(everything, indent=2, default=str).encode())
 
+    def lock_path(self, stage: str) -> Path:
+        """The file that `locked` locks."""
+        return self.path / "checkpoints" / f"{stage}.lock"
+
     @contextmanager
     def locked(self, stage: str) -> Iterator[None]:
         """Let only one process run a stage of this run.
@@ -193,7 +197,7 @@ class RunDirectory:
         Raises:
             ConfigError: if another process runs it.
         """
-        path = self.path / "checkpoints" / f"{stage}.lock"
+        path = self.lock_path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:

@@ -115,3 +115,23 @@ def test_stop_without_a_bus_reaches_the_hosts_of_the_run_directory(tmp_path, fle
         assert "no message bus" in answer["trouble"]
         until(lambda: is_stopped(fleet))
         until(lambda: [report.holds for report in StopFiles(tmp_path).hosts()] == [True])
+
+
+def test_button_in_the_console_s_run_stops_hosts_elsewhere_too(tmp_path, server, accounts):
+    run = tmp_path / "console"
+    (run / "stop").mkdir(parents=True)
+    with driven_fleet.driven_fleet(tmp_path / "elsewhere", server, gain=0.0) as fleet:
+        stop = threading.Event()
+        thread = threading.Thread(target=fleet.host().run, args=(stop.is_set,))
+        thread.start()
+        try:
+            with console(run, server, accounts) as client:
+                until(lambda: fleet.steps_of("robot-0"))
+                (run / "stop" / "button").touch()
+                until(lambda: fleet.network.alarm == "stopped by somebody: file button")
+                assert release_all(client, log_in(client, "operator")) == 200
+                until(lambda: not fleet.network.alarm)
+                until(lambda: not (run / "stop" / "button").exists())
+        finally:
+            stop.set()
+            thread.join()

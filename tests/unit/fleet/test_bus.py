@@ -154,7 +154,7 @@ def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
 
 
 def test_the_learners_link_announces_and_beats(server):
-    link = LearnerLink(BusConfig(urls=(server.url,)))
+    link = LearnerLink(lambda: BusConfig(urls=(server.url,)))
     manifest = PolicyManifest(
         version=0, key=policy_key(0), sha256="0" * 64, bytes=1, update=0, snapshot=0, published_at_s=1.0
     )

@@ -14,8 +14,10 @@ from lwd.data.quarantine import find_quarantined, quarantine
 from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ObjectExists, StoreError
-from lwd.fleet.coordinator import Candidate, Coordinator, describe
+from lwd.fleet.coordinator import Coordinator
+from lwd.fleet.describing import describe
 from lwd.fleet.ingest import ingest
+from lwd.fleet.judging import Candidate
 
 from ..data.episodes import EMBODIMENT, episode
 

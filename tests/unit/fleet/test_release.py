@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from lwd.data.policies import (
+    LAST_VERSION,
     PolicyPublisher,
     StateReference,
     fetch_policy,
@@ -15,7 +17,8 @@ from lwd.data.policies import (
     read_manifest,
 )
 from lwd.data.store import DirectoryStore
-from lwd.errors import ManifestDamaged, StoreError
+from lwd.errors import CheckpointError, ManifestDamaged, PolicyFault, RobotFault, StoreError
+from lwd.fleet.messages import PolicyPointer
 from lwd.fleet.release import PolicyFollower, pointer_of
 
 from ... import point_mass
@@ -164,3 +167,204 @@ def test_newer_versions_wait_while_memory_is_full(store):
         policies.want(pointer_of(publisher.publish(point_mass.policy_bytes(version), update=0, snapshot=0)))
         assert asyncio.run(policies.load_wanted()) is loaded
     assert policies.version == 3
+
+
+def test_a_download_that_failed_is_tried_again(store, caplog):
+    class Flaky(DirectoryStore):
+        failures = 2
+
+        def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+            if key.endswith(".safetensors") and self.failures:
+                self.failures -= 1
+                raise StoreError("503 Slow Down")
+            return super().get(key, max_bytes=max_bytes)
+
+    PolicyPublisher(store).publish(point_mass.policy_bytes(1.0), update=0, snapshot=0)
+    policies = follower(Flaky(store._root))
+    failed = 0
+    while policies.newest is None:
+        asyncio.run(policies.look(None))
+        asyncio.run(policies.load_wanted())
+        if policies.newest is None:
+            assert policies.complaint == "policy 0 is not used yet: 503 Slow Down"
+            failed += 1
+            time.sleep(0.02)
+        assert failed < 500
+    assert (policies.version, policies.complaint, policies.unused) == (0, "", 0)
+    assert sum("next try in" in record.message for record in caplog.records) == 2
+
+
+def test_wrong_bytes_are_read_again_before_a_version_is_given_up(tmp_path, store):
+    publisher = PolicyPublisher(store)
+    publisher.publish(point_mass.policy_bytes(1.0), update=0, snapshot=0)
+    bad = publisher.publish(point_mass.policy_bytes(9.0), update=1, snapshot=0)
+    good = (tmp_path / bad.key).read_bytes()
+    (tmp_path / bad.key).write_bytes(good[:-1] + b"x")
+    policies = follower(store)
+
+    async def look(force: int = -1) -> bool:
+        if force in policies._postponed:
+            policies._postponed[force].until_s = 0.0
+        await policies.look(None)
+        return await policies.load_wanted()
+
+    # Once may be a cache; the version before is good enough meanwhile.
+    assert not asyncio.run(look())
+    assert (policies.unused, policies.version) == (0, -1)
+    assert asyncio.run(look())
+    assert policies.version == 0
+    (tmp_path / bad.key).write_bytes(good)
+    assert asyncio.run(look(1))
+    assert policies.version == 1
+    worse = publisher.publish(point_mass.policy_bytes(8.0), update=2, snapshot=0)
+    (tmp_path / worse.key).write_bytes(b"x" * worse.bytes)
+    assert not asyncio.run(look())
+    assert not asyncio.run(look(2))
+    assert policies.unused == 1
+    assert "policy 2 is not used: policies/000000000002.safetensors has SHA-256" in policies.complaint
+
+
+def test_whatever_loading_raises_leaves_the_fleet_with_the_newest_policy_that_loads(store):
+    errors = [KeyError("gain"), RuntimeError("size mismatch"), MemoryError(), RecursionError(), UnicodeError("?")]
+    errors += [ZeroDivisionError(), OSError(5, "EIO"), type("PanicException", (BaseException,), {})("rust")]
+    publisher = PolicyPublisher(store)
+    publisher.publish(point_mass.policy_bytes(7.0), update=0, snapshot=0)
+    for number in range(len(errors)):
+        publisher.publish(b"%d" % number, update=0, snapshot=0)
+
+    def load(data: bytes) -> point_mass.SteeringPolicy:
+        if len(data) == 1:
+            raise errors[int(data)]
+        return point_mass.load_policy(data)
+
+    # A host that starts now has no policy: it goes down to one that it can use.
+    policies = PolicyFollower(store, load, max_loaded=3)
+    for _ in errors:
+        assert policies.newest is None
+        asyncio.run(policies.look(None))
+        assert not asyncio.run(policies.load_wanted())
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    assert (policies.version, policies.unused) == (0, len(errors))
+    # The same bytes under another number are not even tried.
+    errors[3] = AssertionError("tried again")
+    publisher.publish(b"3", update=1, snapshot=0)
+    asyncio.run(policies.look(None))
+    assert not asyncio.run(policies.load_wanted())
+    publisher.publish(point_mass.policy_bytes(8.0), update=2, snapshot=0)
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    assert (policies.version, policies.complaint) == (10, "")
+
+
+def test_pointers_that_lead_nowhere_hide_no_policy(store, caplog):
+    publisher = PolicyPublisher(store)
+    publisher.publish(point_mass.policy_bytes(1.0), update=0, snapshot=0)
+    policies = follower(store)
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    real = publisher.publish(point_mass.policy_bytes(2.0), update=0, snapshot=0)
+    for number in (LAST_VERSION, 500, 10**9):
+        policies.want(pointer_of(real).model_copy(update={"version": number, "key": policy_key(number)}))
+        asyncio.run(policies.load_wanted())
+    asyncio.run(policies.look(None))
+    asyncio.run(policies.load_wanted())
+    assert policies.version == 1
+    assert sum("was announced and is not there" in record.message for record in caplog.records) == 1
+
+
+def test_a_pointer_to_another_object_is_no_message():
+    pointer = {"version": 3, "key": "episodes/robot-1/e.arrow", "sha256": "0" * 64, "update": 0, "snapshot": 0}
+    with pytest.raises(ValueError, match="policy 3 is stored under"):
+        PolicyPointer.model_validate(pointer | {"published_at_s": 1.0})
+
+
+def loaded(store, *gains: float) -> PolicyFollower:
+    """A follower that has loaded versions 0, 1, ... one after the other; each worked but the last."""
+    publisher, policies = PolicyPublisher(store), follower(store)
+    for number, gain in enumerate(gains):
+        publisher.publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
+        asyncio.run(policies.look(None))
+        assert asyncio.run(policies.load_wanted())
+        if number < len(gains) - 1:
+            policies.completed(number)
+    return policies
+
+
+def test_faults_in_a_row_bring_the_robots_back_to_the_last_version_that_worked(store):
+    policies = loaded(store, 1.0, 2.0, 3.0)
+    fault = PolicyFault("NaN")
+    for _ in range(5):
+        policies.failed(2, fault)  # one act of five robots
+    policies.failed(2, PolicyFault("NaN"))
+    policies.completed(2)  # not in a row
+    policies.failed(2, PolicyFault("NaN"))
+    policies.acted(2)  # an episode that fails later is no better
+    policies.failed(2, PolicyFault("NaN"))
+    assert policies.version == 2
+    policies.failed(2, PolicyFault("KeyError"))
+    assert (policies.version, policies.newest.policy.gain) == (1, 2.0)
+    assert policies.complaint == "policy 2 is not used: 3 faults in a row, the last: KeyError; robots act with policy 1"
+    # It stays so, until there is a newer one.
+    asyncio.run(policies.look(None))
+    assert not asyncio.run(policies.load_wanted())
+    PolicyPublisher(store).publish(point_mass.policy_bytes(4.0), update=0, snapshot=0)
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    assert (policies.version, policies.complaint, policies.unused) == (3, "", 1)
+
+
+def test_without_a_version_in_memory_an_older_one_is_loaded(store):
+    publisher = PolicyPublisher(store)
+    for gain in (1.0, 2.0):
+        publisher.publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
+    policies = follower(store)
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    for _ in range(3):
+        policies.failed(1, PolicyFault("NaN"))
+    assert policies.newest is None
+    assert policies.complaint.endswith("robots wait for another one")
+    asyncio.run(policies.look(None))
+    assert asyncio.run(policies.load_wanted())
+    assert policies.version == 0
+
+
+def test_a_broken_robot_uses_up_no_policy(store):
+    policies = loaded(store, 1.0, 2.0)
+    for _ in range(3):
+        policies.failed(1, RobotFault("arm 3 does not answer"))
+    # The new version may be why: the one before has worked.
+    assert policies.version == 0
+    for _ in range(9):
+        policies.failed(0, RobotFault("arm 3 does not answer"))
+    assert policies.version == 0
+
+
+def test_a_file_larger_than_the_host_loads_is_not_downloaded(store):
+    PolicyPublisher(store).publish(point_mass.policy_bytes(1.0), update=0, snapshot=0)
+    policies = PolicyFollower(store, point_mass.load_policy, max_loaded=3, max_bytes=10)
+    asyncio.run(policies.look(None))
+    assert not asyncio.run(policies.load_wanted())
+    assert "more than the 10 that this host loads" in policies.complaint
+
+
+class Refuses:
+    """A trial that not every version passes."""
+
+    def try_policy(self, data: bytes) -> None:
+        if point_mass.load_policy(data).gain > 5:
+            raise CheckpointError("it shakes")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_version_that_fails_its_trial_is_never_loaded(store):
+    publisher = PolicyPublisher(store)
+    policies = PolicyFollower(store, point_mass.load_policy, max_loaded=3, trial=Refuses())
+    for gain, used in ((1.0, True), (6.0, False), (2.0, True)):
+        publisher.publish(point_mass.policy_bytes(gain), update=0, snapshot=0)
+        asyncio.run(policies.look(None))
+        assert asyncio.run(policies.load_wanted()) is used
+    assert policies.version == 2

@@ -35,6 +35,16 @@ def test_stop_state_stays_a_message_however_many_stops_are_merged():
     assert state.active[0].stop_id == order(2).stop_id
 
 
+def test_stop_of_one_person_counts_again_later_and_not_without_end():
+    state = StopState()
+    for number in range(100):
+        state = state.order(order(number, at_s=1000.0 + number))
+        assert len(state.active) == min(8, 1 + number // 2)
+    # Who releases the first has not seen the last.
+    left = state.released([order(0).stop_id], "bob", "", 1100.0)
+    assert words_of(left.active) == "stopped by ada"
+
+
 def test_stop_is_noted_once_for_everybody_who_presses():
     latch = StopLatch()
     latch.stop("ada", "smoke")
