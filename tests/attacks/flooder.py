@@ -20,6 +20,8 @@ def message(kind: str, number: int) -> tuple[str, bytes]:
             return WATCH_SUBJECT, request.model_dump_json().encode()
         case "garbage":
             return WATCH_SUBJECT, b"\x80pickle" * 200
+        case "elsewhere":
+            return "lwd.nobody", b"x" * 200
         case "take" | "drive":
             command = ControlCommand(
                 robot_id=ROBOT,

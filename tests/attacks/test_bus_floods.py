@@ -158,14 +158,17 @@ def test_flood_leaves_a_host_its_steps(tmp_path, server, measured: Measured, kin
     with driven_fleet.driven_fleet(tmp_path, server, gain=0.0) as fleet, running(fleet):
         while fleet.steps_of(ROBOT) < 100:
             time.sleep(0.05)
-        undisturbed = steps_per_s(fleet, 4.0)
+        # The flooder and the server take their share of the processors, too: that is not what is measured.
+        with flooding(server, "elsewhere", 60.0):
+            time.sleep(1.0)
+            undisturbed = steps_per_s(fleet, SECONDS)
         with flooding(server, kind, 60.0):
             time.sleep(1.0)
             during = steps_per_s(fleet, SECONDS)
     measured(
         f"{kind} x {RATE_HZ}/s at a host",
         f"{during / undisturbed:.0%} of {undisturbed:.0f} steps/s",
-        "at least 60 % of the undisturbed steps",
+        "at least 60 % of those under a flood of others",
     )
     assert during >= 0.6 * undisturbed
 
@@ -182,7 +185,7 @@ def test_flood_of_takes_does_not_take_the_robot_from_who_drives(tmp_path, server
         lease = (await calls.ask(ask)).lease
         with flooding(server, "take", 60.0):
             await go_on(calls, ask, lease)
-        phases.append(fleet.remotes[ROBOT].view().phase.value)
+        holders.append(fleet.remotes[ROBOT].view().operator_id)
         await console.close()
 
     async def go_on(calls: ControlCalls, ask: ControlCommand, lease: int) -> None:
@@ -200,7 +203,7 @@ def test_flood_of_takes_does_not_take_the_robot_from_who_drives(tmp_path, server
                 waits_s.append(time.monotonic() - started_s)
             await asyncio.sleep(0.04)
 
-    phases: list[str] = []
+    holders: list[str] = []
     with driven_fleet.driven_fleet(tmp_path, server, gain=0.0) as fleet, running(fleet):
         while fleet.steps_of(ROBOT) < 100:
             time.sleep(0.05)
@@ -209,4 +212,4 @@ def test_flood_of_takes_does_not_take_the_robot_from_who_drives(tmp_path, server
     worst_s = waits_s[int(0.95 * len(waits_s))]
     measured("take x 10000/s while ada drives", f"95 % of answers within {1000 * worst_s:.0f} ms", "200 ms")
     assert worst_s < 0.2
-    assert phases == ["human"]
+    assert holders == ["ada"]

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
@@ -21,7 +20,7 @@ from pydantic import ValidationError
 
 from lwd.errors import ServiceError
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.bus_connection import INBOX, connect, words
+from lwd.fleet.bus_connection import INBOX, GatedClient, connect, words
 from lwd.fleet.complaints import Complaints
 from lwd.fleet.jetstream import (
     BUCKET,
@@ -40,7 +39,7 @@ from lwd.fleet.messages import (
     PolicyPointer,
     episode_subject,
 )
-from lwd.fleet.receiving import Mute, Reader, listen
+from lwd.fleet.receiving import Mute, Reader, listen, listen_or_mute
 
 _CALL_TIMEOUT_S = 5.0
 
@@ -59,7 +58,7 @@ class ReceivedAnnouncement:
 class Bus:
     """One connection. It reconnects for ever; calls fail with ServiceError while it is down."""
 
-    def __init__(self, client: Client, config: BusConfig) -> None:
+    def __init__(self, client: GatedClient, config: BusConfig) -> None:
         self._client = client
         self._jetstream = client.jetstream(timeout=_CALL_TIMEOUT_S)
         self._replicas = config.replicas
@@ -239,7 +238,10 @@ class Bus:
             if (parsed := self._reader.read(kind, message)) is not None:
                 await handler(parsed)
 
-        await listen(self._client, subject, receive, mute=mute)
+        if mute is None:
+            await listen(self._client, subject, receive)
+        else:
+            await listen_or_mute(self._client, subject, receive, mute)
 
     async def subscribe_calls(
         self,
@@ -256,13 +258,11 @@ class Bus:
         """
 
         async def receive(message: Msg) -> None:
-            if not admits(message.data):
-                return
             if (parsed := self._reader.read(kind, message)) is not None:
                 # An inbox, and nothing else: we shall not speak in our name where somebody else sends us.
                 await handler(parsed, message.reply if message.reply.startswith(INBOX) else "")
 
-        await listen(self._client, subject, receive)
+        self._client.put_gate(await listen(self._client, subject, receive), admits)
 
     async def ask(self, subject: str, message: Message, kind: type[MessageT], timeout_s: float) -> MessageT:
         """Publish a message and return the answer, which comes to an inbox that only the one who answers is told.

@@ -34,4 +34,5 @@ class CommandGate:
         holder = self._holder().encode()
         if holder and found[1] == holder:
             return self._of_holder.take()
-        return self._of_each.take(found[1]) and self._of_others.take()
+        # Looked at first: while all others together are too many, it does not matter who.
+        return not self._of_others.is_empty and self._of_each.take(found[1]) and self._of_others.take()

@@ -14,15 +14,24 @@ class TokenBucket:
         self._rate_hz, self._burst, self._clock = rate_hz, burst, clock
         self._tokens, self._at_s = burst, clock()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing may pass now."""
+        self._fill()
+        return self._tokens < 1
+
     def take(self, cost: float = 1.0) -> bool:
         """Return whether one more may pass now, which counts as `cost`."""
-        now_s = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate_hz)
-        self._at_s = now_s
+        self._fill()
         if self._tokens < cost:
             return False
         self._tokens -= cost
         return True
+
+    def _fill(self) -> None:
+        now_s = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now_s - self._at_s) * self._rate_hz)
+        self._at_s = now_s
 
 
 class TokenBuckets:

@@ -86,12 +86,15 @@ class Mute:
     """Told for how many seconds nothing will be heard."""
 
 
-async def listen(client: Client, subject: str, receive: Handler, *, mute: Mute | None = None) -> None:
-    """Call `receive` with what comes on a subject."""
-    if mute is None:
-        await client.subscribe(subject, cb=receive, pending_msgs_limit=_PENDING)
-    else:
-        await _Muting(client, subject, receive, mute).listen()
+async def listen(client: Client, subject: str, receive: Handler) -> int:
+    """Call `receive` with what comes on a subject. Returns the subscription's number."""
+    subscription = await client.subscribe(subject, cb=receive, pending_msgs_limit=_PENDING)
+    return subscription._id
+
+
+async def listen_or_mute(client: Client, subject: str, receive: Handler, mute: Mute) -> None:
+    """As `listen`, but a flood is not listened to."""
+    await _Muting(client, subject, receive, mute).listen()
 
 
 class _Muting:
