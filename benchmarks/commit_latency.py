@@ -14,7 +14,8 @@ from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
 from lwd.data.store import ObjectStore, StoreConfig, open_store
 from lwd.data.validation import EpisodeLimits
-from lwd.fleet.coordinator import Candidate, Coordinator
+from lwd.fleet.coordinator import Coordinator
+from lwd.fleet.judging import Candidate
 from lwd.recipes.bench_result import BenchEntry
 from lwd.types import Outcome, Source
 

@@ -64,6 +64,8 @@ class PacedArm:
         self.pacer.wait()
         return StepResult(observation=self._observe(), outcome=None, sub_step_scores=())
 
+    def hold(self) -> None: ...
+
     def privileged(self) -> Mapping[str, Any]:
         return {}
 

@@ -122,7 +122,7 @@ def learner(plan: Plan) -> None:
     reader = ReplayReader(store, arena)
     sampler = BatchSampler(arena, [Stratum()], batch_size=256, seed=0)
     publisher = PolicyPublisher(store)
-    link = LearnerLink(bus_of(plan.path, None))
+    link = LearnerLink(lambda: bus_of(plan.path, None))
     policy = random_policy()
 
     def publish() -> None:

@@ -85,7 +85,7 @@ def measure_pointer_fan_out(connections: int, *, pointers: int, pause_s: float =
                 for process in range(processes):
                     children[f"listeners-{process}"] = start(plan, "listeners", process)
                 wait_until_ready(plan, children, list(children))
-                link = LearnerLink(BusConfig(urls=(server.url,)))
+                link = LearnerLink(lambda: BusConfig(urls=(server.url,)))
                 for version in range(pointers):
                     published_s[version] = time.time()
                     link.announce_policy(_manifest(version, published_s[version]))

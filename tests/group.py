@@ -1,41 +1,53 @@
-"""Starts the processes of a learner group as torchrun would, without its agent."""
+"""Starts the processes of a learner group as `lwd learner --processes` does, without restarts."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from lwd.learner.rendezvous import Member
 
 ROOT = Path(__file__).parents[1]
 
 
-def start_group(scenario: str, directory: Path, *, size: int = 2, **environment: str) -> list[subprocess.Popen[str]]:
-    """Start all processes of a scenario of tests/unit/learner/group_process.py, by rank."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def start_group(
+    scenario: str,
+    directory: Path,
+    *,
+    size: int = 2,
+    address: str | None = None,
+    port: int | None = None,
+    **environment: str,
+) -> list[subprocess.Popen[str]]:
+    """Start all processes of a scenario of tests/unit/learner/group_process.py, by rank.
+
+    They meet in a directory, or as several machines do, at the address.
+    """
+    private = Path(tempfile.mkdtemp()) if address is None else None
+    members = [
+        Member(rank=rank, size=size, local_rank=rank, directory=private, address=address, port=port)
+        for rank in range(size)
+    ]
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         **environment,
     }
     command = [sys.executable, "-W", "error", "-m", "tests.unit.learner.group_process", scenario, str(directory)]
     return [
         subprocess.Popen(
             command,
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=common | member.variables,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(size)
+        for member in members
     ]
 
 

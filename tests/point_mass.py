@@ -47,6 +47,7 @@ class PointMassRobot:
 
     def __init__(self) -> None:
         self.closed = False
+        self.holds = 0
 
     def reset(self, task: Task, seed: int) -> Observation:
         random = np.random.default_rng(seed)
@@ -80,6 +81,9 @@ class PointMassRobot:
             outcome=outcome,
             sub_step_scores=(float(self._half_way), float(outcome is Outcome.SUCCESS)),
         )
+
+    def hold(self) -> None:
+        self.holds += 1
 
     def privileged(self) -> Mapping[str, Any]:
         return {"goal": self._goal}

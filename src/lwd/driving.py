@@ -36,11 +36,15 @@ class DriveAxis:
     minus: Direction | None = None
     """Where a deflection below 0 goes; None: a person knows it by its label."""
     plus: Direction | None = None
+    keeps: bool = False
+    """Standing still, an absolute one keeps its last command: a gripper told its measured width lets its load fall."""
 
     def still(self, state_S: FloatArray, executed: float | None) -> float | None:
         """Return the number that moves nothing; None where nobody knows it."""
         if not self.absolute:
             return 0.0
+        if self.keeps and executed is not None:
+            return executed
         if self.measured is not None:
             return self._within(float(state_S[self.measured]))
         return self.start if executed is None else executed
@@ -113,6 +117,7 @@ def drive_axis(
     start: float | None = None,
     minus: Direction | None = None,
     plus: Direction | None = None,
+    keeps: bool = False,
 ) -> DriveAxis:
     """Return an axis; without a speed at a quarter of its range per second, or at half its largest number."""
     usual = (high - low) / 4 if absolute else max(abs(low), abs(high)) / 2
@@ -126,13 +131,14 @@ def drive_axis(
         start=start,
         minus=minus,
         plus=plus,
+        keeps=keeps,
     )
 
 
 def hand_axis() -> DriveAxis:
     """Return a hand whose action is the force of its fingers: it stays when the key is let go, so nothing falls."""
     # Half a second from open to closed.
-    return drive_axis("hand", -1, 1, absolute=True, speed=4, start=-1, minus="open hand", plus="close hand")
+    return drive_axis("hand", -1, 1, absolute=True, speed=4, start=-1, minus="open hand", plus="close hand", keeps=True)
 
 
 def relative_driving(embodiment: Embodiment) -> Driving:

@@ -6,6 +6,7 @@ LWDError
  +-- ShapeError              tensors or arrays whose shapes do not agree
  +-- NonFiniteLoss           a loss became NaN or infinite; training stopped
  +-- EpisodeRejected         an episode failed validation (the coordinator quarantines it)
+ |    +-- EpisodeUnjudged    validation itself failed
  +-- StoreError              the object store cannot do what was asked
  |    +-- StoreUnsafe        two writers can both create one object
  |    +-- ObjectExists       other bytes are stored under that key
@@ -15,10 +16,14 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
- |    +-- PolicyFault          a policy raised instead of acting, or gave no usable chunk
+ |    +-- PolicyFault        a policy raised instead of acting, or gave no usable chunk
+ |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
+ |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
+ +-- LeaseTaken              another learner writes to the store
  +-- ControlRefused          an operator may not do that to a robot now (another holds it, the lease has ended)
  +-- ServiceError            a process of the fleet is missing, dead or unreachable
       +-- PortInUse
+      +-- ProcessFailed       a process of ours ended with an error that a restart would repeat
       +-- BusRefused        the NATS server refuses us, or we do not trust it
 """
 
@@ -45,6 +50,10 @@ class NonFiniteLoss(LWDError):
 
 class EpisodeRejected(LWDError):
     """An episode failed validation."""
+
+
+class EpisodeUnjudged(EpisodeRejected):
+    """Validation itself failed, for want of memory or by a bug: not surely the episode's fault."""
 
 
 class StoreError(LWDError):
@@ -95,6 +104,18 @@ class PolicyFault(RobotFault):
     """A policy raised instead of acting, or gave no usable chunk."""
 
 
+class ResetInterrupted(RobotFault):
+    """A robot was held on the way to its start; it is reset again once it may begin."""
+
+
+class RobotStopped(RobotFault):
+    """Nothing may move this robot now; it holds."""
+
+
+class LeaseTaken(LWDError):
+    """Another learner writes to the store."""
+
+
 class ControlRefused(LWDError):
     """An operator may not do that to a robot now."""
 
@@ -107,5 +128,19 @@ class PortInUse(ServiceError):
     """A port that a server of ours needs is taken."""
 
 
+class ProcessFailed(ServiceError):
+    """A process of ours ended with an error that a restart would repeat."""
+
+
 class BusRefused(ServiceError):
     """The NATS server refuses us, or we do not trust it; repeating helps only after somebody mends it."""
+
+
+TRY_AGAIN = 75
+"""Exit status of a process whose error may be gone at the next try (EX_TEMPFAIL of sysexits.h)."""
+
+
+def exit_status(error: BaseException) -> int:
+    """Return the exit status of a process that ends with an error: TRY_AGAIN if a restart may help, else 1."""
+    lasting = (StoreUnsafe, ObjectExists, PortInUse, ProcessFailed, BusRefused)
+    return TRY_AGAIN if isinstance(error, (StoreError, ServiceError)) and not isinstance(error, lasting) else 1

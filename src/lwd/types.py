@@ -114,7 +114,15 @@ class StepResult:
     sub_step_scores: tuple[float, ...]
     """Per sub-step of the task: 1 done, 0.5 done after a retry, 0 not (yet) done."""
     executed: FloatArray | None = None
-    """(A,) what the hardware really executed; None: the action, clipped to the embodiment's limits."""
+    """(A,) what the hardware really executed; None: the action."""
+
+
+def episode_identity(robot_id: str, episode_id: str) -> str:
+    """Return what tells episodes apart: an id alone is the choice of whoever uses it first.
+
+    Neither part holds a slash (`lwd.data.episode_file.NAME_PATTERN`).
+    """
+    return f"{robot_id}/{episode_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +149,11 @@ class EpisodeInfo:
     operator_ids: tuple[str, ...] = ()
     """Who acted from the steps in `operator_steps` on, as long as steps are human; empty where nobody is named."""
     operator_steps: tuple[int, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What tells episodes apart: see `episode_identity`."""
+        return episode_identity(self.robot_id, self.episode_id)
 
 
 @dataclass(frozen=True, kw_only=True)

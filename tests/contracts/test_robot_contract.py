@@ -1,5 +1,6 @@
 """What every robot must do, simulated or real. A new robot joins by adding its factory to ROBOTS."""
 
+import threading
 from collections.abc import Callable, Iterator
 
 import gymnasium
@@ -8,9 +9,10 @@ import pytest
 
 from lwd.errors import ActionRejected, RobotFault
 from lwd.robots.gym import GymRobot, GymSettings
-from lwd.robots.protocol import Robot
+from lwd.robots.protocol import ObservingRobot, Robot
+from lwd.robots.session import EpisodeSession
 from lwd.robots.sim import TASKS, make_robot
-from lwd.types import Outcome, Task
+from lwd.types import Outcome, Source, Task
 
 REACH = Task(
     name="reach", instructions=("reach it",), heldout_instructions=(), sub_steps=("done",), time_limit=30,
@@ -55,6 +57,12 @@ def actions(robot: Robot, count: int) -> np.ndarray:
     return draw.astype(np.float32)
 
 
+def is_delayed(robot: Robot) -> bool:
+    """Whether an action is executed later than it is sent: a hold drops those that are on their way."""
+    world = getattr(robot, "world", None)
+    return world is not None and world.action_latency_steps > 0
+
+
 def test_observations_fit_the_embodiment(case: tuple[Robot, tuple[Task, ...]]) -> None:
     robot, tasks = case
     observation = robot.reset(tasks[0], 0)
@@ -84,13 +92,21 @@ def test_the_same_seed_gives_the_same_episode_and_another_seed_another_start(
         assert not all(np.array_equal(one, other) for one, other in zip(starts[0], starts[2], strict=True))
 
 
+def session_of(robot: Robot, task: Task, seed: int) -> EpisodeSession:
+    return EpisodeSession(
+        robot, task, "go", seed=seed, robot_id="r", source=Source.ROLLOUT, policy_version=0, world="nominal"
+    )
+
+
 def test_actions_beyond_the_limits_are_clipped(case: tuple[Robot, tuple[Task, ...]]) -> None:
     robot, tasks = case
     high = np.array(robot.embodiment.action_high, np.float32)
     ends = []
     for action in (high, 3 * high):
-        robot.reset(tasks[0], 1)
-        ends.append(robot.step(action).observation.state)
+        session = session_of(robot, tasks[0], 1)
+        session.load_chunk(action[None])
+        session.step()
+        ends.append(session.observation.state)
     np.testing.assert_array_equal(*ends)
 
 
@@ -99,21 +115,51 @@ def test_non_finite_actions_are_refused_and_the_robot_stays(case: tuple[Robot, t
     robot, tasks = case
     results = []
     for try_bad in (False, True):
-        robot.reset(tasks[0], 2)
+        session = session_of(robot, tasks[0], 2)
         if try_bad:
-            action = actions(robot, 1)[0]
-            action[1] = bad
+            chunk = actions(robot, 1)
+            chunk[0, 1] = bad
             with pytest.raises(ActionRejected, match="not finite"):
-                robot.step(action)
-        results.append(robot.step(actions(robot, 1)[0]).observation.state)
+                session.load_chunk(chunk)
+        session.load_chunk(actions(robot, 1))
+        session.step()
+        results.append(session.observation.state)
     np.testing.assert_array_equal(*results)
 
 
 def test_actions_of_the_wrong_shape_are_refused(case: tuple[Robot, tuple[Task, ...]]) -> None:
     robot, tasks = case
-    robot.reset(tasks[0], 0)
+    session = session_of(robot, tasks[0], 0)
     with pytest.raises(ActionRejected, match="shape"):
-        robot.step(np.zeros(robot.embodiment.action_size + 1, np.float32))
+        session.load_chunk(np.zeros((1, robot.embodiment.action_size + 1), np.float32))
+    assert session.needs_chunk
+
+
+def test_a_held_robot_ends_no_episode_and_goes_on_from_where_it_stood(case: tuple[Robot, tuple[Task, ...]]) -> None:
+    robot, tasks = case
+    ends = []
+    for holds in (0, 3):
+        robot.reset(tasks[0], 4)
+        first, second = actions(robot, 2)
+        robot.step(first)
+        for _ in range(holds):
+            # As a watchdog does: from another thread.
+            other = threading.Thread(target=robot.hold)
+            other.start()
+            other.join()
+        ends.append(robot.step(second).observation.state)
+    # A real one goes on closing its gripper.
+    if not is_delayed(robot) and not isinstance(robot, ObservingRobot):
+        np.testing.assert_array_equal(*ends)
+
+
+def test_a_robot_can_be_held_before_its_first_episode_and_after_its_last(
+    case: tuple[Robot, tuple[Task, ...]],
+) -> None:
+    robot, tasks = case
+    robot.hold()
+    robot.reset(tasks[0], 0)
+    robot.hold()
 
 
 def test_the_episode_ends_at_the_time_limit_and_not_before(case: tuple[Robot, tuple[Task, ...]]) -> None:

@@ -67,7 +67,7 @@ def test_an_operators_shift(run, url, tmp_path):
     store = open_store(run / "store")
     reader = LogReader(store)
     reader.poll()
-    committed = reader.find(measured["driven"]["episode_id"])
+    committed = reader.find(f"{measured['driven']['robot_id']}/{measured['driven']['episode_id']}")
     assert committed.entry.outcome is Outcome.SUCCESS
     episode = read_episode(store.get(committed.entry.key))
     human_T = episode.controllers_T == Controller.HUMAN

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import nats
 from nats.errors import Error as NatsError
 
 from lwd.data.store import ObjectStore, open_store
+from lwd.errors import ServiceError
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.bus_connection import connect
 from lwd.fleet.jetstream import STREAM
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.process import spawn, stop_all
@@ -187,18 +189,15 @@ class DataPlane:
         """Delete the whole JetStream stream; False if the bus is down."""
 
         async def delete() -> None:
-            # Bounded as a whole: to a server that is down, nats-py's `connect` goes on for two minutes, in which nobody
-            # would tend the processes.
-            async with asyncio.timeout(3):
-                client = await nats.connect(self._bus_server.url, allow_reconnect=False, connect_timeout=2)
-                try:
-                    await client.jetstream(timeout=2).delete_stream(STREAM)
-                finally:
-                    await client.close()
+            client = await connect(BusConfig(urls=(self._bus_server.url,)), "test", 2.0)
+            try:
+                await client.jetstream(timeout=2).delete_stream(STREAM)
+            finally:
+                await client.close()
 
         try:
             asyncio.run(delete())
-        except (NatsError, OSError, TimeoutError):
+        except (NatsError, ServiceError, OSError, TimeoutError):
             return False
         return True
 

@@ -19,8 +19,9 @@ from lwd.data.sampling import BatchSampler, Stratum
 from lwd.data.store import DirectoryStore, ObjectStore
 from lwd.data.validation import EpisodeLimits
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.coordinator import Candidate, Coordinator
+from lwd.fleet.coordinator import Coordinator
 from lwd.fleet.host_network import HostNetwork
+from lwd.fleet.judging import Candidate
 from lwd.fleet.learner_link import LearnerLink
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import NatsServer
@@ -70,7 +71,7 @@ def fleet() -> Iterator[Fleet]:
         early = replay(store)
         for version in range(1, VERSIONS + 1):
             if version == REVOKED_AT:
-                coordinator.revoke([recorded(8).info.episode_id])
+                coordinator.revoke([recorded(8).info.identity])
             else:
                 commit(store, coordinator, version)
             if version % 50 == 0:
@@ -140,7 +141,7 @@ def test_a_late_robot_gets_the_newest_policy_and_is_heard(fleet, tmp_path):
     publisher = PolicyPublisher(fleet.store)
     with NatsServer(tmp_path / "nats") as server:
         bus = BusConfig(urls=(server.url,))
-        link = LearnerLink(bus)
+        link = LearnerLink(lambda: bus)
         for update in range(11):
             assert link.announce_policy(publisher.publish(b"policy %d" % update, update=update, snapshot=update))
         spool = Spool(tmp_path / "spool")

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from lwd.data.validation import EpisodeLimits
-from lwd.fleet import coordinator
+from lwd.fleet import judging
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
 from lwd.types import Embodiment, TokenSpec
 
@@ -27,14 +27,14 @@ EMBODIMENT = Embodiment(
 
 
 def crash_on(name: str) -> None:
-    validate = coordinator.validate_episode
+    validate = judging.validate_episode
 
     def crashing(data, limits):
         if f'"episode_id":"{name}"'.encode() in data:
             ctypes.string_at(0)
         return validate(data, limits)
 
-    coordinator.validate_episode = crashing
+    judging.validate_episode = crashing
 
 
 if __name__ == "__main__":

@@ -80,6 +80,9 @@ class PointMass:
         outcome = Outcome.SUCCESS if arrived else Outcome.TIME_LIMIT if self._step >= TASK.time_limit else None
         return StepResult(observation=self._observe(), outcome=outcome, sub_step_scores=(float(arrived),))
 
+    def hold(self) -> None:
+        pass
+
     def privileged(self) -> Mapping[str, Any]:
         return {}
 

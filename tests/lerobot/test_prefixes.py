@@ -218,7 +218,7 @@ def test_a_growing_replay_and_revoked_episodes_never_meet_a_stale_row(kind: str,
     arena.add([episode(1), episode(2)])  # its buffers have moved twice
     assert_right(policy, arena, [0, 1, 2, 3, 8, 9, 15])
     assert (table.hits, table.misses) == (4, 7)
-    arena.revoke(["episode-0"])
+    arena.revoke(["r/episode-0"])
     assert_right(policy, arena, [8, 9, 15])
     assert table.misses == 7
     # The arena of a learner that is started again holds the others from its first row on.

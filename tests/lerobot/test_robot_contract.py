@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 from tests.contracts.test_robot_contract import (
+    test_a_held_robot_ends_no_episode_and_goes_on_from_where_it_stood,
+    test_a_robot_can_be_held_before_its_first_episode_and_after_its_last,
     test_actions_beyond_the_limits_are_clipped,
     test_actions_of_the_wrong_shape_are_refused,
     test_non_finite_actions_are_refused_and_the_robot_stays,
@@ -30,6 +32,8 @@ from lwd.types import Embodiment, Task, TokenSpec
 from .joint_robot import HEIGHT, WIDTH, JointRobot, JointRobotConfig
 
 __all__ = [
+    "test_a_held_robot_ends_no_episode_and_goes_on_from_where_it_stood",
+    "test_a_robot_can_be_held_before_its_first_episode_and_after_its_last",
     "test_actions_beyond_the_limits_are_clipped",
     "test_actions_of_the_wrong_shape_are_refused",
     "test_non_finite_actions_are_refused_and_the_robot_stays",

@@ -106,9 +106,9 @@ class Fleet:
             except StoreError:
                 continue
 
-    def revoke(self, coordinator: Coordinator, episode_id: str) -> None:
-        coordinator.revoke([episode_id])
-        self.ledger.revoked.add(episode_id)
+    def revoke(self, coordinator: Coordinator, identity: str) -> None:
+        coordinator.revoke([identity])
+        self.ledger.revoked.add(identity)
 
     def reader(self, process: Process) -> None:
         """Follows the log as learners do; sometimes begins again, with or without the index."""

@@ -30,7 +30,7 @@ class Ledger:
     bad: set[str] = field(default_factory=set)
     """Acknowledged episodes that must never be in the log."""
     revoked: set[str] = field(default_factory=set)
-    """Ids that somebody was told are revoked."""
+    """Identities that somebody was told are revoked."""
     _winners: dict[int, str] = field(default_factory=dict)
     _entries: dict[int, LogEntry] = field(default_factory=dict)
     _folds: dict[int, str] = field(default_factory=dict)
@@ -123,9 +123,9 @@ class Ledger:
         entries = self.log()
         reader = LogReader(self.world.open_store())
         reader.poll()
-        live = reader.snapshot.episodes
+        live = {item.entry.episode_id for item in reader.snapshot.episodes.values()}
         everything = {item.episode_id: item for entry in entries for item in entry.added}
-        withdrawn = {name for entry in entries for name in entry.revoked}
+        withdrawn = {name.rpartition("/")[2] for entry in entries for name in entry.revoked}
         stored = self.world.stored()
         quarantined = {Path(record.key).stem for record in self._quarantined(stored)}
         for name, sha256 in self.acknowledged.items():
@@ -138,7 +138,7 @@ class Ledger:
             require((name in live) != (name in withdrawn), f"episode {name} is not in exactly one live entry")
             require(quarantine_key(everything[name].key) not in stored, f"{name} is committed and quarantined")
         for name in self.revoked:
-            require(name not in live, f"revoked episode {name} is live")
+            require(name not in reader.snapshot.episodes, f"revoked episode {name} is live")
         for item in everything.values():
             require(item.key in stored, f"the object of committed episode {item.episode_id} is gone")
             self.read(item.episode_id, item.sha256, stored[item.key])

@@ -57,7 +57,7 @@ def _trusts_directories(path):
     if not path.is_dir():
         _trusts_directories(path.parent)
         path.mkdir(exist_ok=True)
-        durable._sync_directory(path.parent)
+        durable.sync_directory(path.parent)
 
 
 def _names_by_process_id(path, data, mode=0o644):
@@ -101,7 +101,7 @@ MUTATIONS: dict[str, tuple[Patch, dict[str, object]]] = {
         lambda: mock.patch.object(durable, "settle", return_value=None),
         {"shared_directory": True},
     ),
-    "directories are not synced": (lambda: mock.patch.object(durable, "_sync_directory", return_value=None), {}),
+    "directories are not synced": (lambda: mock.patch.object(durable, "sync_directory", return_value=None), {}),
     "directories that somebody else made are trusted": (
         lambda: mock.patch.object(durable, "_ensure_directory", _trusts_directories),
         # An fsync must fail in the one moment after a directory was made, and the power must go later.

@@ -32,7 +32,8 @@ from lwd.errors import StoreError
 
 _PRODUCT = (
     *("lwd.data.durable", "lwd.data.quarantine", "lwd.data.store", "lwd.data.log", "lwd.data.log_index"),
-    *("lwd.fleet.coordinator", "lwd.fleet.shipper", "lwd.fleet.spool"),
+    *("lwd.fleet.coordinator", "lwd.fleet.judging", "lwd.fleet.shipper", "lwd.fleet.rejected"),
+    *("lwd.fleet.spool", "lwd.fleet.spool_files"),
 )
 _EPOCH_S = 1.7e9
 _INDEX_EVERY = 3

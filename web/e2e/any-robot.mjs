@@ -62,10 +62,10 @@ try {
   await until(page, ID, (now) => now.episode_id !== episode_id, "the episode does not end");
   // What the camera recorded of it, step by step.
   for (const end = Date.now() + 60_000; ; await page.waitForTimeout(200)) {
-    if (await page.evaluate(async (id) => (await fetch(`/api/episodes/${id}`)).ok, episode_id)) break;
+    if (await page.evaluate(async (id) => (await fetch(`/api/episodes/${id}`)).ok, `${ID}/${episode_id}`)) break;
     assert(Date.now() < end, "the episode is in no snapshot");
   }
-  await page.goto(`${base}/#/episode/${episode_id}`);
+  await page.goto(`${base}/#/episode/${ID}/${episode_id}`);
   await page.waitForSelector(".reel .replay");
   await page.waitForFunction(() => [...document.querySelectorAll(".reel img")].every((image) => image.naturalWidth > 0));
   const first = await page.getAttribute(".reel .replay", "src");

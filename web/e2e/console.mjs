@@ -195,7 +195,7 @@ try {
   }
   assert(won, "the script did not drive a robot to success");
   assert(undone, "no label was taken back");
-  measured.driven = { episode_id: won.episode_id, human_steps: won.human_steps, steps: won.steps, snapshot: won.snapshot, operator_ids: won.operator_ids };
+  measured.driven = { robot_id: won.robot_id, episode_id: won.episode_id, human_steps: won.human_steps, steps: won.steps, snapshot: won.snapshot, operator_ids: won.operator_ids };
   await press(page, "release");
   await until(page, id, (now) => now.lease === 0 && now.phase === "autonomous", "the robot is not handed back");
 
@@ -224,7 +224,7 @@ try {
   await lookAt(page, `${pictures}/episodes`);
   const [download] = await Promise.all([page.waitForEvent("download"), page.click("a[data-export]")]);
   measured.export_bytes = readFileSync(await download.path()).length;
-  await page.goto(`${base}/#/episode/${won.episode_id}`);
+  await page.goto(`${base}/#/episode/${won.robot_id}/${won.episode_id}`);
   await page.waitForSelector(".replay", { timeout: 120_000 });
   await page.fill(".player input", "10").catch(() => {});
   await lookAt(page, `${pictures}/episode`);

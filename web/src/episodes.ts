@@ -83,7 +83,7 @@ export class EpisodesPage {
           String(row.human_steps),
           String(row.interventions),
           String(row.snapshot),
-          h("a", { href: `#/episode/${row.episode_id}`, "aria-label": `open episode ${row.episode_id}` }, "open"),
+          h("a", { href: `#/episode/${row.robot_id}/${row.episode_id}`, "aria-label": `open episode ${row.episode_id} of ${row.robot_id}` }, "open"),
         ]),
       ),
       h(
@@ -175,7 +175,8 @@ export class EpisodePage {
   #step = 0;
 
   constructor(
-    private readonly episodeId: string,
+    /** ROBOT/ID; neither holds what a path would have to encode. */
+    private readonly identity: string,
     private readonly stage: () => Stage | null,
     private readonly mayLabel: boolean,
   ) {
@@ -193,12 +194,12 @@ export class EpisodePage {
 
   async #load(): Promise<void> {
     try {
-      const detail = await getJson<Detail>(`/api/episodes/${encodeURIComponent(this.episodeId)}`);
+      const detail = await getJson<Detail>(`/api/episodes/${this.identity}`);
       const note = h("p", { class: "empty" }, Object.keys(detail.cameras).length ? "computing its values …" : "replaying it in the simulator …");
       const tracked = h("div", {}, ...this.#player(detail, NO_TRACK), note);
       this.element.replaceChildren(...this.#head(detail), tracked, ...this.#charts(detail));
       try {
-        const track = parseTrack(await getBytes(`/api/episodes/${encodeURIComponent(this.episodeId)}/track`));
+        const track = parseTrack(await getBytes(`/api/episodes/${this.identity}/track`));
         this.#stop();
         tracked.replaceChildren(...this.#player(detail, track));
       } catch (error) {
@@ -234,9 +235,9 @@ export class EpisodePage {
     const message = h("span", { class: "message", role: "alert" });
     const change = async (outcome: string): Promise<void> => {
       try {
-        const path = `/api/episodes/${encodeURIComponent(detail.episode_id)}/label`;
+        const path = `/api/episodes/${this.identity}/label`;
         const changed = await post<{ episode_id: string }>(path, { outcome });
-        location.hash = `#/episode/${changed.episode_id}`;
+        location.hash = `#/episode/${detail.robot_id}/${changed.episode_id}`;
       } catch (error) {
         setText(message, (error as Error).message);
       }
@@ -269,7 +270,7 @@ export class EpisodePage {
   #player(detail: Detail, track: Track): HTMLElement[] {
     const parts: HTMLElement[] = [];
     const marks: ((step: number) => void)[] = [];
-    const reels = Object.entries(detail.cameras).map(([camera, frames]) => new Reel(detail.episode_id, camera, frames, FILM_FRAMES));
+    const reels = Object.entries(detail.cameras).map(([camera, frames]) => new Reel(this.identity, camera, frames, FILM_FRAMES));
     if (reels.length) {
       marks.push((step) => reels.forEach((reel) => reel.show(step)));
       parts.push(h("div", { class: "reels" }, ...reels.map((reel) => reel.element)));

@@ -10,6 +10,7 @@ export const STATE_WORDS: Record<Robot["state"], string> = {
   fault: "fault",
   human: "human",
   paused: "paused",
+  stopped: "stopped",
   autonomous: "autonomous",
   idle: "between episodes",
   offline: "offline",

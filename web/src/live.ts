@@ -12,7 +12,7 @@ export interface Axis {
 export interface Robot {
   robot_id: string;
   host_id: string;
-  state: "help" | "fault" | "human" | "paused" | "autonomous" | "idle" | "offline";
+  state: "help" | "fault" | "human" | "paused" | "stopped" | "autonomous" | "idle" | "offline";
   task: string;
   instruction: string;
   episode_id: string;
@@ -33,15 +33,47 @@ export interface Robot {
   help_reason: string;
   help_for_s: number;
   label: string;
+  /** No episode runs, and the next one waits for whoever controls the robot. */
+  waits: boolean;
   fault: string;
   /** By the newest value network, of a state that may be a second old; null where there is none. */
   value: { episode_id: string; step: number; value: number } | null;
 }
 
+export interface Host {
+  host_id: string;
+  age_s: number;
+  state: string;
+  error: string;
+  env_steps: number;
+  spooled: number;
+}
+
+export interface StopOrder {
+  stop_id: string;
+  by: string;
+  reason: string;
+  at_s: number;
+}
+
+/** Who stopped all robots, and what their hosts say of it. */
+export interface Stop {
+  active: StopOrder[];
+  hosts: {
+    host_id: string;
+    age_s: number;
+    holds: boolean;
+    stops: StopOrder[];
+    robots: { robot_id: string; holds: boolean; error: string }[];
+  }[];
+  trouble: string;
+}
+
 export interface Fleet {
   bus: boolean;
   robots: Robot[];
-  hosts: { host_id: string; age_s: number; state: string; error: string; env_steps: number; spooled: number }[];
+  hosts: Host[];
+  stop: Stop;
   learner: { age_s: number; stage: string; update: number; snapshot: number; policy_version: number } | null;
   coordinator: { age_s: number; version: number; episodes: number; quarantined: number } | null;
   values: { of: string; note: string };
@@ -69,6 +101,7 @@ export interface Answer {
   refused: string;
   lease?: number;
   phase?: string;
+  robot_time_s?: number;
 }
 
 export class Live {
@@ -86,7 +119,9 @@ export class Live {
   #socket: WebSocket | null = null;
   #watched: string[] = [];
   #hz = 10;
-  #requests = new Map<string, (answer: Answer) => void>();
+  #requests = new Map<string, [robotId: string, resolve: (answer: Answer) => void]>();
+  /** The newest clock of each robot that this page has seen: it moves a robot only for who sees it as it is now. */
+  #clocks = new Map<string, number>();
   #number = 0;
 
   open(): void {
@@ -118,7 +153,7 @@ export class Live {
 
   #lost(): void {
     this.connected = false;
-    for (const answer of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
+    for (const [, answer] of this.#requests.values()) answer({ request_id: "", refused: "the connection was lost" });
     this.#requests.clear();
     this.#notify();
   }
@@ -133,16 +168,21 @@ export class Live {
 
   /** Send a command that nobody answers. */
   tell(robot_id: string, verb: "jog" | "keep", lease: number, rest: { sequence?: number; action?: number[] } = {}): void {
-    this.#send({ kind: "command", robot_id, verb, lease, ...rest });
+    this.#send({ kind: "command", robot_id, verb, lease, seen_s: this.#clocks.get(robot_id) ?? 0, ...rest });
+  }
+
+  /** Stop all robots. Returns whether it was sent. */
+  stop(): boolean {
+    return this.#send({ kind: "stop" });
   }
 
   /** Send a command and wait for the robot's answer. */
   ask(robot_id: string, verb: string, lease = 0): Promise<Answer> {
     const request_id = `r${++this.#number}`;
-    if (!this.#send({ kind: "command", robot_id, verb, lease, request_id })) {
+    if (!this.#send({ kind: "command", robot_id, verb, lease, seen_s: this.#clocks.get(robot_id) ?? 0, request_id })) {
       return Promise.resolve({ request_id, refused: "there is no connection to the console" });
     }
-    return new Promise((resolve) => this.#requests.set(request_id, resolve));
+    return new Promise((resolve) => this.#requests.set(request_id, [robot_id, resolve]));
   }
 
   #send(message: unknown): boolean {
@@ -161,8 +201,14 @@ export class Live {
       for (const robot of this.fleet.robots) if (robot.value) this.#keep(robot.robot_id, robot.value);
     } else if (message.kind === "answer") {
       const answer = message as unknown as Answer;
-      this.#requests.get(answer.request_id)?.(answer);
+      const [robotId, resolve] = this.#requests.get(answer.request_id) ?? [];
+      if (robotId && answer.robot_time_s) this.#clocks.set(robotId, answer.robot_time_s);
+      resolve?.(answer);
       this.#requests.delete(answer.request_id);
+    } else if (message.kind === "clocks") {
+      for (const [robotId, time_s] of Object.entries(message.robots as Record<string, number>)) this.#clocks.set(robotId, time_s);
+      // Thirty times a second nothing else changes.
+      return;
     } else {
       console.warn(message);
     }

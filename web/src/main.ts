@@ -10,6 +10,7 @@ import { LearningPage } from "./learning";
 import { Live } from "./live";
 import { RobotView } from "./robot";
 import { Stage } from "./stage";
+import { StopControl } from "./stop";
 
 interface Page {
   element: HTMLElement;
@@ -21,6 +22,7 @@ const live = new Live();
 let session: SessionInfo;
 let page: Page | null = null;
 let stage: Stage | null = null;
+let stop: StopControl | null = null;
 
 const status = h("span", { class: "status", role: "status" });
 const nav = h("nav", { "aria-label": "views" });
@@ -41,6 +43,8 @@ function shell(): void {
     ["#/learning", "Learning"],
     ["#/episodes", "Episodes"],
   ];
+  stop?.close();
+  stop = new StopControl(live, session.role !== "viewer");
   if (session.role === "admin") views.push(["#/audit", "Audit"]);
   nav.replaceChildren(...views.map(([href, name]) => h("a", { href }, name)));
   app.replaceChildren(
@@ -54,7 +58,9 @@ function shell(): void {
       h("span", { class: "user" }, `${session.name} (${session.role})`),
       h("button", { type: "button", onclick: theme, "aria-label": "light or dark" }, "◐"),
       session.login === "password" ? h("button", { type: "button", onclick: leave }, "Log out") : null,
+      stop.button,
     ),
+    stop.banner,
     holder,
   );
 }
@@ -77,12 +83,12 @@ function showStatus(): void {
 }
 
 function route(): void {
-  const [path = "", argument = ""] = location.hash.replace(/^#\//, "").split("?")[0]!.split("/");
+  const [path = "", argument = "", second = ""] = location.hash.replace(/^#\//, "").split("?")[0]!.split("/");
   page?.close();
   const current = (): Stage | null => stage;
   if (path === "learning") page = new LearningPage();
   else if (path === "episodes") page = new EpisodesPage(session.role !== "viewer");
-  else if (path === "episode") page = new EpisodePage(argument, current, session.role !== "viewer");
+  else if (path === "episode") page = new EpisodePage(`${argument}/${second}`, current, session.role !== "viewer");
   else if (path === "audit") page = new AuditPage();
   else if (path === "robot") page = new RobotView(live, current, argument, session.role !== "viewer");
   else page = new FleetWall(live, current);
@@ -99,6 +105,8 @@ function route(): void {
 function loginForm(): void {
   page?.close();
   page = null;
+  stop?.close();
+  stop = null;
   const message = h("p", { class: "message", role: "alert" });
   const name = h("input", { name: "name", autocomplete: "username", required: true });
   const password = h("input", { name: "password", type: "password", autocomplete: "current-password", required: true });
@@ -122,6 +130,8 @@ function refusal(error: Error): void {
   live.close();
   page?.close();
   page = null;
+  stop?.close();
+  stop = null;
   app.replaceChildren(
     h(
       "main",

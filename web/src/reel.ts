@@ -14,7 +14,7 @@ export class Reel {
    * @param shown how many the strip shows.
    */
   constructor(
-    private readonly episodeId: string,
+    private readonly identity: string,
     private readonly camera: string,
     private readonly frames: number,
     shown: number,
@@ -36,6 +36,6 @@ export class Reel {
   }
 
   #url(frame: number): string {
-    return `/api/episodes/${encodeURIComponent(this.episodeId)}/frames/${encodeURIComponent(this.camera)}/${frame}`;
+    return `/api/episodes/${this.identity}/frames/${encodeURIComponent(this.camera)}/${frame}`;
   }
 }

@@ -21,7 +21,7 @@ interface Verb {
 
 const VERBS: Verb[] = [
   { verb: "take", key: "t", label: "Take over", when: (robot, mine) => !mine && robot.lease === 0 },
-  { verb: "resume", key: "Enter", label: "Drive", when: (robot, mine) => mine && robot.phase === "paused" && !robot.label },
+  { verb: "resume", key: "Enter", label: "Drive", when: (robot, mine) => mine && robot.phase === "paused" && !robot.label && robot.state !== "stopped" },
   { verb: "pause", key: "p", label: "Hold", when: (robot, mine) => mine && robot.phase === "human" },
   { verb: "release", key: "Escape", label: "Hand back", when: (robot, mine) => mine && !robot.label },
   { verb: "success", key: "1", label: "Success", when: (robot, mine) => mine && !robot.label },
@@ -266,8 +266,10 @@ export class RobotView {
 }
 
 function stateInWords(robot: Robot, mine: boolean): string {
+  if (robot.state === "stopped") return robot.fault || "stopped";
   if (robot.label) return `labelled ${words(robot.label)}: U takes it back`;
   if (mine && robot.phase === "human") return "you drive";
+  if (mine && robot.waits) return `holds for you (${robot.reason}): Enter begins the next episode, the robot moves to its start`;
   if (mine) return `holds for you (${robot.reason}): Enter to drive`;
   if (robot.operator_id) return `${robot.operator_id} controls it${robot.phase === "paused" ? `, holding (${robot.reason})` : ""}`;
   if (robot.state === "paused") return `holds (${robot.reason})`;

@@ -12,8 +12,9 @@ import tyro
 from lwd.cli.options import RunOption, run_at
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.data.validation import EpisodeLimits
+from lwd.errors import ConfigError
 from lwd.fleet.coordinator_process import CoordinatorConfig, run_coordinator
-from lwd.fleet.embodiment import fleet_embodiment
+from lwd.fleet.embodiment import built_in_time_limits, fleet_embodiment
 
 
 def run(
@@ -28,11 +29,27 @@ def run(
             help="robots whose episodes are accepted; None: RUN/embodiment.json, or those of the first episode",
         ),
     ] = None,
+    time_limits: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="[TASK=STEPS ...]",
+            help="tasks of the fleet and the control steps of their episodes; longer ones and other tasks are refused; "
+            "none: those of the built-in robot, of any other robot every task",
+        ),
+    ] = (),
+    max_episode_steps: Annotated[
+        int, tyro.conf.arg(help="control steps of a fleet episode whose task's limit is not known")
+    ] = 20_000,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     directory = run_at(run, where)
-    limits = EpisodeLimits(embodiment=fleet_embodiment(embodiment) if embodiment else directory.embodiment())
+    robot = fleet_embodiment(embodiment) if embodiment else directory.embodiment()
+    limits = EpisodeLimits(
+        embodiment=robot,
+        max_fleet_steps=max_episode_steps,
+        time_limits=_steps_by_task(time_limits) or built_in_time_limits(robot),
+    )
     run_coordinator(
         CoordinatorConfig(
             run=directory.path,
@@ -42,3 +59,13 @@ def run(
             reconcile_s=reconcile_s,
         )
     )
+
+
+def _steps_by_task(options: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for option in options:
+        task, separator, steps = option.rpartition("=")
+        if not separator or not task or not steps.isdecimal() or int(steps) < 1:
+            raise ConfigError(f"time limit {option!r} is no TASK=STEPS: give such as pick=300")
+        found[task] = int(steps)
+    return found

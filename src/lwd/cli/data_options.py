@@ -15,7 +15,7 @@ from lwd.cli.options import console, run_at
 from lwd.data.log import EpisodeEntry, log_key
 from lwd.data.selection import Selection, parse_time
 from lwd.data.store import ObjectStore, get_or_none
-from lwd.errors import CheckpointError, ConfigError
+from lwd.errors import ConfigError
 
 RobotOption = Annotated[str | None, tyro.conf.arg(metavar="ID", help="episodes of this robot; None: of every robot")]
 SinceOption = Annotated[
@@ -37,7 +37,8 @@ PolicyVersionOption = Annotated[
     ),
 ]
 EpisodeOption = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="[ID ...]", help="ids of episodes; none: not chosen by id")
+    tuple[str, ...],
+    tyro.conf.arg(metavar="[ROBOT/ID ...]", help="episodes, an id alone where one robot has it; none: not chosen so"),
 ]
 
 
@@ -60,7 +61,7 @@ def selection(
         until_s=None if until is None else parse_time("until", until),
         task=task,
         policy_version=policy_version,
-        episode_ids=frozenset(episode),
+        episodes=frozenset(episode),
     )
 
 
@@ -70,13 +71,14 @@ def store_at(run: Path) -> ObjectStore:
     Raises:
         ConfigError: if the run has no store.
         CheckpointError: if its store has no episodes yet.
+        StoreError: if it had some, or is not the run's.
     """
     directory = run_at(run)
     if not run.exists():
         raise ConfigError(f"there is no run {run}: give the directory of an existing one with --run")
     store = directory.store()
     if get_or_none(store, log_key(1)) is None:
-        raise CheckpointError(f"the store of run {run} is empty: run `lwd data generate --run {run}`")
+        raise directory.empty_store()
     return store
 
 

@@ -88,6 +88,7 @@ def _reasons(rules: RetentionRules) -> dict[Kind, str]:
         Kind.INDEX: f"beyond the newest {rules.keep_indexes}",
         Kind.PROBE: "left by a process that was killed",
         Kind.READER: "not renewed, and watched",
+        Kind.RELABELLED: "of a console that was killed",
     }
 
 
@@ -97,6 +98,6 @@ def _as_json(plan: RetentionPlan, *, applied: bool) -> dict[str, object]:
         "version": plan.version,
         "rules": asdict(plan.rules),
         "removals": [asdict(item) for item in plan.removals],
-        "held": [item.episode.entry.episode_id for item in plan.held],
+        "held": [item.episode.entry.identity for item in plan.held],
         "readers": [asdict(lease) for lease in plan.readers],
     }

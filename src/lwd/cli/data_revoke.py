@@ -55,12 +55,12 @@ def run(
             next_step("the same command without --dry-run")
         return
     done = revoke_selected(store, wanted, reason=reason)
-    if not done.episode_ids:
+    if not done.episodes:
         console.print(f"nothing to revoke: no episode of version {done.version} fulfils the conditions")
         return
-    late = len(done.episode_ids) - len(entries)
+    late = len(done.episodes) - len(entries)
     console.print(
-        f"version {done.version} revokes {len(done.episode_ids)} episodes"
+        f"version {done.version} revokes {len(done.episodes)} episodes"
         + (f" ({late} more than above: committed meanwhile)" if late > 0 else "")
     )
     next_step(f"lwd data list --run {run} --revoked shows them; lwd data retain --run {run} frees their space later")

@@ -3,7 +3,6 @@
 Every part that is finished is kept: the same command continues where it was interrupted.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -60,12 +59,11 @@ def _require_same(directory: RunDirectory, settings: dict[str, str | int]) -> No
     Raises:
         ConfigError: if the run's demo was begun with other settings.
     """
-    path = directory.path / "config.json"
-    before = json.loads(path.read_text()).get("demo") if path.exists() else None
+    before = directory.read_config().get("demo")
     for name, value in settings.items():
-        if before is not None and before[name] != value:
+        if isinstance(before, dict) and before.get(name) != value:
             raise ConfigError(
-                f"the demo in {directory.path} was begun with --{name} {before[name]}, now it is {value}: give it a "
-                "directory of its own with --run"
+                f"the demo in {directory.path} was begun with --{name} {before.get(name)}, now it is {value}: give it "
+                "a directory of its own with --run"
             )
     directory.write_config("demo", settings)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from lwd.errors import LWDError
+from lwd.errors import LWDError, exit_status
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ VERBS: dict[str, Verb] = {
     "data index": Verb("lwd.cli.data_index", "write the newest snapshot as a Parquet table for SQL engines"),
     "data revoke": Verb("lwd.cli.data_revoke", "take episodes out of the replay for good"),
     "data retain": Verb("lwd.cli.data_retain", "remove from the store what nobody needs any more"),
+    "data verify": Verb("lwd.cli.data_verify", "check every object of a store, repair it, or accept an older copy"),
     "data copy": Verb("lwd.cli.data_copy", "back a store up, or move it from a directory to S3"),
+    "bus rights": Verb("lwd.cli.bus_rights", "what a user of a NATS server elsewhere needs to be allowed"),
     "policy export": Verb("lwd.cli.policy_export", "a trained LeRobot policy as LeRobot's own checkpoint"),
     "sft": Verb("lwd.cli.sft", "fit the reference policy to the demonstrations"),
     "offline": Verb("lwd.cli.offline", "learn values and a better policy from the offline data"),
@@ -39,7 +41,9 @@ VERBS: dict[str, Verb] = {
     "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
+    "console audit": Verb("lwd.cli.console_audit", "check that nobody changed or cut the console's audit log"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
+    "stop": Verb("lwd.cli.stop", "stop all robots of a run at once, until somebody releases them"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
     "filtered-bc": Verb("lwd.cli.filtered_bc", "the imitation control on the data of a finished fleet run"),
@@ -74,7 +78,10 @@ EXTRAS = {
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0 on success, 1 on an error that we explain, 130 on Ctrl-C."""
+    """Run the command line; the exit status is 0 on success, 130 on Ctrl-C.
+
+    An error that we explain is 1, or 75 where the next try may succeed (a store or a bus that does not answer).
+    """
     sys.exit(dispatch(sys.argv[1:]))
 
 
@@ -94,7 +101,7 @@ def dispatch(arguments: list[str]) -> int:
         )
     except LWDError as error:
         print(f"lwd {name}: {error}", file=sys.stderr)
-        return 1
+        return exit_status(error)
     except ModuleNotFoundError as error:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise

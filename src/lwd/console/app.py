@@ -16,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
 from lwd.console.audit import AuditLog
+from lwd.console.audit_anchor import AuditAnchors
+from lwd.console.background import Background
 from lwd.console.desk_audit import DeskAudit
+from lwd.console.emergency_stop import EmergencyStop, add_stop_routes
 from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
@@ -31,7 +34,7 @@ from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
 from lwd.fleet.bus_config import BusConfig
 from lwd.recipes.run_directory import RunDirectory
-from lwd.types import Outcome
+from lwd.types import Outcome, episode_identity
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -91,32 +94,36 @@ class _Console:
         self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
         self.values = ValueFeed(config.run.path, self.view)
         self.link = FleetLink(config.bus, self.view, self.values, DeskAudit(self.audit).on_control)
+        self.stop = EmergencyStop(config.run.path, self.audit, self.link.on_change)
+        self.link.on_connect, self.view.stop = self.stop.attach, self.stop.view
         self.logins = Logins(config.accounts, config.proxy, self.audit, secure_cookies=config.secure_cookies)
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
         self.heavy = HeavyWork()
+        self.background = Background()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self.link.run()), asyncio.create_task(self.values.run())]
+        self.background.start("the link to the fleet", self.link.run())
+        self.background.start("the feed of values", self.values.run())
+        self.background.start("stops", self.stop.run())
+        self.background.start("the audit log's anchoring", AuditAnchors(self.audit, self.config.run.store).run())
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            self.audit.close()
+            await self.background.close()
+            await asyncio.to_thread(self.audit.close)
 
 
 def create_app(config: AppConfig) -> FastAPI:
     """Build the interface of one run's console.
 
     Raises:
-        ConfigError: if the audit log was changed, or cannot be written.
+        ConfigError: if the audit log cannot be written.
     """
     console = _Console(config)
     app = FastAPI(title="LWD console", version="1", lifespan=console.lifespan, docs_url=None, redoc_url=None)
+    app.state.background = console.background
     hosts = frozenset(origin.partition("://")[2] for origin in config.origins)
 
     @app.middleware("http")
@@ -209,6 +216,8 @@ def create_app(config: AppConfig) -> FastAPI:
         """Return the newest state of all robots, hosts, learner and coordinator."""
         return {"bus": console.link.connected, **console.view.snapshot()}
 
+    add_stop_routes(app, console.stop, viewer, operator, refusals)
+
     @app.get("/api/learning", dependencies=[viewer], responses=refusals)
     async def learning() -> dict[str, Any]:
         """Return curves, latencies, versions, quarantine and storage."""
@@ -257,35 +266,38 @@ def create_app(config: AppConfig) -> FastAPI:
             headers={"Content-Disposition": f'attachment; filename="episodes-snapshot-{version}.tar"'},
         )
 
-    @app.get("/api/episodes/{episode_id}", dependencies=[viewer], responses=refusals)
-    async def episode(episode_id: str) -> dict[str, Any]:
+    @app.get("/api/episodes/{robot_id}/{episode_id}", dependencies=[viewer], responses=refusals)
+    async def episode(robot_id: str, episode_id: str) -> dict[str, Any]:
         """Return one episode with its actions and who was in control."""
-        return await asyncio.to_thread(console.episodes.detail, episode_id)
+        return await asyncio.to_thread(console.episodes.detail, episode_identity(robot_id, episode_id))
 
-    @app.post("/api/episodes/{episode_id}/label", responses={**refusals, 409: {"description": "it cannot be so"}})
-    async def label(episode_id: str, body: NewLabel, session: Annotated[Session, operator]) -> LabelChange:
+    @app.post(
+        "/api/episodes/{robot_id}/{episode_id}/label", responses={**refusals, 409: {"description": "it cannot be so"}}
+    )
+    async def label(
+        robot_id: str, episode_id: str, body: NewLabel, session: Annotated[Session, operator]
+    ) -> LabelChange:
         """Give an episode another outcome, in a new snapshot; the old label stays in the log's history."""
-        outcome = Outcome(body.outcome)
+        outcome, identity = Outcome(body.outcome), episode_identity(robot_id, episode_id)
         try:
-            change = await asyncio.to_thread(console.episodes.relabel, episode_id, outcome, session.name)
+            change = await asyncio.to_thread(console.episodes.relabel, identity, outcome, session.name)
         except EpisodeRejected as error:
             raise HTTPException(409, str(error)) from error
-        await asyncio.to_thread(
-            console.audit.append, session.name, "relabel", episode_id=episode_id, outcome=body.outcome
-        )
+        await asyncio.to_thread(console.audit.append, session.name, "relabel", episode=identity, outcome=body.outcome)
         return LabelChange(episode_id=change.episode_id, snapshot=change.version)
 
-    @app.get("/api/episodes/{episode_id}/track", dependencies=[viewer], responses=refusals)
-    async def track(episode_id: str) -> Response:
+    @app.get("/api/episodes/{robot_id}/{episode_id}/track", dependencies=[viewer], responses=refusals)
+    async def track(robot_id: str, episode_id: str) -> Response:
         """Return poses and value distributions of each step (see lwd.console.episode_track)."""
-        found = await asyncio.to_thread(console.episodes.find, episode_id)
+        found = await asyncio.to_thread(console.episodes.find, episode_identity(robot_id, episode_id))
         data = await console.heavy.output("lwd.console.episode_track", str(config.run.path), found.entry.key)
         return Response(data, media_type="application/octet-stream")
 
-    @app.get("/api/episodes/{episode_id}/frames/{camera}/{step}", dependencies=[viewer], responses=refusals)
-    async def frame(episode_id: str, camera: str, step: int) -> Response:
+    @app.get("/api/episodes/{robot_id}/{episode_id}/frames/{camera}/{step}", dependencies=[viewer], responses=refusals)
+    async def frame(robot_id: str, episode_id: str, camera: str, step: int) -> Response:
         """Return one recorded camera frame."""
-        data = await asyncio.to_thread(console.episodes.frame, episode_id, camera, step)
+        identity = episode_identity(robot_id, episode_id)
+        data = await asyncio.to_thread(console.episodes.frame, identity, camera, step)
         return Response(
             data,
             media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg",
@@ -330,6 +342,7 @@ def create_app(config: AppConfig) -> FastAPI:
             console.view,
             console.audit,
             is_valid=lambda: console.logins.sessions.find(secret) is session,
+            stop=console.stop,
         )
         await client.run()
 

@@ -1,7 +1,5 @@
 """Audit lines of operators who drive robots without this console: what their robots tell on the bus."""
 
-import asyncio
-
 from lwd.console.audit import AuditLog
 from lwd.fleet.desk import CLIENT_PREFIX
 from lwd.fleet.messages import ControlState
@@ -18,17 +16,16 @@ class DeskAudit:
         had = before if before is not None and before.client_id.startswith(CLIENT_PREFIX) else None
         has = now if now.client_id.startswith(CLIENT_PREFIX) else None
         if had is not None and now.lease != had.lease:
-            await self._write(had, "release" if now.phase == "autonomous" else "lost")
+            self._write(had, "release" if now.phase == "autonomous" else "lost")
         if has is None:
             return
         if had is None or had.lease != has.lease:
-            await self._write(has, "take")
+            self._write(has, "take")
         if has.label and (had is None or had.label != has.label):
-            await self._write(has, has.label)
+            self._write(has, has.label)
 
-    async def _write(self, state: ControlState, what: str) -> None:
-        await asyncio.to_thread(
-            self._audit.append,
+    def _write(self, state: ControlState, what: str) -> None:
+        self._audit.append(
             state.operator_id,
             what,
             robot_id=state.robot_id,

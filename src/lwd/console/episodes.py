@@ -94,25 +94,25 @@ class Episodes:
         """
         return tar_of(self._store, items, snapshot, embodiment_json(self._run.embodiment()))
 
-    def find(self, episode_id: str) -> CommittedEpisode:
-        """Return an episode of the newest snapshot.
+    def find(self, identity: str) -> CommittedEpisode:
+        """Return the episode ROBOT/ID of the newest snapshot.
 
         Raises:
-            ConfigError: if it has none of that id.
+            ConfigError: if it has none of that identity.
         """
-        found = self._reader(None).find(episode_id)
+        found = self._reader(None).find(identity)
         if found is None:
-            raise ConfigError(f"episode {episode_id} is not in the newest snapshot")
+            raise ConfigError(f"episode {identity} is not in the newest snapshot")
         return found
 
-    def detail(self, episode_id: str) -> dict[str, Any]:
+    def detail(self, identity: str) -> dict[str, Any]:
         """Return one episode: its row, its actions, and who was in control when.
 
         Raises:
-            ConfigError: if the newest snapshot has none of that id.
+            ConfigError: if the newest snapshot has none of that identity.
             StoreError: if it cannot be read.
         """
-        item = self.find(episode_id)
+        item = self.find(identity)
         episode = self._episode(item)
         return {
             **_row(item),
@@ -127,7 +127,7 @@ class Episodes:
             "cameras": {camera: len(frames) for camera, frames in episode.images.items()},
         }
 
-    def relabel(self, episode_id: str, outcome: Outcome, who: str) -> Relabelling:
+    def relabel(self, identity: str, outcome: Outcome, who: str) -> Relabelling:
         """Give an episode another outcome.
 
         Raises:
@@ -135,18 +135,18 @@ class Episodes:
             EpisodeRejected: if the outcome does not fit it.
             StoreError: if the store fails.
         """
-        return relabel(self._store, episode_id, outcome, who=who)
+        return relabel(self._store, identity, outcome, who=who)
 
-    def frame(self, episode_id: str, camera: str, step: int) -> bytes:
+    def frame(self, identity: str, camera: str, step: int) -> bytes:
         """Return one recorded camera frame, PNG or JPEG.
 
         Raises:
             ConfigError: if there is no such frame.
         """
-        episode = self._episode(self.find(episode_id))
+        episode = self._episode(self.find(identity))
         frames = episode.images.get(camera, ())
         if not 0 <= step < len(frames):
-            raise ConfigError(f"episode {episode_id} has no frame {step} of camera {camera!r}")
+            raise ConfigError(f"episode {identity} has no frame {step} of camera {camera!r}")
         return frames[step]
 
     def _episode(self, item: CommittedEpisode) -> Episode:

@@ -32,7 +32,7 @@ def tar_of(store: ObjectStore, items: Sequence[CommittedEpisode], snapshot: int,
             data = store.get(item.entry.key)
             if hashlib.sha256(data).hexdigest() != item.entry.sha256:
                 raise StoreError(f"{item.entry.key} is not the episode that was committed: restore it from a copy")
-            yield from _file(f"{item.entry.episode_id}.arrow", data, int(item.entry.started_at_s))
+            yield from _file(f"{item.entry.identity}.arrow", data, int(item.entry.started_at_s))
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from lwd.console.fleet_view import FleetView
@@ -12,6 +13,7 @@ from lwd.console.value_feed import VALUES_HZ, ValueFeed
 from lwd.errors import ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.complaints import Complaints
 from lwd.fleet.control_calls import ControlCalls
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
@@ -28,17 +30,32 @@ from lwd.fleet.messages import (
     OperatorView,
     WatchRequest,
     host_subject,
+    poses_subject,
 )
 from lwd.fleet.poses import robot_of_frame
+from lwd.fleet.subjects import MAX_WATCH_BYTES
 
 _RETRY_S = 1.0
 _WATCH_EVERY_S = 1.0
+_MAX_WATCHED = 4096
+_WATCH_REST_S = 0.05
 
 _logger = logging.getLogger(__name__)
 
 
+def _subject_of_frame(data: bytes) -> str:
+    return poses_subject(robot_of_frame(data))
+
+
+def _that_fit(robots: Sequence[str]) -> tuple[str, ...]:
+    """Return as many as a request takes, where each may stand twice."""
+    room = MAX_WATCH_BYTES // 2 - 1024
+    sizes = itertools.accumulate(len(robot_id) + 3 for robot_id in robots)
+    return tuple(robot_id for robot_id, size in zip(robots, sizes, strict=True) if size <= room)[:_MAX_WATCHED]
+
+
 def _told(state: ControlState) -> ControlState:
-    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": ""})
+    return state.model_copy(update={"help_for_s": 0.0, "request_id": "", "refused": "", "robot_time_s": 0.0})
 
 
 class Watcher(Protocol):
@@ -54,6 +71,9 @@ class Watcher(Protocol):
 
     def on_frame(self, robot_id: str, frame: bytes) -> None:
         """A new pose frame; must not wait."""
+
+    def on_clock(self, state: ControlState) -> None:
+        """What a robot's clock was when it told who controls it; must not wait."""
 
     def on_change(self) -> None:
         """The state of control of a robot has changed; must not wait."""
@@ -82,9 +102,12 @@ class FleetLink:
         self._bus: Bus | None = None
         self._console_id = f"console-{uuid.uuid4().hex[:12]}"
         self._watchers: set[Watcher] = set()
-        self._calls = ControlCalls(lambda: self._bus)
+        self._calls = ControlCalls(lambda: self._bus, self._on_control)
         self._wake = asyncio.Event()
+        self.on_connect: Callable[[Bus], Awaitable[None]] | None = None
+        """Called with each new connection."""
         self._complaint = ""
+        self._complaints = Complaints(_logger)
 
     @property
     def connected(self) -> bool:
@@ -98,6 +121,11 @@ class FleetLink:
         self._watchers.discard(watcher)
         self._wake.set()
 
+    def on_change(self) -> None:
+        """Something that every browser shows has changed."""
+        for watcher in self._watchers:
+            watcher.on_change()
+
     def look_again(self) -> None:
         """A watcher looks at other robots now."""
         self._wake.set()
@@ -106,15 +134,22 @@ class FleetLink:
         """Stay connected and tell robots what is watched, until cancelled."""
         try:
             while True:
-                if self._bus is None or self._bus.closed:
-                    await self._connect()
-                if self._bus is not None:
-                    with contextlib.suppress(ServiceError):
+                try:
+                    if self._bus is None or self._bus.closed:
+                        await self._connect()
+                    if self._bus is not None:
                         await self._bus.publish(WATCH_SUBJECT, self._request())
+                except ServiceError:
+                    pass  # the bus is down; it says so itself
+                except Exception as error:
+                    # Whatever it is: one who looks must not take the fleet away from all others.
+                    self._complaints.warn(type(error).__name__, "the fleet is not watched: %s", repr(error)[:500])
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_WATCH_EVERY_S):
                         await self._wake.wait()
                 self._wake.clear()
+                # Browsers may look elsewhere as often as they like.
+                await asyncio.sleep(_WATCH_REST_S)
         finally:
             if self._bus is not None:
                 await self._bus.close()
@@ -127,7 +162,9 @@ class FleetLink:
             await bus.subscribe(COORDINATOR_SUBJECT, CoordinatorHeartbeat, self._on_coordinator)
             await bus.subscribe(f"{CONTROL_SUBJECT}.*", ControlState, self._on_control)
             await bus.subscribe(f"{VIEW_SUBJECT}.*", OperatorView, self._on_view)
-            await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame)
+            await bus.subscribe_bytes(f"{POSES_SUBJECT}.*", self._on_frame, subject_of=_subject_of_frame)
+            if self.on_connect is not None:
+                await self.on_connect(bus)
             self._bus = bus
             self._complaint = ""
         except (ServiceError, ConfigError) as error:
@@ -136,7 +173,9 @@ class FleetLink:
                 _logger.warning("%s; trying again", error)
 
     def _request(self) -> WatchRequest:
-        robots = tuple(sorted(frozenset[str]().union(*(watcher.robots for watcher in self._watchers))))
+        """What all browsers together look at: robots that there are, so that nobody's invention reaches the hosts."""
+        asked = frozenset[str]().union(*(watcher.robots for watcher in self._watchers))
+        robots = _that_fit(sorted(robot_id for robot_id in asked if self._view.knows(robot_id)))
         return WatchRequest(
             console_id=self._console_id,
             robots=robots,
@@ -156,11 +195,12 @@ class FleetLink:
 
     async def _on_control(self, state: ControlState) -> None:
         before = self._view.control(state.robot_id)
-        self._view.on_control(state)
-        self._calls.on_control(state)
+        if not self._view.on_control(state):
+            return
         # Each robot repeats its state every second; how long it has waited browsers hear soon enough.
-        if before is None or _told(before) != _told(state):
-            for watcher in self._watchers:
+        for watcher in self._watchers:
+            watcher.on_clock(state)
+            if before is None or _told(before) != _told(state):
                 watcher.on_change()
         await self._heard(before, state)
 
@@ -170,11 +210,7 @@ class FleetLink:
             self._values.on_view(view)
 
     async def _on_frame(self, data: bytes) -> None:
-        try:
-            robot_id = robot_of_frame(data)
-        except ServiceError as error:
-            _logger.warning("dropped: %s", error)
-            return
+        robot_id = robot_of_frame(data)
         for watcher in self._watchers:
             if robot_id in watcher.robots:
                 watcher.on_frame(robot_id, data)

@@ -18,18 +18,30 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.emergency_stop import EmergencyStop
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
-from lwd.fleet.messages import ControlCommand, ControlVerb
+from lwd.fleet.messages import ControlCommand, ControlState, ControlVerb
+from lwd.fleet.rate_limit import TokenBucket
+from lwd.fleet.stop_messages import Words
 
 _STATE_EVERY_S = 0.5
 _CHANGE_EVERY_S = 0.05
 _UNACKNOWLEDGED = 2
+_MAX_WATCHED = 256
+"""Robots whose poses one browser gets, the first that it names."""
+_SEND_WITHIN_S = 10.0
+"""A browser that takes nothing for so long is gone."""
+_WRONG_HZ, _WRONG_AT_ONCE = 2.0, 30
+"""Messages that are none, before the connection ends."""
+_POLICY_VIOLATION = 1008
 _AUDITED = frozenset({"take", "release", "success", "failure", "discard", "undo"})
 _UNANSWERED = frozenset({"drive", "jog", "keep"})
+_GONE = (WebSocketDisconnect, RuntimeError, TimeoutError, OSError)
+"""What a connection raises that has ended."""
 _LENGTH = struct.Struct("<I")
 
 _logger = logging.getLogger(__name__)
@@ -64,10 +76,19 @@ class CommandFrom(_FromBrowser):
     sequence: int = Field(default=0, ge=0)
     action: tuple[float, ...] = Field(default=(), max_length=64)
     request_id: str = Field(default="", max_length=64)
+    seen_s: float = Field(default=0.0, ge=0)
+    """The robot's clock that the page showed last: of this page, not of this process, which may have seen more."""
 
 
-_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom] = TypeAdapter(
-    Annotated[Watch | Acknowledge | CommandFrom, Field(discriminator="kind")]
+class StopAll(_FromBrowser):
+    """Stop all robots; who is logged in may. What becomes of it comes with the fleet's state."""
+
+    kind: Literal["stop"]
+    reason: Words = ""
+
+
+_FROM_BROWSER: TypeAdapter[Watch | Acknowledge | CommandFrom | StopAll] = TypeAdapter(
+    Annotated[Watch | Acknowledge | CommandFrom | StopAll, Field(discriminator="kind")]
 )
 
 
@@ -83,6 +104,7 @@ class LiveClient:
         audit: AuditLog,
         *,
         is_valid: Callable[[], bool],
+        stop: EmergencyStop,
     ) -> None:
         """
         Args:
@@ -94,15 +116,18 @@ class LiveClient:
         self._view = view
         self._audit = audit
         self._is_valid = is_valid
+        self._stop = stop
         self._asking: set[asyncio.Task[None]] = set()
         self._client_id = f"browser-{uuid.uuid4().hex[:16]}"
         self._robots: frozenset[str] = frozenset()
         self._hz = 10.0
         self._frames: dict[str, bytes] = {}
+        self._clocks: dict[str, float] = {}
         self._unacknowledged = 0
         self._changed = True
         self._wake = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._wrong = TokenBucket(_WRONG_HZ, _WRONG_AT_ONCE)
 
     @property
     def robots(self) -> frozenset[str]:
@@ -117,6 +142,12 @@ class LiveClient:
         self._frames[robot_id] = frame
         self._wake.set()
 
+    def on_clock(self, state: ControlState) -> None:
+        """Tell the page the newest clock of the robots that it controls: its commands repeat it."""
+        if state.client_id == self._client_id:
+            self._clocks[state.robot_id] = state.robot_time_s
+            self._wake.set()
+
     def on_change(self) -> None:
         """Send the fleet's state soon."""
         self._changed = True
@@ -128,19 +159,21 @@ class LiveClient:
         hello = {"kind": "hello", "client_id": self._client_id, "name": session.name, "role": session.role.label}
         await self._socket.send_json(hello)
         self._link.add(self)
-        sender = asyncio.create_task(self._send())
+        sides = [asyncio.create_task(self._send()), asyncio.create_task(self._receive())]
         try:
-            await self._receive()
-        except WebSocketDisconnect:
-            pass
+            # Either: without the one that sends, the page would stand still and nobody would know.
+            await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._link.remove(self)
-            sender.cancel()
-            with suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
-                await sender
-            for task in tuple(self._asking):
+            for task in (*sides, *self._asking):
                 task.cancel()
+            for task in sides:
+                with suppress(asyncio.CancelledError, *_GONE):
+                    await task
             await self._abandon()
+            with suppress(*_GONE):
+                async with asyncio.timeout(1.0):
+                    await self._socket.close(_POLICY_VIOLATION)
 
     async def _send(self) -> None:
         next_state_s = next_poses_s = 0.0
@@ -153,13 +186,15 @@ class LiveClient:
                 self._changed = False
                 await self._send_json({"kind": "fleet", "bus": self._link.connected, **self._view.snapshot()})
                 next_state_s = now_s + _STATE_EVERY_S
+            if self._clocks:
+                clocks, self._clocks = self._clocks, {}
+                await self._send_json({"kind": "clocks", "robots": clocks})
             if self._frames and now_s >= next_poses_s and self._unacknowledged < _UNACKNOWLEDGED:
                 frames, self._frames = self._frames, {}
                 self._unacknowledged += 1
-                async with self._sending:
-                    await self._socket.send_bytes(
-                        b"".join(part for frame in frames.values() for part in (_LENGTH.pack(len(frame)), frame))
-                    )
+                data = b"".join(part for frame in frames.values() for part in (_LENGTH.pack(len(frame)), frame))
+                async with asyncio.timeout(_SEND_WITHIN_S), self._sending:
+                    await self._socket.send_bytes(data)
                 next_poses_s = max(now_s, next_poses_s + 1 / self._hz)
             await asyncio.sleep(_CHANGE_EVERY_S if not self._frames else min(_CHANGE_EVERY_S, 0.5 / self._hz))
             if not self._frames and not self._changed:
@@ -170,19 +205,26 @@ class LiveClient:
 
     async def _receive(self) -> None:
         while True:
-            text = await self._socket.receive_text()
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
             try:
-                message = _FROM_BROWSER.validate_json(text)
+                message = _FROM_BROWSER.validate_json(received.get("text") or "")
             except ValidationError as error:
+                if not self._wrong.take():
+                    return
                 first = error.errors(include_url=False, include_input=False)[0]
                 await self._send_json(
-                    {"kind": "error", "message": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}
+                    {"kind": "error", "message": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:500]}
                 )
                 continue
             match message:
                 case Watch():
-                    self._robots, self._hz = frozenset(message.robots), message.hz
+                    self._robots = frozenset(tuple(dict.fromkeys(message.robots))[:_MAX_WATCHED])
+                    self._hz = message.hz
                     self._link.look_again()
+                case StopAll():
+                    await self._stop.stop(self._session.name, message.reason)
                 case Acknowledge():
                     self._unacknowledged = max(0, self._unacknowledged - 1)
                     self._wake.set()
@@ -210,13 +252,12 @@ class LiveClient:
                 await self._link.send(command)
                 return
             state = await self._link.ask(command)
-            answer = {"lease": state.lease, "phase": state.phase}
+            answer = {"lease": state.lease, "phase": state.phase, "robot_time_s": state.robot_time_s}
         except (ControlRefused, ServiceError) as error:
             refused = str(error)
         if message.verb in _AUDITED:
             status = self._view.control(message.robot_id)
-            await asyncio.to_thread(
-                self._audit.append,
+            self._audit.append(
                 self._session.name,
                 message.verb,
                 robot_id=message.robot_id,
@@ -227,7 +268,7 @@ class LiveClient:
         await self._send_json({"kind": "answer", "request_id": message.request_id, "refused": refused, **answer})
 
     async def _send_json(self, content: dict[str, object]) -> None:
-        async with self._sending:
+        async with asyncio.timeout(_SEND_WITHIN_S), self._sending:
             await self._socket.send_json(content)
 
     async def _abandon(self) -> None:
@@ -237,5 +278,4 @@ class LiveClient:
             )
             with suppress(ServiceError):
                 await self._link.send(command)
-            # Not in a thread: this task may be cancelled with its connection, and the line must be written.
             self._audit.append(self._session.name, "lost", robot_id=robot_id, client_id=self._client_id)

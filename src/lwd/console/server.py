@@ -11,7 +11,7 @@ import uvicorn
 from lwd.console.accounts import Accounts
 from lwd.console.app import AppConfig, create_app
 from lwd.console.proxy import ProxyLogin
-from lwd.errors import ConfigError, PortInUse
+from lwd.errors import ConfigError, PortInUse, ServiceError
 from lwd.fleet.coordinator_process import bus_of
 from lwd.recipes.run_directory import RunDirectory
 
@@ -100,6 +100,7 @@ def run_console(config: ConsoleConfig) -> None:
     Raises:
         ConfigError: if it would be open to others without a login, or a setting or file is wrong.
         PortInUse: if the port is taken.
+        ServiceError: if a part that it needs has ended.
     """
     accounts = accounts_of(config.run)
     if config.proxy is None and config.reached_by and not len(accounts):
@@ -142,6 +143,8 @@ def run_console(config: ConsoleConfig) -> None:
     )
     with listening:
         server.run(sockets=[listening])
+    if failure := app.state.background.failure:
+        raise ServiceError(failure)
 
 
 def _listen(host: str, port: int) -> socket.socket:

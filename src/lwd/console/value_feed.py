@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from lwd.console.fleet_view import FleetView, Value
 from lwd.errors import ServiceError
 from lwd.fleet.messages import OperatorView
@@ -20,8 +22,17 @@ _IDLE_S = 60.0
 _TRY_AGAIN_S = 60.0
 _ANSWER_WITHIN_S = 60.0
 _MAX_LINE = 1 << 20
+_MAX_ROBOTS = 256
 
 _logger = logging.getLogger(__name__)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    values: tuple[float | None, ...]
+    of: str
+    note: str
 
 
 class ValueFeed:
@@ -41,9 +52,10 @@ class ValueFeed:
         return time.monotonic() >= self._next_try_s
 
     def on_view(self, view: OperatorView) -> None:
-        """A robot's newest state."""
-        self._views[view.robot_id] = view
-        self._new.set()
+        """A robot's newest state; beyond 256 robots, those that came first are valued."""
+        if view.robot_id in self._views or len(self._views) < _MAX_ROBOTS:
+            self._views[view.robot_id] = view
+            self._new.set()
 
     async def run(self) -> None:
         """Value what comes, until cancelled."""
@@ -75,14 +87,16 @@ class ValueFeed:
             {"embodiment": view.embodiment, "state": view.state, "instruction": view.instruction} for view in views
         ]
         answer = await self._ask({"robots": robots})
+        if len(answer.values) != len(views):
+            raise ServiceError(f"the value process gives {len(answer.values)} values for {len(views)} robots")
         values = {
             view.robot_id: Value(episode_id=view.episode_id, step=view.step, value=value)
-            for view, value in zip(views, answer["values"], strict=True)
+            for view, value in zip(views, answer.values, strict=True)
             if value is not None
         }
-        self._view.on_values(values, of=answer["of"], note=answer["note"])
+        self._view.on_values(values, of=answer.of, note=answer.note)
 
-    async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, question: dict[str, Any]) -> _Answer:
         process = await self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -95,9 +109,14 @@ class ValueFeed:
             raise ServiceError(f"the value process did not answer within {_ANSWER_WITHIN_S:g} s") from error
         except ConnectionError as error:
             raise ServiceError("the value process has ended; its output is in the console's log") from error
+        except ValueError as error:
+            raise ServiceError(f"the value process says more than {_MAX_LINE} bytes at once") from error
         if not line:
             raise ServiceError("the value process has ended; its output is in the console's log")
-        return json.loads(line)  # type: ignore[no-any-return]
+        try:
+            return _Answer.model_validate_json(line)
+        except ValidationError as error:
+            raise ServiceError("the value process gives no values; its output is in the console's log") from error
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None:

@@ -56,7 +56,12 @@ class Valuer:
                 if each["embodiment"] == robot.name and len(each["state"]) == robot.state_size
             ]
             if fit:
-                for index, value in zip(fit, self._values(network, [robots[index] for index in fit]), strict=True):
+                try:
+                    found = self._values(network, [robots[index] for index in fit])
+                except (RuntimeError, ValueError, TypeError) as error:
+                    # What a robot says of itself must not take the values of all others away for long.
+                    return {"values": values, "of": self._of, "note": f"no values of what robots sent ({error})"[:500]}
+                for index, value in zip(fit, found, strict=True):
                     # A network that diverged says no number, and JSON has no word for it.
                     values[index] = value if math.isfinite(value) else None
         return {"values": values, "of": self._of, "note": self._note}

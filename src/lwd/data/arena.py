@@ -116,7 +116,7 @@ class ReplayArena:
         self._embed = embed
         self._lock = threading.Lock()
         self._infos: list[EpisodeInfo] = []
-        self._index_of_id: dict[str, int] = {}
+        self._index_of: dict[str, int] = {}
         self._tasks = list(tasks)
         self._instructions: dict[str, int] = {}
         self._embeddings: list[FloatArray] = []
@@ -166,7 +166,7 @@ class ReplayArena:
     def add(self, episodes: Iterable[Episode]) -> int:
         """Decode and append episodes; all of them or, if one is rejected, none.
 
-        An episode whose id is already there is left alone, so adding is idempotent. What was staged shows, too.
+        An episode that is already there is left alone, so adding is idempotent. What was staged shows, too.
 
         Returns:
             the number of episodes that were new.
@@ -187,20 +187,20 @@ class ReplayArena:
             rows, count, tasks = len(self._states), len(self._infos), len(self._tasks)
             try:
                 for episode in episodes:
-                    if episode.info.episode_id not in self._index_of_id:
+                    if episode.info.identity not in self._index_of:
                         self._append(episode)
             except BaseException:
                 self._roll_back(rows, count, tasks)
                 raise
             return len(self._infos) - count
 
-    def revoke(self, episode_ids: Iterable[str]) -> int:
-        """Make episodes unsampleable; their rows stay until the arena is rebuilt. Unknown ids are ignored.
+    def revoke(self, identities: Iterable[str]) -> int:
+        """Make the episodes ROBOT/ID unsampleable; their rows stay until the arena is rebuilt. Unknown ids are ignored.
 
         Returns:
             the number of episodes that were not revoked before.
         """
-        return self.publish(revoked=episode_ids)
+        return self.publish(revoked=identities)
 
     def publish(self, revoked: Iterable[str] = ()) -> int:
         """Show what was staged and hide what is revoked, in one change of the content.
@@ -212,7 +212,7 @@ class ReplayArena:
             staged = len(self._infos) - self._revoked_E.shape[0]
             # A new array: views hold the old one.
             revoked_E = np.concatenate([self._revoked_E, np.zeros(staged, dtype=np.bool_)])
-            revoked_E[[self._index_of_id[name] for name in set(revoked) if name in self._index_of_id]] = True
+            revoked_E[[self._index_of[name] for name in set(revoked) if name in self._index_of]] = True
             changed = int(revoked_E.sum() - self._revoked_E.sum())
             if staged or changed:
                 self._revoked_E = revoked_E
@@ -309,7 +309,7 @@ class ReplayArena:
             ]
         )
         self._infos.append(info)
-        self._index_of_id[info.episode_id] = index
+        self._index_of[info.identity] = index
 
     def _instruction_index(self, instruction: str) -> int:
         if instruction not in self._instructions:
@@ -322,7 +322,7 @@ class ReplayArena:
 
     def _roll_back(self, rows: int, count: int, tasks: int) -> None:
         for info in self._infos[count:]:
-            del self._index_of_id[info.episode_id]
+            del self._index_of[info.identity]
         del self._infos[count:]
         del self._tasks[tasks:]
         for array in (self._states, self._actions):
@@ -336,7 +336,7 @@ class ReplayArena:
 
     def _check(self, episode: Episode) -> None:
         """Guard the arena's own invariants; the coordinator has already validated committed episodes."""
-        name, steps = episode.info.episode_id, episode.steps
+        name, steps = episode.info.identity, episode.steps
         if episode.info.embodiment != self.embodiment.name:
             raise EpisodeRejected(
                 f"episode {name} is of embodiment {episode.info.embodiment!r}; "

@@ -17,6 +17,7 @@ from lwd.data.log import LOG_PREFIX, log_key
 from lwd.data.log_index import INDEX_PREFIX
 from lwd.data.policies import POLICY_PREFIX, read_manifest
 from lwd.data.quarantine import QUARANTINE_PREFIX
+from lwd.data.relabelling import RELABELLED_PREFIX
 from lwd.data.store import Created, ObjectStore, StoredObject, get_or_none
 from lwd.errors import ManifestDamaged, ObjectExists, ObjectMissing, StoreError
 
@@ -83,11 +84,12 @@ class _Copy:
             # What was removed, before the snapshots that lack it.
             list(self._source.list(REMOVED_PREFIX)),
             list(self._source.list("episodes")),
+            list(self._source.list(RELABELLED_PREFIX)),
             list(self._source.list(QUARANTINE_PREFIX)),
             weights,
             manifests,
         ]
-        missing = self._live - {item.key for item in steps[1]}
+        missing = self._live - {item.key for item in (*steps[1], *steps[2])}
         if missing:
             raise StoreError(
                 f"{min(missing)} is in the log and not in the source ({len(missing)} such episodes): restore them "

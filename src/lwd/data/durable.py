@@ -39,7 +39,7 @@ def write_new(path: Path, data: bytes) -> bool:
         finally:
             temporary.unlink()
             # Also after FileExistsError: the other writer may have died between its link and its fsync.
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         return True
 
 
@@ -53,14 +53,14 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
         _ensure_directory(path.parent)
         temporary = _write_temporary(path, data, mode)
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
     """Delete a file durably; a file that is gone already is fine."""
     with explained(path):
         path.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
@@ -68,8 +68,8 @@ def move(source: Path, target: Path) -> None:
     with explained(target):
         _ensure_directory(target.parent)
         source.replace(target)
-        _sync_directory(target.parent)
-        _sync_directory(source.parent)
+        sync_directory(target.parent)
+        sync_directory(source.parent)
 
 
 def ensure_directory(path: Path) -> None:
@@ -96,9 +96,32 @@ def settle(directory: Path) -> None:
         return
     _ensure_directory(directory)
     with contextlib.suppress(PermissionError):  # we may read files here, but not list them: nor could we find any
-        _sync_directory(directory)
+        sync_directory(directory)
     if abs(time.time_ns() - changed_ns) > _SAME_TICK_NS:
         _settled[directory] = changed_ns
+
+
+def leftovers(directory: Path, *, older_s: float = 3600.0) -> list[Path]:
+    """Return the temporary files below a directory that no write can still be busy with: rubbish after crashes.
+
+    Ages are measured by the file system's own times.
+
+    Raises:
+        StoreError: if the directory cannot be read or written.
+    """
+    with explained(directory):
+        clock = directory / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        clock.write_bytes(b"")
+        try:
+            now_s = clock.stat().st_mtime
+        finally:
+            clock.unlink()
+        found = []
+        for path in directory.rglob(f"{_TEMPORARY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and not path.is_symlink() and now_s - path.stat().st_mtime > older_s:
+                    found.append(path)
+        return sorted(found)
 
 
 def is_temporary(name: str) -> bool:
@@ -110,11 +133,11 @@ def _ensure_directory(path: Path) -> None:
     if not path.is_dir():
         _ensure_directory(path.parent)
         path.mkdir(exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     elif path not in _lasting:
         # Whoever made it may have died, or failed, before the fsync; then a power cut would take all of it.
         with contextlib.suppress(PermissionError):
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     _lasting.add(path)
 
 
@@ -133,7 +156,8 @@ def _write_temporary(path: Path, data: bytes, mode: int = 0o644) -> Path:
     return temporary
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was created, renamed and deleted in a directory last."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -86,7 +86,7 @@ def decode_frames(episode: Episode, camera: str, size: tuple[int, int]) -> ByteA
     Raises:
         EpisodeRejected: if frames are missing, cannot be decoded or have another size.
     """
-    where = f"episode {episode.info.episode_id}: camera {camera!r}"
+    where = f"episode {episode.info.identity}: camera {camera!r}"
     encoded = episode.images.get(camera, ())
     if len(encoded) != episode.steps + 1:
         raise EpisodeRejected(f"{where} has {len(encoded)} frames; expected {episode.steps + 1}")

@@ -30,7 +30,7 @@ class LogHistory:
     snapshot: Snapshot
     """The newest one."""
     revoked: Mapping[str, RevokedEpisode]
-    """By episode id, in the order of revocation."""
+    """By identity (ROBOT/ID), in the order of revocation."""
 
 
 def read_history(store: ObjectStore) -> LogHistory:
@@ -45,12 +45,12 @@ def read_history(store: ObjectStore) -> LogHistory:
     revoked: dict[str, RevokedEpisode] = {}
     for entry in entries:
         for added in entry.added:
-            live[added.episode_id] = CommittedEpisode(
+            live[added.identity] = CommittedEpisode(
                 entry=added, version=entry.version, committed_at_s=entry.committed_at_s
             )
-        for episode_id in entry.revoked:
-            if (episode := live.pop(episode_id, None)) is not None:
-                revoked[episode_id] = RevokedEpisode(
+        for identity in entry.revoked:
+            if (episode := live.pop(identity, None)) is not None:
+                revoked[identity] = RevokedEpisode(
                     episode=episode, version=entry.version, revoked_at_s=entry.committed_at_s, reason=entry.reason
                 )
     return LogHistory(entries=entries, snapshot=reader.snapshot, revoked=revoked)

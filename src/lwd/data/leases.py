@@ -25,6 +25,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lwd.data.outage import Outage
 from lwd.data.store import ObjectStore, StoredObject
 from lwd.errors import StoreError
 
@@ -44,6 +45,7 @@ class RemovedEpisode(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     episode_id: str
+    """Its identity (ROBOT/ID)."""
     added: int = Field(ge=1)
     """Version that added it."""
     revoked: int = Field(ge=1)
@@ -118,11 +120,13 @@ class SnapshotLease:
         self.close()
 
     def _run(self) -> None:
+        outage = Outage(f"the lease of reader {self.reader_id} is not renewed", "reading goes on")
         while not self._stop.wait(self._renew_s):
             try:
                 self._renew()
+                outage.succeeded()
             except StoreError as error:
-                _logger.warning("the lease of reader %s is not renewed (%s); trying again", self.reader_id, error)
+                outage.failed(error)
 
     def _renew(self) -> None:
         version = self._version

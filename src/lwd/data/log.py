@@ -6,12 +6,16 @@ writer was faster, and the loser reads the winner's entry before it tries v + 1.
 """
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.episode_file import NAME_PATTERN
+from lwd.data.log_head import LOG_PREFIX as LOG_PREFIX
+from lwd.data.log_head import log_key as log_key
+from lwd.data.log_head import require_entry, require_no_gap, sha256_of_entry
 from lwd.data.log_index import (
     INDEX_PREFIX,
     IndexDamaged,
@@ -24,12 +28,14 @@ from lwd.data.log_index import (
 )
 from lwd.data.store import Created, ObjectStore, get_or_none
 from lwd.errors import ObjectExists, ObjectMissing, StoreError
-from lwd.types import Outcome, Source
+from lwd.types import Outcome, Source, episode_identity
 
-LOG_PREFIX = "log"
 INDEX_EVERY = 256
 """Versions between two indexes."""
+_LOOK_EVERY_S = 5.0
+"""Between two looks at the newest known entry while nothing new comes."""
 
+REPAIR = "restore it from a copy of the store, or see `lwd data verify --run RUN --repair`; later entries need it"
 _logger = logging.getLogger(__name__)
 
 
@@ -61,6 +67,11 @@ class EpisodeEntry(BaseModel):
     uploaded_at_s: float
     """Unix time at which the upload was complete."""
 
+    @property
+    def identity(self) -> str:
+        """What tells episodes apart: robot and id, as ROBOT/ID."""
+        return episode_identity(self.robot_id, self.episode_id)
+
 
 class LogEntry(BaseModel):
     """One version of the log."""
@@ -75,7 +86,9 @@ class LogEntry(BaseModel):
     committed_at_s: float
     added: tuple[EpisodeEntry, ...] = ()
     revoked: tuple[str, ...] = ()
-    """Episode ids that later snapshots do not contain; they can never be added again."""
+    """Identities (ROBOT/ID) of episodes that later snapshots do not contain; they can never be added again.
+
+    An id without a robot, as logs of before version 0.2 have them, stands for that id of every robot."""
     reason: str | None = Field(default=None, max_length=2000)
     """Why episodes were revoked, in the operator's words."""
 
@@ -96,19 +109,17 @@ class Snapshot:
 
     version: int
     episodes: Mapping[str, CommittedEpisode]
-    """By episode id."""
+    """By identity (ROBOT/ID)."""
     revoked: frozenset[str]
+    """Identities; ids alone where an old log revoked them."""
     epoch: int
     """The newest epoch seen."""
+    sha256: str = ""
+    """Of the newest entry; empty at version 0."""
 
     @property
     def steps(self) -> int:
         return sum(item.entry.steps for item in self.episodes.values())
-
-
-def log_key(version: int) -> str:
-    """Return the key of a version; keys sort as versions do."""
-    return f"{LOG_PREFIX}/{version:012d}.json"
 
 
 class LogReader:
@@ -117,6 +128,8 @@ class LogReader:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.version = 0
+        self.sha256 = ""
+        """Of the entry of that version; empty at version 0."""
         self.epoch = 0
         self.indexed_version = 0
         """Version of the index that was loaded; 0 if none was."""
@@ -125,6 +138,7 @@ class LogReader:
         self._episodes: dict[str, CommittedEpisode] = {}
         self._revoked: set[str] = set()
         self._undelivered: list[LogEntry] = []
+        self._looked_s = float("-inf")
 
     def poll(self, up_to: int | None = None) -> list[LogEntry]:
         """Read the entries that are new since the last poll, at most up to version `up_to`.
@@ -132,15 +146,31 @@ class LogReader:
         Every entry is returned once: what was read before an error comes with the next poll that has none.
 
         Raises:
-            StoreError: if the store cannot be read, or if an entry is damaged.
+            StoreError: if the store cannot be read, if an entry is damaged, or if the newest known entry is not there
+                any more: the store is an older copy, or another one.
         """
+        known = self.version
         while up_to is None or self.version < up_to:
             data = get_or_none(self._store, log_key(self.version + 1))
             if data is None:
+                if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
+                    self.require_unchanged()
                 break
+            if self.version == known:
+                self.require_unchanged()
             self._undelivered.append(self.apply(data))
         entries, self._undelivered = self._undelivered, []
         return entries
+
+    def require_unchanged(self) -> None:
+        """Read the newest known entry again, and compare.
+
+        Raises:
+            StoreError: if it is another one, or gone.
+        """
+        if self.version:
+            require_entry(self._store, self.version, self.sha256, "this process")
+        self._looked_s = time.monotonic()
 
     def load_index(self, up_to: int | None = None) -> int:
         """Jump to the newest index (of a version up to `up_to`), if it is ahead, and return the version.
@@ -159,7 +189,7 @@ class LogReader:
                 break
             try:
                 data = self._store.get(key)
-                self._jump(read_index(data))
+                self._jump(self._of_this_log(read_index(data)))
             except (ObjectMissing, IndexDamaged) as error:
                 _logger.warning("%s is passed over: %s", key, error)
                 continue
@@ -174,20 +204,22 @@ class LogReader:
             episodes=dict(self._episodes),
             revoked=frozenset(self._revoked),
             epoch=self.epoch,
+            sha256=self.sha256,
         )
 
     @property
     def revoked(self) -> frozenset[str]:
-        """Ids of the episodes that were revoked."""
+        """Identities of the episodes that were revoked; ids alone where an old log revoked them."""
         return frozenset(self._revoked)
 
-    def knows(self, episode_id: str) -> bool:
-        """Whether the episode was ever committed, also if it was revoked since."""
-        return episode_id in self._episodes or episode_id in self._revoked
+    def knows(self, identity: str) -> bool:
+        """Whether the episode ROBOT/ID was ever committed, also if it was revoked since."""
+        # The id alone: what an old log revoked.
+        return identity in self._episodes or not self._revoked.isdisjoint((identity, identity.rpartition("/")[2]))
 
-    def find(self, episode_id: str) -> CommittedEpisode | None:
-        """Return a committed episode, None if it is unknown or revoked."""
-        return self._episodes.get(episode_id)
+    def find(self, identity: str) -> CommittedEpisode | None:
+        """Return the committed episode ROBOT/ID, None if it is unknown or revoked."""
+        return self._episodes.get(identity)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -204,40 +236,53 @@ class LogReader:
     def apply(self, data: bytes) -> LogEntry:
         """Take in the stored entry of the next version; for the reader itself and for its writer.
 
+        Returns:
+            the entry; what it revokes by id alone is named by the identities that this takes out.
         Raises:
             StoreError: if it is damaged or does not fit; then the reader is as it was.
         """
         version = self.version + 1
-        try:
-            entry = LogEntry.model_validate_json(data)
-        except ValidationError as error:
-            raise StoreError(
-                f"{log_key(version)} is no log entry ({error.errors(include_url=False)[0]}): "
-                "restore it from a copy of the store; later entries need it"
-            ) from error
-        if entry.version != version:
-            raise StoreError(f"{log_key(version)} says version {entry.version}: restore it from a copy of the store")
+        entry = read_entry(version, data)
         added: dict[str, CommittedEpisode] = {}
         for item in entry.added:
-            if self.knows(item.episode_id) or item.episode_id in added:
+            if self.knows(item.identity) or item.identity in added:
                 raise StoreError(
-                    f"{log_key(version)} adds {item.episode_id} again: stop the other program that writes this log"
+                    f"{log_key(version)} adds {item.identity} again: stop the other program that writes this log"
                 )
-            added[item.episode_id] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
+            added[item.identity] = CommittedEpisode(entry=item, version=version, committed_at_s=entry.committed_at_s)
         self._episodes.update(added)
         self.fleet_steps += _fleet_steps(added.values())
-        for episode_id in entry.revoked:
-            if (gone := self._episodes.pop(episode_id, None)) is not None:
+        revoked = self._identities(entry.revoked)
+        for identity in revoked:
+            if (gone := self._episodes.pop(identity, None)) is not None:
                 self.fleet_steps -= _fleet_steps([gone])
-            self._revoked.add(episode_id)
-        self.version = version
+        self._revoked.update(entry.revoked)
+        self.version, self.sha256 = version, sha256_of_entry(data)
         self.epoch = max(self.epoch, entry.epoch)
-        return entry
+        return entry if revoked == entry.revoked else entry.model_copy(update={"revoked": revoked})
+
+    def _identities(self, revoked: tuple[str, ...]) -> tuple[str, ...]:
+        """Name the live episodes that an old log revokes by their id alone."""
+        bare = {name for name in revoked if "/" not in name}
+        if not bare:
+            return revoked
+        found: dict[str, list[str]] = {}
+        for identity, item in self._episodes.items():
+            if item.entry.episode_id in bare:
+                found.setdefault(item.entry.episode_id, []).append(identity)
+        return tuple(identity for name in revoked for identity in found.get(name, [name]))
+
+    def _of_this_log(self, index: LogIndex) -> LogIndex:
+        """Compare an index with the log before anything in it is believed."""
+        data = get_or_none(self._store, log_key(index.version))
+        if data is None or sha256_of_entry(data) != index.sha256:
+            raise IndexDamaged(f"version {index.version} of the log is not the one that it was made from")
+        return index
 
     def _jump(self, index: LogIndex) -> None:
         try:
             self._episodes = {
-                row["episode_id"]: CommittedEpisode(
+                episode_identity(row["robot_id"], row["episode_id"]): CommittedEpisode(
                     version=row.pop("version"),
                     committed_at_s=row.pop("committed_at_s"),
                     entry=EpisodeEntry.model_validate(row),
@@ -248,8 +293,26 @@ class LogReader:
             raise IndexDamaged(f"an index has a row that is no episode ({error!r})") from error
         self._revoked = set(index.revoked)
         self.fleet_steps = _fleet_steps(self._episodes.values())
-        self.version, self.epoch = index.version, index.epoch
+        self.version, self.sha256, self.epoch = index.version, index.sha256, index.epoch
         self.indexed_version = index.version
+
+
+def read_entry(version: int, data: bytes) -> LogEntry:
+    """Read the stored entry of a version.
+
+    Raises:
+        StoreError: if it is damaged, or another version's.
+    """
+    try:
+        entry = LogEntry.model_validate_json(data)
+    except ValidationError as error:
+        # Without the input: it may be anything.
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise StoreError(f"{log_key(version)} is no log entry ({where}: {first['msg']}): {REPAIR}") from error
+    if entry.version != version:
+        raise StoreError(f"{log_key(version)} says version {entry.version}: {REPAIR}")
+    return entry
 
 
 def _fleet_steps(episodes: Iterable[CommittedEpisode]) -> int:
@@ -264,6 +327,7 @@ class LogWriter:
         self._reader = reader
         self._table = IndexTable()
         self._indexed_version = reader.indexed_version
+        self._gap_looked_for = False
 
     def commit(self, entry: LogEntry) -> bool:
         """Try to make `entry` the next version.
@@ -277,6 +341,11 @@ class LogWriter:
         """
         if entry.version != self._reader.version + 1:
             raise StoreError(f"entry is for version {entry.version}, the log is at {self._reader.version}: poll first")
+        # Never into another store, an older copy, or behind a gap.
+        self._reader.require_unchanged()
+        if not self._gap_looked_for:
+            require_no_gap(self._store, self._reader.version)
+            self._gap_looked_for = True
         # Without fields that are None: a program from before `reason` existed reads all other entries.
         data = entry.model_dump_json(exclude_none=True).encode()
         try:
@@ -303,6 +372,7 @@ class LogWriter:
             table=self._table,
             version=version,
             epoch=self._reader.epoch,
+            sha256=self._reader.sha256,
             added=[
                 (item.entry, item.version, item.committed_at_s) for item in self._reader.newer_than(self._table.version)
             ],
@@ -319,6 +389,5 @@ def index_of(snapshot: Snapshot) -> bytes:
     """Return a snapshot's index, a Parquet file."""
     rows = [(item.entry, item.version, item.committed_at_s) for item in snapshot.episodes.values()]
     revoked = sorted(snapshot.revoked)
-    return encode_index(
-        snapshot.version, snapshot.epoch, IndexTable().advance(snapshot.version, rows, revoked), revoked
-    )
+    table = IndexTable().advance(snapshot.version, rows, revoked)
+    return encode_index(snapshot.version, snapshot.epoch, table, revoked, snapshot.sha256)

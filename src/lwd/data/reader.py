@@ -16,7 +16,7 @@ from lwd.types import Episode, Source
 
 _ATTEMPTS = 5
 _FIRST_WAIT_S = 0.1
-_REVOKE = "remove it from all later snapshots with `lwd data revoke --episode ID`"
+_REVOKE = "remove it from all later snapshots with `lwd data revoke --episode ROBOT/ID`"
 _AHEAD = 4
 """Downloads per thread that may wait to be decoded: bounds the memory of a reader that joins late."""
 
@@ -26,6 +26,7 @@ class _Change:
     """What leads from the arena's version to another one."""
 
     version: int
+    sha256: str
     added: tuple[EpisodeEntry, ...]
     revoked: frozenset[str]
 
@@ -43,10 +44,12 @@ class ReplayReader:
         self.log = LogReader(store)
         self.version = 0
         """The snapshot version the arena is at."""
+        self.sha256 = ""
+        """Of that version's log entry; empty at version 0."""
         self.env_steps = 0
         """Control steps of the fleet's episodes in the arena: what the update-to-data ratio counts."""
         self._fleet_steps: dict[str, int] = {}
-        """Steps of every fleet episode in the arena, by id."""
+        """Steps of every fleet episode in the arena, by identity."""
         self._added: list[EpisodeEntry] = []
         self._revoked: set[str] = set()
         # Both are kept until they are in the arena: after a failed download the next try fetches the same episodes.
@@ -95,6 +98,11 @@ class ReplayReader:
         """Whether `adopt` has something to show, and need not wait for it."""
         return self._prepared is not None and self._prepared.done()
 
+    @property
+    def prepared_well(self) -> bool:
+        """Whether `adopt` has something to show, and will not raise."""
+        return self._prepared is not None and self._prepared.done() and self._prepared.exception() is None
+
     def adopt(self) -> tuple[EpisodeEntry, ...]:
         """Show what was prepared, waiting for it if necessary; return the episodes that were added.
 
@@ -139,21 +147,21 @@ class ReplayReader:
 
     def _stage(self) -> _Change:
         # What was revoked need not be downloaded, and may be gone from the store already.
-        added = tuple(entry for entry in self._added if self.log.find(entry.episode_id) is not None)
+        added = tuple(entry for entry in self._added if self.log.find(entry.identity) is not None)
         try:
             self.arena.stage(self._fetched(added))
         except EpisodeRejected as error:
             # Validation lets no such episode in; an older version's, or damage behind its back, may have.
             raise StoreError(f"the log holds an episode that cannot be used ({error}): {_REVOKE}") from error
-        return _Change(version=self.log.version, added=added, revoked=frozenset(self._revoked))
+        return _Change(version=self.log.version, sha256=self.log.sha256, added=added, revoked=frozenset(self._revoked))
 
     def _show(self, change: _Change) -> tuple[EpisodeEntry, ...]:
         self.arena.publish(revoked=change.revoked)
-        self._fleet_steps.update((entry.episode_id, entry.steps) for entry in change.added if _of_fleet(entry))
-        for episode_id in change.revoked:
-            self._fleet_steps.pop(episode_id, None)
+        self._fleet_steps.update((entry.identity, entry.steps) for entry in change.added if _of_fleet(entry))
+        for identity in change.revoked:
+            self._fleet_steps.pop(identity, None)
         self.env_steps = sum(self._fleet_steps.values())
-        self.version = change.version
+        self.version, self.sha256 = change.version, change.sha256
         self._added, self._revoked = [], set()
         return change.added
 
@@ -176,7 +184,7 @@ class ReplayReader:
                 if found == entry.sha256:
                     return _read(entry, data)
                 problem = StoreError(
-                    f"episode {entry.episode_id} has sha256 {found[:12]}, the log says {entry.sha256[:12]}: "
+                    f"episode {entry.identity} has sha256 {found[:12]}, the log says {entry.sha256[:12]}: "
                     f"revoke it, or restore {entry.key} from a copy of the store"
                 )
             except StoreError as error:
@@ -191,7 +199,7 @@ def _read(entry: EpisodeEntry, data: bytes) -> Episode:
     try:
         return read_episode(data)
     except EpisodeRejected as error:
-        raise EpisodeRejected(f"episode {entry.episode_id}: {error}") from error
+        raise EpisodeRejected(f"episode {entry.identity}: {error}") from error
 
 
 def _of_fleet(entry: EpisodeEntry) -> bool:

@@ -28,13 +28,14 @@ from lwd.data.leases import (
 from lwd.data.log import LOG_PREFIX, log_key
 from lwd.data.log_index import INDEX_PREFIX
 from lwd.data.policies import POLICY_PREFIX, manifest_key, policy_objects, read_manifest
-from lwd.data.quarantine import QUARANTINE_PREFIX, QuarantineRecord
+from lwd.data.quarantine import QUARANTINE_PREFIX, QuarantineRecord, list_cases
+from lwd.data.relabelling import RELABELLED_PREFIX
 from lwd.data.store import ObjectStore, StoredObject
 from lwd.errors import ConfigError, ManifestDamaged, ObjectMissing, StoreError
 
 _DAY_S = 86_400.0
-_PROBE_LEFTOVER_S = 3600.0
-_REMOVABLE = ("episodes", INDEX_PREFIX, POLICY_PREFIX, QUARANTINE_PREFIX, "probe", "readers")
+_LEFTOVER_S = 3600.0
+_REMOVABLE = ("episodes", RELABELLED_PREFIX, INDEX_PREFIX, POLICY_PREFIX, QUARANTINE_PREFIX, "probe", "readers")
 
 _logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Kind(StrEnum):
     POLICY = "old policies"
     INDEX = "old indexes"
     PROBE = "leftovers of probes"
+    RELABELLED = "copies of unfinished relabellings"
     READER = "leases of dead readers"
 
 
@@ -166,7 +168,7 @@ def _not_among(dead: Mapping[str, int], leases: Iterable[FoundLease]) -> list[Fo
 
 def _record(store: ObjectStore, plan: RetentionPlan) -> None:
     episodes = tuple(
-        RemovedEpisode(episode_id=item.episode.entry.episode_id, added=item.episode.version, revoked=item.version)
+        RemovedEpisode(episode_id=item.episode.entry.identity, added=item.episode.version, revoked=item.version)
         for item in plan.doomed
     )
     record_removal(store, RemovalRecord(snapshot=plan.version, episodes=episodes))
@@ -196,7 +198,8 @@ def _keeping(leases: Iterable[FoundLease], held: Sequence[RevokedEpisode]) -> li
 def _plan(
     store: ObjectStore, rules: RetentionRules, now_s: float, history: LogHistory, leases: Sequence[FoundLease]
 ) -> RetentionPlan:
-    episodes = {item.key: item for item in store.list("episodes")}
+    copies = list(store.list(RELABELLED_PREFIX))
+    episodes = {item.key: item for item in (*store.list("episodes"), *copies)}
     live = {item.entry.key for item in history.snapshot.episodes.values()}
     gone = _revoked(store, now_s - rules.revoked_days * _DAY_S, history)
     stored = [item for item in gone if item.episode.entry.key in episodes.keys() - live]
@@ -204,13 +207,16 @@ def _plan(
     held = [item for item in stored if _needed(item, leases)]
     known = live | {item.episode.entry.key for item in history.revoked.values()}
     indexes = sorted(store.list(INDEX_PREFIX), key=lambda item: item.key)
-    probes = [item for item in store.list("probe") if now_s - item.modified_s > _PROBE_LEFTOVER_S]
+    probes = [item for item in store.list("probe") if now_s - item.modified_s > _LEFTOVER_S]
+    # The copy of a relabelling that was killed; one that goes on commits it within seconds.
+    unfinished = [item for item in copies if item.key not in known and now_s - item.modified_s > _LEFTOVER_S]
     removals = [
         *(_removal(episodes[item.episode.entry.key], Kind.REVOKED) for item in doomed),
         *_quarantined(store, now_s - rules.quarantined_days * _DAY_S, episodes, known),
         *_policies(store, rules, now_s),
         *(_removal(item, Kind.INDEX) for item in indexes[: -rules.keep_indexes]),
         *(_removal(item, Kind.PROBE) for item in probes),
+        *(_removal(item, Kind.RELABELLED) for item in unfinished),
     ]
     return RetentionPlan(
         rules=rules,
@@ -231,22 +237,23 @@ def _revoked(store: ObjectStore, before_s: float, history: LogHistory) -> list[R
 def _quarantined(
     store: ObjectStore, before_s: float, episodes: dict[str, StoredObject], known: set[str]
 ) -> Iterator[Removal]:
-    for item in store.list(QUARANTINE_PREFIX):
-        if item.modified_s > before_s:
+    for case in list_cases(store).values():
+        # A released object is judged anew first.
+        if case.newest is None or case.newest.modified_s > before_s:
             continue
         try:
-            record = QuarantineRecord.model_validate_json(store.get(item.key))
+            record = QuarantineRecord.model_validate_json(store.get(case.newest.key))
         except ObjectMissing:
             continue  # another run of retention
         except ValidationError:
-            _logger.warning("%s is no quarantine record: kept", item.key)
+            _logger.warning("%s is no quarantine record: kept", case.newest.key)
             continue
         if record.key in known:
             continue  # one of two coordinators refused what the other committed: the log decides
         # The object first: a record without an object is found again, an object without a record would be judged anew.
         if record.key in episodes:
             yield _removal(episodes[record.key], Kind.QUARANTINED)
-        yield _removal(item, Kind.QUARANTINED)
+        yield from (_removal(item, Kind.QUARANTINED) for item in case.records)
 
 
 def _policies(store: ObjectStore, rules: RetentionRules, now_s: float) -> Iterator[Removal]:

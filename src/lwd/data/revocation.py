@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lwd.data.log import LogEntry, LogReader, LogWriter, Snapshot
-from lwd.data.selection import Selection
+from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, Snapshot
+from lwd.data.selection import Selection, require_one_robot
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError, StoreError
 
@@ -18,7 +18,7 @@ _ATTEMPTS = 5
 _FIRST_WAIT_S = 0.1
 
 Choose = Callable[[LogReader], Sequence[str]]
-"""The ids to revoke, of episodes that the reader's snapshot contains."""
+"""The identities (ROBOT/ID) to revoke, of episodes that the reader's snapshot contains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Revocation:
 
     version: int
     """The first snapshot without the episodes; the newest one if there was nothing to revoke."""
-    episode_ids: tuple[str, ...] = ()
+    episodes: tuple[str, ...] = ()
+    """Identities (ROBOT/ID)."""
 
 
 def commit_revocation(
@@ -53,7 +54,7 @@ def commit_revocation(
         )
         if commit_entry(reader, writer, entry):
             writer.write_index_if_due()
-            return Revocation(version=entry.version, episode_ids=chosen)
+            return Revocation(version=entry.version, episodes=chosen)
 
 
 def revoke_selected(store: ObjectStore, selection: Selection, *, reason: str | None = None) -> Revocation:
@@ -67,7 +68,7 @@ def revoke_selected(store: ObjectStore, selection: Selection, *, reason: str | N
     require_known(reader.snapshot, selection)
 
     def choose(reader: LogReader) -> list[str]:
-        return [entry.episode_id for entry in selection.of(reader.snapshot.episodes.values())]
+        return [entry.identity for entry in selection.of(reader.snapshot.episodes.values())]
 
     # As a coordinator that starts: an entry's epoch says which writer made it.
     return commit_revocation(reader, LogWriter(store, reader), choose, epoch=reader.epoch + 1, reason=reason)
@@ -89,11 +90,19 @@ def require_known(snapshot: Snapshot, selection: Selection) -> None:
     """Refuse a selection that would revoke everything, or that names an unknown episode.
 
     Raises:
-        ConfigError: if it does.
+        ConfigError: if it does, or if it names an id that several robots have.
     """
     if selection.selects_everything:
         raise ConfigError("nothing says which episodes: give --robot, --since, --task, --policy-version or --episode")
-    unknown = sorted(selection.episode_ids - snapshot.episodes.keys() - snapshot.revoked)
+    named = selection.episodes - snapshot.revoked
+    of_id: dict[str, list[EpisodeEntry]] = {}
+    for item in snapshot.episodes.values() if named else ():
+        of_id.setdefault(item.entry.episode_id, []).append(item.entry)
+    if selection.robot is None:
+        for name in sorted(named & of_id.keys()):
+            require_one_robot(name, of_id[name])
+    revoked_ids = {identity.rpartition("/")[2] for identity in snapshot.revoked}
+    unknown = sorted(named - snapshot.episodes.keys() - of_id.keys() - revoked_ids)
     if unknown:
         raise ConfigError(
             f"episode {', '.join(unknown[:5])}{' ...' if unknown[5:] else ''} is not in the log (version "

@@ -159,6 +159,7 @@ class _StratumIndex:
         self._count_E = GrowableArray((), np.int64, initial_rows=1024)
         self._list_E = GrowableArray((), np.int64, initial_rows=1024)
         self._id_E: list[str] = []
+        self._robot_E: list[str] = []
         self._rows = GrowableArray((), np.int64, initial_rows=1024)
 
     def refresh(self, view: ArenaView) -> None:
@@ -168,10 +169,11 @@ class _StratumIndex:
         for episode in range(len(self._id_E), view.num_episodes):
             self._admit(view, episode)
         count_E = np.where(view.revoked_E, 0, self._count_E.rows)
-        # Sorted by task name, then episode id: no trace of the order of arrival.
+        # Sorted by task name, episode id, robot: no trace of the order of arrival.
         rank_of_task = np.argsort(np.argsort(np.array(view.tasks, dtype=np.str_)))
         chosen = np.flatnonzero(count_E)
-        order = chosen[np.lexsort((np.array(self._id_E, dtype=np.str_)[chosen], rank_of_task[view.task_E[chosen]]))]
+        id_E, robot_E = (np.array(names, dtype=np.str_)[chosen] for names in (self._id_E, self._robot_E))
+        order = chosen[np.lexsort((robot_E, id_E, rank_of_task[view.task_E[chosen]]))]
         self._end_E = np.cumsum(count_E[order])
         self._first_row_E = view.first_row_E[order]
         self._first_list_E = self._list_E.rows[order]
@@ -216,6 +218,7 @@ class _StratumIndex:
         self._count_E.append([count])
         self._list_E.append([listed])
         self._id_E.append(info.episode_id)
+        self._robot_E.append(info.robot_id)
 
 
 class Prefetcher:

@@ -23,7 +23,8 @@ class Selection:
     """The start must lie before it."""
     task: str | None = None
     policy_version: int | None = None
-    episode_ids: frozenset[str] = frozenset()
+    episodes: frozenset[str] = frozenset()
+    """Named as ROBOT/ID, or by the ID alone."""
 
     def __post_init__(self) -> None:
         if self.since_s is not None and self.until_s is not None and self.since_s >= self.until_s:
@@ -44,12 +45,23 @@ class Selection:
             and (self.until_s is None or entry.started_at_s < self.until_s)
             and (self.task is None or entry.task == self.task)
             and (self.policy_version is None or entry.policy_version == self.policy_version)
-            and (not self.episode_ids or entry.episode_id in self.episode_ids)
+            and (not self.episodes or not self.episodes.isdisjoint((entry.identity, entry.episode_id)))
         )
 
     def of(self, episodes: Iterable[CommittedEpisode]) -> list[EpisodeEntry]:
         """Return the entries that are accepted, in their order."""
         return [item.entry for item in episodes if self.accepts(item.entry)]
+
+
+def require_one_robot(name: str, entries: Iterable[EpisodeEntry]) -> None:
+    """Refuse the ID of an episode that several robots have.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    found = sorted(entry.identity for entry in entries)
+    if len(found) > 1:
+        raise ConfigError(f"episode {name} is an id of {len(found)} robots: name one of {', '.join(found[:5])}")
 
 
 def parse_time(name: str, text: str) -> float:

@@ -4,6 +4,7 @@ Objects are written once and never changed. Everything else (exactly-once commit
 one promise: of several writers that create one key, exactly one wins. `probe_store` checks it at startup.
 """
 
+import contextlib
 import errno
 import os
 import stat
@@ -22,6 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
 
 from lwd.data import durable
+from lwd.data.held_directory import HeldDirectory
 from lwd.errors import ConfigError, ObjectExists, ObjectMissing, ObjectTooLarge, StoreError, StoreUnsafe
 
 _PROBE_WRITERS = 2
@@ -116,9 +118,11 @@ class ObjectStore(Protocol):
         """Delete an object; one that is gone already is fine."""
 
 
-def open_store(config: StoreConfig | str | Path) -> ObjectStore:
-    """Open a store; a directory is created if needed.
+def open_store(config: StoreConfig | str | Path, *, make: bool = True) -> ObjectStore:
+    """Open a store.
 
+    Args:
+        make: create a directory that is missing; otherwise every use is an error until it is there.
     Raises:
         ConfigError: if the URL or an option is wrong.
     """
@@ -127,7 +131,7 @@ def open_store(config: StoreConfig | str | Path) -> ObjectStore:
     if (directory := directory_of(config)) is not None:
         if config.options:
             raise ConfigError(f"store options {sorted(config.options)} are for s3://; {config.url} is a directory")
-        return DirectoryStore(directory)
+        return DirectoryStore(directory, make=make)
     if config.url.partition("://")[0] not in _REMOTE_SCHEMES:
         raise ConfigError(f"store url {config.url!r} is not supported: give a directory or s3://bucket/prefix")
     options = {name: value for name, value in config.options.items() if name not in _CLIENT_OPTIONS}
@@ -218,25 +222,38 @@ def probe_store(store: ObjectStore) -> None:
 class DirectoryStore:
     """A store in a local directory; every create is on the disk before it returns.
 
-    Objects are regular files. Links, pipes and devices below the directory are neither listed nor read.
+    Objects are regular files. Links, pipes and devices below the directory are neither listed nor read. The
+    directory is held: while the path is another one (an empty mount point), every call is a StoreError.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, make: bool = True) -> None:
         self._root = root.absolute()
-        durable.ensure_directory(self._root)
+        self._held = HeldDirectory(self._root, make=make)
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    @property
+    def root(self) -> Path:
+        """The directory."""
+        return self._root
 
     def create(self, key: str, data: bytes) -> Created:
         path = self._path(key)
-        if durable.write_new(path, data):
-            return Created.NEW
-        return _compare(key, data, self.get(key))
+        self._held.require()
+        created = durable.write_new(path, data)
+        # Unmounted in between, it lies in the mount point, where nobody will ever look.
+        self._held.require()
+        return Created.NEW if created else _compare(key, data, self.get(key))
 
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         path = self._path(key)
+        self._held.require()
         try:
             data = _read_regular(path, key, max_bytes)
             durable.settle(path.parent)
         except (FileNotFoundError, NotADirectoryError) as error:
+            self._held.require()
             raise ObjectMissing(f"no object {key} in {self._root}") from error
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
@@ -244,11 +261,25 @@ class DirectoryStore:
             raise StoreError(f"cannot read {key} in {self._root}: {error.strerror}; check the disk") from error
         return data
 
+    def evict(self, key: str) -> None:
+        """Drop an object from the page cache, so that it is read from the disk the next time."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
+        self._held.require()
         yield from _walk(self._path(prefix), prefix, start_after)
+        # A listing that ends early because the disk went must not look complete.
+        self._held.require()
 
     def delete(self, key: str) -> None:
-        if (path := self._path(key)).exists():
+        path = self._path(key)
+        self._held.require()
+        if path.exists():
             durable.remove(path)
 
     def _path(self, key: str) -> Path:
@@ -264,6 +295,9 @@ class RemoteStore:
     def __init__(self, remote: "obstore.store.ObjectStore", url: str) -> None:
         self._remote = remote
         self._url = url
+
+    def __str__(self) -> str:
+        return self._url
 
     def create(self, key: str, data: bytes) -> Created:
         try:

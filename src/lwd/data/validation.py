@@ -10,7 +10,7 @@ import numpy as np
 
 from lwd.data.episode_file import MAX_STEPS, read_episode
 from lwd.data.frames import decode_frame, frame_size
-from lwd.errors import EpisodeRejected
+from lwd.errors import ConfigError, EpisodeRejected, EpisodeUnjudged
 from lwd.types import Controller, Embodiment, Episode, Outcome, Source
 
 MAX_FRAMES = 2**17
@@ -34,6 +34,17 @@ class EpisodeLimits:
     embodiment: Embodiment | None = None
     """Checks name, shapes, action limits and cameras; None accepts any (several embodiments in one store)."""
     max_steps: int = MAX_STEPS
+    """Of any episode: offline data may be one long recording."""
+    max_fleet_steps: int = MAX_STEPS
+    """Of a fleet episode whose task's time limit is not known."""
+    time_limits: Mapping[str, int] | None = None
+    """Task name -> control steps after which its fleet episodes end; a task that is not named is refused.
+    None: tasks are not known."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_fleet_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; an episode has at least one step: give 1 or more")
 
 
 def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
@@ -45,6 +56,7 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
     try:
         episode = read_episode(data, max_steps=limits.max_steps) if isinstance(data, bytes) else data
         _check_numbers(episode, limits)
+        _check_task(episode, limits)
         _check_labels(episode)
         if limits.embodiment is not None:
             _check_embodiment(episode, limits.embodiment)
@@ -53,7 +65,7 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
         raise
     except Exception as error:
         # One file must never stop the service, whatever it found in us or in a library.
-        raise EpisodeRejected(
+        raise EpisodeUnjudged(
             f"file could not be validated ({type(error).__name__}: {error}); keep it and report a bug"
         ) from error
     return episode
@@ -84,6 +96,20 @@ def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
         step = int(np.argmin(known))
         value = int(episode.controllers_T[step])
         raise EpisodeRejected(f"controllers is {value} at step {step}; known are 0 (policy) and 1 (human)")
+
+
+def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
+    """A robot ends its episodes at their task's limit: whoever sends longer ones uses up what all have together."""
+    if episode.info.source is not Source.FLEET:
+        return
+    task, limit, says = episode.info.task, limits.max_fleet_steps, "max_fleet_steps"
+    if limits.time_limits is not None:
+        if task not in limits.time_limits:
+            known = ", ".join(sorted(limits.time_limits))
+            raise EpisodeRejected(f"task is {task!r} in a fleet episode; the run's are {known}: give the robot one")
+        limit, says = limits.time_limits[task], f"the time limit of task {task!r}"
+    if episode.steps > limit:
+        raise EpisodeRejected(f"steps is {episode.steps} in a fleet episode; {says} is {limit}: correct the robot")
 
 
 def _check_labels(episode: Episode) -> None:

@@ -162,10 +162,16 @@ def _read_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
     if not path.exists():
         notes.append("config.json is missing, so the settings are not shown.")
         return {}
-    config = json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged ({type(error).__name__}): delete it; {_SETTINGS_ONLY}") from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not {type(config).__name__}")
+        raise ConfigError(f"{path} must hold a JSON object, not {type(config).__name__}: delete it; {_SETTINGS_ONLY}")
     return config
+
+
+_SETTINGS_ONLY = "it notes settings for people and this report, and every verb writes its own again"
 
 
 def _read_rows(paths: Sequence[Path], notes: list[str]) -> tuple[MetricRow, ...]:

@@ -1,6 +1,8 @@
 """The next chunk, predicted in the background while the present one is executed: for robots in real time."""
 
+import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +12,7 @@ import torch
 from lwd.errors import PolicyFault
 from lwd.fleet.release import LoadedPolicy
 from lwd.models.protocol import ContinuingPolicy
+from lwd.robots.plan_age import InferenceTimes
 from lwd.robots.session import EpisodeSession
 from lwd.types import FloatArray
 
@@ -28,6 +31,8 @@ class _Pending:
     plan: int
     """The session's count of plans at that time; a later one makes the prediction void."""
     step: int
+    observed_s: float
+    """When the session observed what is predicted from."""
     chunk_HA: Future[FloatArray]
 
 
@@ -38,16 +43,20 @@ class ChunkAhead:
     the old chunk fades into it (`EpisodeSession.join_chunk`). If it comes too late the robot waits, as without this.
     """
 
-    def __init__(self, steps_left: int, generator: torch.Generator, *, seam: Seam) -> None:
+    def __init__(
+        self, steps_left: int, generator: torch.Generator, inference: InferenceTimes | None = None, *, seam: Seam
+    ) -> None:
         """Prepare.
 
         Args:
             steps_left: actions left in the chunk when the next one is asked for.
             generator: of the policy's noise; while a prediction runs nobody else may use it.
+            inference: how long the policy takes; None: measured here alone.
         """
         self._steps_left = steps_left
         self._generator = generator
         self._seam = seam
+        self._inference = inference or InferenceTimes()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="chunk-ahead")
         self._pending: _Pending | None = None
         self._delays: deque[int] = deque(maxlen=_DELAYS)
@@ -63,7 +72,11 @@ class ChunkAhead:
             self.fill(session)
         if self._pending is None and 0 < session.queued <= self._steps_left:
             self._pending = _Pending(
-                session=session, plan=session.plans, step=session.steps, chunk_HA=self._begin(session, loaded)
+                session=session,
+                plan=session.plans,
+                step=session.steps,
+                observed_s=session.observed_s,
+                chunk_HA=self._begin(session, loaded),
             )
 
     def fill(self, session: EpisodeSession) -> bool:
@@ -84,11 +97,13 @@ class ChunkAhead:
             chunk_HA = pending.chunk_HA.result()
             if executed >= len(chunk_HA):
                 return False
-            session.join_chunk(chunk_HA, executed=executed)
+            joined = session.join_chunk(
+                chunk_HA, executed=executed, observed_s=pending.observed_s, inference_s=self._inference.usual_s
+            )
         except Exception as error:
             raise PolicyFault(f"its policy gave no chunk ahead: {type(error).__name__}: {str(error)[:300]}") from error
         self._delays.append(executed)
-        return True
+        return joined
 
     def close(self) -> None:
         """Stop the thread."""
@@ -101,6 +116,14 @@ class ChunkAhead:
             # Too many frozen steps only hold the chunk longer to the old one, too few let it jump.
             frozen = min(max(self._delays, default=len(queued_OA)), len(queued_OA))
             return self._pool.submit(
-                policy.continue_chunk, observation, instruction, queued_OA, frozen=frozen, generator=generator
+                self._timed,
+                lambda: policy.continue_chunk(observation, instruction, queued_OA, frozen=frozen, generator=generator),
             )
-        return self._pool.submit(lambda: policy.act([observation], [instruction], generator=generator)[0])
+        return self._pool.submit(self._timed, lambda: policy.act([observation], [instruction], generator=generator)[0])
+
+    def _timed(self, predict: Callable[[], FloatArray]) -> FloatArray:
+        begun_s = time.monotonic()
+        try:
+            return predict()
+        finally:
+            self._inference.note(time.monotonic() - begun_s)

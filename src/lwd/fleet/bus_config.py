@@ -1,14 +1,21 @@
 """How a process reaches the message bus: the embedded server's URL, or servers elsewhere with TLS and credentials."""
 
+import asyncio
+import base64
+import json
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 import nkeys  # type: ignore[import-untyped]
+from nats.errors import Error as NatsError
 
+from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import BusRefused, ConfigError
+from lwd.fleet import loopback
 
 _SCHEMES = ("nats", "tls")
 _JWT_LINE, _SEED_LINE = "BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"
@@ -19,7 +26,7 @@ class BusConfig:
     """Where the NATS servers are and how they know us. Secrets stay in files; only their paths are kept here."""
 
     urls: tuple[str, ...] = field(repr=False)
-    """`nats://HOST:PORT` or `tls://HOST:PORT`, several for a cluster; the embedded server's holds a token."""
+    """`nats://HOST:PORT` or `tls://HOST:PORT`, several for a cluster; `?nkey=FILE` names the seed that we sign with."""
     credentials: Path | None = None
     """A `.creds` file: the user's JWT and its nkey seed."""
     ca: Path | None = None
@@ -37,6 +44,8 @@ class BusConfig:
             parts = _split(url)
             if parts.scheme not in _SCHEMES or not parts.hostname or parts.path.strip("/"):
                 raise ConfigError(f"nats_url {_without_secret(url)!r} is no nats://HOST:PORT or tls://HOST:PORT")
+            if parts.query and set(parse_qs(parts.query)) != {"nkey"}:
+                raise ConfigError(f"nats_url {_without_secret(url)!r} has another query than ?nkey=FILE")
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("nats_cert and nats_key belong together: give both, or neither")
         if self.replicas is not None and self.replicas not in (1, 3, 5):
@@ -51,6 +60,25 @@ class BusConfig:
     def hosts(self) -> str:
         """The addresses without secrets, for messages."""
         return ", ".join(_split(url).netloc.rpartition("@")[2] for url in self.urls)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The URLs as nats-py takes them; a token or password is still in them."""
+        return tuple(url.partition("?")[0] for url in self.urls)
+
+    @property
+    def nkey(self) -> Path | None:
+        """The file of the nkey seed with which we sign what the server asks us to sign."""
+        found = [path for url in self.urls for path in parse_qs(_split(url).query).get("nkey", ())]
+        return Path(found[0]) if found else None
+
+    @property
+    def user(self) -> str:
+        """Our name with the server, as far as our files or the URL tell it; else empty."""
+        if self.credentials is not None:
+            return _jwt_name(self.credentials)
+        names = [parts.username for parts in map(_split, self.urls) if parts.username and parts.password]
+        return names[0] if names else ""
 
     @property
     def holds_secret(self) -> bool:
@@ -71,9 +99,35 @@ class BusConfig:
         if self.credentials is not None:
             _require_credentials(self.credentials)
             options["user_credentials"] = str(self.credentials)
+        elif self.nkey is not None:
+            _require_seed(self.nkey)
+            options["nkeys_seed"] = str(self.nkey)
         if self.wants_tls:
             options["tls"] = self._tls_context()
         return options
+
+    def require_own_server(self, writer: asyncio.StreamWriter | None) -> None:
+        """Check that the embedded server's port was not taken by somebody else while the server was down.
+
+        Only the owner of the seed can run the server that knows its public key. Where the system does not tell whose
+        process a loopback connection has reached (it is not Linux), this is not checked.
+
+        Raises:
+            NotOurServer: before anything is sent.
+        """
+        if self.nkey is None or writer is None:
+            return
+        (own, own_port, *_), (peer, peer_port, *_) = (
+            writer.get_extra_info(name) or ("", 0) for name in ("sockname", "peername")
+        )
+        if not (own.startswith("127.") and peer.startswith("127.")):
+            return
+        try:
+            uid, owner = loopback.peer_uid(own_port, peer_port), self.nkey.stat().st_uid
+        except (LookupError, OSError) as error:
+            raise NotOurServer(f"who listens on port {peer_port} cannot be told ({error})") from error
+        if uid not in (None, owner):
+            raise NotOurServer(f"port {peer_port} was taken by {loopback.holder(peer_port) or f'user {uid}'}")
 
     def _tls_context(self) -> ssl.SSLContext:
         try:
@@ -93,6 +147,15 @@ class BusConfig:
         return context
 
 
+class NotOurServer(NatsError):
+    """Somebody else listens where the embedded server was."""
+
+
+def url_with_nkey(host: str, port: int, seed: Path) -> str:
+    """Return the URL of a server that asks for a signature by the nkey in a file; it holds no secret."""
+    return f"nats://{host}:{port}?nkey={quote(str(seed))}"
+
+
 def refusal(error: Exception, config: BusConfig) -> BusRefused | None:
     """Return what to tell the user if a server refused us, or we refuse it; None for other errors."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -105,6 +168,8 @@ def refusal(error: Exception, config: BusConfig) -> BusRefused | None:
             f"no TLS with the NATS server at {config.hosts} ({error.reason or error}): "
             "does it want a certificate of ours (--nats-cert, --nats-key)?"
         )
+    if isinstance(error, NotOurServer):
+        return BusRefused(f"{error}: that is not this run's NATS server; end that process, and start `lwd up` again")
     text = str(error).lower()
     if "authorization" in text or "authentication" in text:
         what = "a token in --nats-url" if config.credentials is None else f"--nats-credentials {config.credentials}"
@@ -132,6 +197,27 @@ def _require_credentials(path: Path) -> None:
         raise ConfigError(
             f"nats_credentials {path} is no .creds file (a user's JWT and its nkey seed): make one with `nsc`"
         ) from error
+
+
+def _require_seed(path: Path) -> None:
+    try:
+        nkeys.from_seed(bytearray(path.read_bytes().strip())).wipe()
+    except OSError as error:
+        raise ConfigError(f"the nkey seed {path} cannot be read ({error.strerror}): start the run's bus") from error
+    except Exception as error:  # nkeys raises many kinds for what is no seed
+        raise ConfigError(f"{path} is no nkey seed: delete it, `lwd up` makes another one") from error
+
+
+def _jwt_name(credentials: Path) -> str:
+    """Return the user's name in a .creds file; empty if it cannot be read, which is said elsewhere."""
+    try:
+        lines = credentials.read_text(errors="replace").splitlines()
+        jwt = next(lines[at + 1] for at, line in enumerate(lines[:-1]) if _JWT_LINE in line)
+        body = jwt.split(".")[1]
+        name = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["name"]
+    except (OSError, StopIteration, LookupError, ValueError, TypeError):
+        return ""
+    return name if isinstance(name, str) and re.match(NAME_PATTERN, name) else ""
 
 
 def _split(url: str) -> SplitResult:

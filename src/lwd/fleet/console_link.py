@@ -15,6 +15,9 @@ from pydantic import ValidationError
 
 from lwd.errors import ControlRefused, ServiceError
 from lwd.fleet.bus import Bus
+from lwd.fleet.command_age import require_fresh
+from lwd.fleet.command_gate import CommandGate
+from lwd.fleet.complaints import Complaints
 from lwd.fleet.messages import (
     WATCH_SUBJECT,
     ControlCommand,
@@ -26,15 +29,24 @@ from lwd.fleet.messages import (
     view_subject,
 )
 from lwd.fleet.poses import PoseFrame, encode_frame, encode_pictures
+from lwd.fleet.receiving import Mute
+from lwd.fleet.stop_latch import StopLatch
 from lwd.fleet.views import Scene, view_message
+from lwd.fleet.watches import Watches
 from lwd.operators.remote import ControlView, RemoteOperator
 from lwd.robots.protocol import BodyPoses
 from lwd.types import ByteArray, Outcome
 
-WATCH_FORGOTTEN_S = 3.0
 _STATE_EVERY_S = 1.0
+_LEASED_STATE_EVERY_S = 0.1
+"""The same of a robot under a lease: its operator's commands must say what they have just seen."""
+_REFUSED_EVERY_S = 1.0
+"""How often whoever asks for no answer is told why nothing is done."""
 _LEAST_VIEW_HZ = 10.0
 """Views a second that whoever drives gets of the slowest robot, so that no dead-man's switch waits for them."""
+_WATCH_FLOOD_HZ = 500.0
+"""Thirty-two consoles repeat their request each second; beyond this somebody floods."""
+_MOVING = frozenset({"resume", "drive", "jog"})
 _LABELS: dict[str, Outcome | None] = {"success": Outcome.SUCCESS, "failure": Outcome.FAILURE, "discard": None}
 
 _logger = logging.getLogger(__name__)
@@ -48,21 +60,24 @@ class ConsoleLink:
 
     def __init__(self, host_id: str, operators: Mapping[str, RemoteOperator]) -> None:
         self._host_id = host_id
+        self.latch = StopLatch()
+        """While it is set nobody drives; the host's own (`HostNetwork`)."""
         self._operators = dict(operators)
         for robot_id, operator in operators.items():
             operator.on_change = functools.partial(self.note_change, robot_id)
-        self._watches: dict[str, tuple[float, WatchRequest]] = {}
-        self._interval_s: dict[str, float] = {}
+        self._watches = Watches(self._operators)
+        self._complaints = Complaints(_logger)
         self._due_s: dict[str, float] = {}
         self._frames: dict[str, bytes] = {}
         self._pictures: dict[str, tuple[int, float, Mapping[str, ByteArray]]] = {}
         self._unseen: set[str] = set()
         """Robots whose pictures cannot be sent, which was said once."""
-        self._view_hz: dict[str, float] = {}
         self._view_due_s: dict[str, float] = {}
         self._views: dict[str, tuple[Scene, ControlView]] = {}
         self._faults: dict[str, str] = {}
+        self._alarm = ""
         self._changed: set[str] = set()
+        self._refused_s: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -73,8 +88,7 @@ class ConsoleLink:
 
     def is_due(self, robot_id: str) -> bool:
         """Whether somebody wants this robot's poses now."""
-        interval_s = self._interval_s.get(robot_id)
-        return interval_s is not None and time.monotonic() >= self._due_s.get(robot_id, 0.0)
+        return robot_id in self._watches.pose_hz and time.monotonic() >= self._due_s.get(robot_id, 0.0)
 
     def show(self, robot_id: str, step: int, poses: BodyPoses) -> None:
         """Leave a robot's newest poses; what was not sent yet is replaced."""
@@ -92,12 +106,14 @@ class ConsoleLink:
 
     def is_view_due(self, robot_id: str) -> bool:
         """Whether an operator elsewhere wants to see what this robot's own operator would see."""
-        return robot_id in self._view_hz and time.monotonic() >= self._view_due_s.get(robot_id, 0.0)
+        return robot_id in self._watches.view_hz and time.monotonic() >= self._view_due_s.get(robot_id, 0.0)
 
     def show_view(self, scene: Scene) -> None:
         """Leave a robot's newest view; sent at twice its rate at most, so that none is much older than a step."""
         robot_id = scene.view.robot_id
-        hz = min(max(2 * scene.embodiment.control_hz, _LEAST_VIEW_HZ), self._view_hz.get(robot_id, _LEAST_VIEW_HZ))
+        hz = min(
+            max(2 * scene.embodiment.control_hz, _LEAST_VIEW_HZ), self._watches.view_hz.get(robot_id, _LEAST_VIEW_HZ)
+        )
         self._view_due_s[robot_id] = time.monotonic() + 1 / hz
         # Who controls it now, not when it is sent: an old episode's view must not tell of the hold before the next one.
         self._views[robot_id] = (scene, self._operators[robot_id].view())
@@ -109,6 +125,12 @@ class ConsoleLink:
             self._faults[robot_id] = fault
             self.note_change(robot_id)
 
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots of the host hold; empty: they need not. Their own faults are told afterwards again."""
+        self._alarm = alarm
+        self._changed.update(self._operators)
+        self._ring()
+
     def note_change(self, robot_id: str) -> None:
         """Tell watchers that the state of control of a robot has changed."""
         self._changed.add(robot_id)
@@ -116,7 +138,7 @@ class ConsoleLink:
 
     def _plan_next(self, robot_id: str) -> None:
         # From the time it was due, not from now: else each delay would add to the interval.
-        due_s = self._due_s.get(robot_id, 0.0) + self._interval_s.get(robot_id, 1.0)
+        due_s = self._due_s.get(robot_id, 0.0) + 1 / self._watches.pose_hz.get(robot_id, 1.0)
         self._due_s[robot_id] = max(time.monotonic(), due_s)
 
     def _ring(self) -> None:
@@ -127,30 +149,35 @@ class ConsoleLink:
     async def attach(self, bus: Bus) -> None:
         """Listen for consoles and for commands on a new connection."""
 
-        async def command(message: ControlCommand) -> None:
-            await self._on_command(bus, message)
+        async def command(message: ControlCommand, inbox: str) -> None:
+            await self._on_command(bus, message, inbox)
 
-        await bus.subscribe(WATCH_SUBJECT, WatchRequest, self._on_watch)
-        for robot_id in self._operators:
-            await bus.subscribe(command_subject(robot_id), ControlCommand, command)
+        mute = Mute(above_hz=_WATCH_FLOOD_HZ, on_mute=self._watches.hold)
+        await bus.subscribe(WATCH_SUBJECT, WatchRequest, self._on_watch, mute=mute)
+        for robot_id, operator in self._operators.items():
+            gate = CommandGate(lambda operator=operator: operator.view().client_id)  # type: ignore[misc]
+            await bus.subscribe_calls(command_subject(robot_id), ControlCommand, command, admits=gate.admits)
 
     async def run(self, bus: Callable[[], Bus | None]) -> None:
         """Send what changed, for ever."""
         self._loop = asyncio.get_running_loop()
-        next_states_s = 0.0
+        next_states_s = next_leased_s = 0.0
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.25):
+                async with asyncio.timeout(_LEASED_STATE_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             now_s = time.monotonic()
-            self._forget(now_s)
+            self._watches.forget()
             connection = bus()
             if connection is None or not self._watches:
                 continue
             if now_s >= next_states_s:
                 self._changed.update(self._operators)
                 next_states_s = now_s + _STATE_EVERY_S
+            if now_s >= next_leased_s:
+                self._changed.update(name for name, operator in self._operators.items() if operator.view().lease)
+                next_leased_s = now_s + _LEASED_STATE_EVERY_S
             with suppress(ServiceError):
                 await self._send(connection)
 
@@ -182,50 +209,46 @@ class ConsoleLink:
             await bus.publish_bytes(poses_subject(robot_id), frame)
 
     async def _on_watch(self, request: WatchRequest) -> None:
-        if request.console_id not in self._watches:
+        if self._watches.note(request):
             self._changed.update(self._operators)
             self._wake.set()
-        self._watches[request.console_id] = (time.monotonic() + WATCH_FORGOTTEN_S, request)
-        self._count()
 
-    def _forget(self, now_s: float) -> None:
-        gone = [name for name, (until_s, _) in self._watches.items() if now_s > until_s]
-        for name in gone:
-            del self._watches[name]
-        if gone:
-            self._count()
-
-    def _count(self) -> None:
-        hz: dict[str, float] = {}
-        view_hz: dict[str, float] = {}
-        for _, request in self._watches.values():
-            for robot_id in self._operators.keys() & set(request.robots):
-                hz[robot_id] = max(hz.get(robot_id, 0.0), request.hz)
-            for robot_id in self._operators.keys() & set(request.views):
-                view_hz[robot_id] = max(view_hz.get(robot_id, 0.0), request.view_hz)
-        self._interval_s = {robot_id: 1 / each for robot_id, each in hz.items()}
-        self._view_hz = view_hz
-
-    async def _on_command(self, bus: Bus, command: ControlCommand) -> None:
+    async def _on_command(self, bus: Bus, command: ControlCommand, inbox: str) -> None:
         operator = self._operators.get(command.robot_id)
         if operator is None:
             return
         refused = ""
         before = operator.view()
         try:
+            if command.verb in _MOVING and (reason := self.latch.reason):
+                raise ControlRefused(f"{reason}: nothing moves until it is released")
+            require_fresh(command, time.monotonic())
             _obey(operator, command)
         except ControlRefused as error:
             refused = str(error)
-            _logger.info("robot %s: %s of %s refused: %s", command.robot_id, command.verb, command.operator_id, error)
+            self._complaints.warn(
+                f"{command.robot_id} {command.client_id}",
+                "robot %s: %s of %s refused: %s",
+                *(command.robot_id, command.verb, command.operator_id, error),
+                level=logging.INFO,
+            )
         after = operator.view()
         if (before.phase, before.lease, before.label) != (after.phase, after.lease, after.label):
             _logger.info("robot %s: %s by %s", command.robot_id, command.verb, command.operator_id)
             self.note_change(command.robot_id)
-        if command.request_id or refused:
+        if inbox or command.request_id or (refused and self._may_complain(command.robot_id)):
+            # Only who has asked knows the inbox: nobody else reads the answer, nor gives another one.
+            subject = inbox or control_subject(command.robot_id)
             with suppress(ServiceError):
-                await bus.publish(
-                    control_subject(command.robot_id), self._state(command.robot_id, command.request_id, refused)
-                )
+                await bus.publish(subject, self._state(command.robot_id, command.request_id, refused))
+
+    def _may_complain(self, robot_id: str) -> bool:
+        """Whether a refusal is told that nobody waits for; thirty commands a second need no thirty."""
+        now_s = time.monotonic()
+        if now_s < self._refused_s.get(robot_id, 0.0):
+            return False
+        self._refused_s[robot_id] = now_s + _REFUSED_EVERY_S
+        return True
 
     def _state(self, robot_id: str, request_id: str = "", refused: str = "") -> ControlState:
         view = self._operators[robot_id].view()
@@ -240,9 +263,11 @@ class ConsoleLink:
             help_reason=view.help_reason,
             help_for_s=view.help_for_s,
             label=view.label,
-            fault=self._faults.get(robot_id, "")[:500],
+            fault=(self._alarm or self._faults.get(robot_id, ""))[:500],
             request_id=request_id,
             refused=refused[:500],
+            waits=view.waits,
+            robot_time_s=time.monotonic(),
         )
 
 

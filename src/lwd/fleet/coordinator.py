@@ -5,42 +5,29 @@ again by the bus, or found by listing the store. Two coordinators at once do no 
 win each version, and the other reads what it lost to before it goes on.
 """
 
-import hashlib
 import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from lwd.data.episode_file import MAX_FILE_BYTES, NAME_PATTERN, episode_key
-from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter, log_key
+from lwd.data.identity import found_store
+from lwd.data.log import EpisodeEntry, LogEntry, LogReader, LogWriter
 from lwd.data.log_index import IndexUpdate
-from lwd.data.quarantine import quarantine, quarantine_key, quarantined_keys, readable
+from lwd.data.quarantine import case_name, list_cases, quarantine, readable
 from lwd.data.revocation import commit_revocation
-from lwd.data.store import ObjectStore, get_or_none
-from lwd.data.validation import EpisodeLimits, validate_episode
-from lwd.errors import EpisodeRejected, ObjectMissing, ObjectTooLarge, StoreError
+from lwd.data.store import ObjectStore
+from lwd.data.validation import EpisodeLimits
+from lwd.fleet.judging import Candidate, Judge, Refusal
 from lwd.fleet.messages import EpisodeAnnouncement
-from lwd.fleet.suspects import MAX_DEATHS, Suspects
-from lwd.types import Controller, Episode
+from lwd.fleet.suspects import Suspects
+from lwd.types import episode_identity
 
 _KEY = re.compile(r"^episodes/([^/]+)/([^/]+)\.arrow$")
-_NAME = re.compile(NAME_PATTERN)
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """An object that may become part of the log."""
-
-    key: str
-    uploaded_at_s: float
-    sha256: str | None = None
-    """What the robot announced; None for an object that was found by listing."""
 
 
 @dataclass(kw_only=True)
@@ -53,29 +40,50 @@ class BatchResult:
     known: int = 0
     """Candidates that were committed or quarantined before."""
     missing: list[str] = field(default_factory=list)
-    """Keys that were announced but are not in the store, or cannot be read; each listing tries them again."""
+    """Keys that were announced but are not in the store, or cannot be read, or read differently each time; each
+    listing tries them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a listing of the store found."""
+
+    found: Sequence[Candidate]
+    """Objects that are neither committed nor quarantined, of every robot in turn."""
+    quarantined: frozenset[str]
+    released: frozenset[str]
+    """Both by `case_name`."""
 
 
 class Coordinator:
     """Turns candidates into log entries. It knows neither the bus nor time; `run_coordinator` drives it."""
 
-    def __init__(self, store: ObjectStore, limits: EpisodeLimits, suspects: Suspects | None = None) -> None:
-        """Read the log of the store.
+    def __init__(
+        self,
+        store: ObjectStore,
+        limits: EpisodeLimits,
+        suspects: Suspects | None = None,
+        *,
+        reread_after_s: float = 0.1,
+    ) -> None:
+        """Read the log of the store; a store that is begun here gets its identity.
 
         Args:
             suspects: remembers across restarts which files ended this process; None forgets.
+            reread_after_s: rest before objects that would be refused are read again.
         Raises:
             StoreError: if the store or its log cannot be read.
         """
         self._store = store
-        self._limits = limits
+        self._judge = Judge(store, limits, suspects, reread_after_s=reread_after_s)
         self._suspects = suspects
+        found_store(store)
         self.reader = LogReader(store)
         self.reader.load_index()
         self.reader.poll()
         self._writer = LogWriter(store, self.reader)
         self.epoch = self.reader.epoch + 1
-        self._quarantined = quarantined_keys(store)
+        self._quarantined = {case.name for case in list_cases(store).values() if case.newest is not None}
 
     @property
     def quarantined(self) -> int:
@@ -93,40 +101,24 @@ class Coordinator:
         # A commit whose answer was lost may have happened; entries of another coordinator may be new.
         self.reader.poll()
         result = BatchResult()
-        entries: dict[str, EpisodeEntry] = {}
-        keys: set[str] = set()
-        contested: list[EpisodeEntry] = []
+        new: dict[str, Candidate] = {}
         for candidate in candidates:
-            if candidate.key in keys or self._is_known(candidate.key):
-                result.known += 1
-                continue
-            try:
-                entry = self._inspect(candidate)
-            except ObjectMissing:
-                result.missing.append(candidate.key)
-            except EpisodeRejected as error:
-                self._quarantine(candidate.key, str(error), result)
-            else:
-                keys.add(entry.key)
-                if entry.episode_id in entries:
-                    contested.append(entry)
-                else:
-                    entries[entry.episode_id] = entry
-        result.committed = self._commit(entries)
-        # Only now: until a commit says so, nobody knows which of two robots the id belongs to.
-        committed = {entry.key for entry in result.committed}
-        for entry in (*entries.values(), *contested):
-            if entry.key in committed:
-                continue
-            if self._is_known(entry.key):
+            if candidate.key in new or self._is_known(candidate.key):
                 result.known += 1
             else:
-                reason = f"episode_id {entry.episode_id} was committed by another robot: ids must be unique"
-                self._quarantine(entry.key, reason, result)
+                new[candidate.key] = candidate
+        for found in self._judge.passes(list(new.values())):
+            # What is good does not wait for what is doubtful.
+            committed = self._commit(found.entries)
+            result.committed += committed
+            result.known += len(found.entries) - len(committed)  # another coordinator was faster
+            for refusal in found.refusals:
+                self._quarantine(refusal, result)
+            result.missing += found.missing
         return result
 
-    def revoke(self, episode_ids: Sequence[str]) -> int:
-        """Remove episodes from all later snapshots. Returns the version that does so.
+    def revoke(self, identities: Sequence[str]) -> int:
+        """Remove the episodes ROBOT/ID from all later snapshots. Returns the version that does so.
 
         Raises:
             StoreError: if the store fails.
@@ -134,7 +126,7 @@ class Coordinator:
         return commit_revocation(
             self.reader,
             self._writer,
-            lambda reader: [name for name in dict.fromkeys(episode_ids) if reader.find(name) is not None],
+            lambda reader: [name for name in dict.fromkeys(identities) if reader.find(name) is not None],
             epoch=self.epoch,
         ).version
 
@@ -144,65 +136,47 @@ class Coordinator:
         Raises:
             StoreError: if the store cannot be listed.
         """
-        return [
-            Candidate(key=item.key, uploaded_at_s=item.modified_s)
-            for item in self._store.list("episodes")
-            if not self._is_known(item.key)
-        ]
+        survey = self.survey()
+        self.note(survey)
+        return list(survey.found)
+
+    def survey(self) -> Survey:
+        """List the store; may run in another thread than `process`, of which it only looks up single keys.
+
+        Raises:
+            StoreError: if the store cannot be listed.
+        """
+        cases = list_cases(self._store).values()
+        released = frozenset(case.name for case in cases if case.newest is None)
+        quarantined = frozenset(case.name for case in cases if case.newest is not None)
+        found = []
+        for item in self._store.list("episodes"):
+            name = case_name(item.key)
+            if self._is_committed(item.key) or name in quarantined:
+                continue
+            if name in released or name not in self._quarantined:
+                found.append(Candidate(key=item.key, uploaded_at_s=item.modified_s, size_bytes=item.size_bytes))
+        return Survey(found=_by_turns(found), quarantined=quarantined, released=released)
+
+    def note(self, survey: Survey) -> None:
+        """Take over from a survey what others, people or coordinators, quarantined and released."""
+        self._quarantined = (self._quarantined | survey.quarantined) - survey.released
 
     def due_index(self) -> IndexUpdate | None:
         """Return the index that is to be written now, if one is: in any thread, while commits go on."""
         return self._writer.due_index()
 
     def _is_known(self, key: str) -> bool:
-        if (names := _KEY.match(key)) is not None:
-            found = self.reader.find(names[2])
-            # A revoked episode is known without its key; its id can never come again.
-            if (found is not None and found.entry.key == key) or (found is None and self.reader.knows(names[2])):
-                return True
-        return quarantine_key(key) in self._quarantined
+        return self._is_committed(key) or case_name(key) in self._quarantined
 
-    def _inspect(self, candidate: Candidate) -> EpisodeEntry:
-        names = _KEY.match(candidate.key)
-        if names is None or not (_NAME.match(names[1]) and _NAME.match(names[2])):
-            raise EpisodeRejected(f"key {candidate.key!r} is not episodes/<robot id>/<episode id>.arrow: rename it")
-        data = self._fetch(candidate.key)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if candidate.sha256 is not None and candidate.sha256 != sha256:
-            raise EpisodeRejected(f"sha256 is {sha256}, the robot announced {candidate.sha256}: record it again")
-        episode = self._validate(candidate.key, data)
-        if candidate.key != episode_key(episode.info.robot_id, episode.info.episode_id):
-            raise EpisodeRejected(
-                f"robot_id and episode_id in the file are {episode.info.robot_id!r} and "
-                f"{episode.info.episode_id!r}, its key is {candidate.key!r}: store it under its own key"
-            )
-        return describe(episode, data_bytes=len(data), sha256=sha256, uploaded_at_s=candidate.uploaded_at_s)
+    def _is_committed(self, key: str) -> bool:
+        names = _KEY.match(key)
+        return names is not None and self.reader.knows(episode_identity(names[1], names[2]))
 
-    def _validate(self, key: str, data: bytes) -> Episode:
-        if self._suspects is None:
-            return validate_episode(data, self._limits)
-        if (deaths := self._suspects.deaths(key)) >= MAX_DEATHS:
-            raise EpisodeRejected(f"file ended the coordinator {deaths} times; keep it and report a bug")
-        with self._suspects.inspecting(key):
-            return validate_episode(data, self._limits)
-
-    def _fetch(self, key: str) -> bytes:
-        """Get an object that a stranger wrote; one that cannot be read must not hold up the others."""
-        try:
-            return self._store.get(key, max_bytes=MAX_FILE_BYTES)
-        except ObjectTooLarge as error:
-            raise EpisodeRejected(f"file is too large ({error}): record shorter episodes") from error
-        except ObjectMissing:
-            raise
-        except StoreError as error:
-            get_or_none(self._store, log_key(self.reader.version + 1))  # raises if the whole store is out of reach
-            _logger.warning("%s; it is tried again at each listing", error)
-            raise ObjectMissing(f"{key} cannot be read") from error
-
-    def _commit(self, entries: Mapping[str, EpisodeEntry]) -> list[EpisodeEntry]:
+    def _commit(self, entries: Collection[EpisodeEntry]) -> list[EpisodeEntry]:
         """Commit those that the log does not know; return them."""
         while True:
-            batch = tuple(entry for name, entry in entries.items() if not self.reader.knows(name))
+            batch = tuple(entry for entry in entries if not self.reader.knows(entry.identity))
             if not batch or self._writer.commit(self._entry(batch)):
                 return list(batch)
             self.reader.poll()
@@ -219,39 +193,25 @@ class Coordinator:
             added=added,
         )
 
-    def _quarantine(self, key: str, reason: str, result: BatchResult) -> None:
-        _logger.warning("quarantined %s: %s", readable(key), readable(reason))
-        quarantine(self._store, key, reason)
-        self._quarantined.add(quarantine_key(key))
-        result.quarantined.append((key, reason))
+    def _quarantine(self, refusal: Refusal, result: BatchResult) -> None:
+        _logger.warning("quarantined %s: %s", readable(refusal.key), readable(refusal.reason))
+        quarantine(self._store, refusal.key, refusal.reason, sha256=refusal.sha256)
+        self._quarantined.add(case_name(refusal.key))
+        if self._suspects is not None:
+            # The record has it now; should the object be released, it gets as many tries as any other.
+            self._suspects.forget(refusal.key)
+        result.quarantined.append((refusal.key, refusal.reason))
 
 
-def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: float) -> EpisodeEntry:
-    """Return the log's description of an episode."""
-    info = episode.info
-    human_T = episode.controllers_T == Controller.HUMAN
-    take_overs = int(human_T[0]) + int(np.count_nonzero(human_T[1:] & ~human_T[:-1]))
-    return EpisodeEntry(
-        episode_id=info.episode_id,
-        key=episode_key(info.robot_id, info.episode_id),
-        sha256=sha256,
-        bytes=data_bytes,
-        robot_id=info.robot_id,
-        embodiment=info.embodiment,
-        task=info.task,
-        instruction=info.instruction,
-        source=info.source,
-        outcome=info.outcome,
-        world=info.world,
-        policy_version=info.policy_version,
-        steps=episode.steps,
-        human_steps=int(human_T.sum()),
-        interventions=take_overs,
-        sub_step_scores=info.sub_step_scores,
-        control_hz=info.control_hz,
-        started_at_s=info.started_at_s,
-        uploaded_at_s=uploaded_at_s,
-    )
+def _by_turns(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return one of each robot, then the next one of each: a robot with many must not hold up the others."""
+    turns: Counter[str] = Counter()
+    ranked = []
+    for item in found:
+        robot = item.key.split("/")[1]
+        ranked.append((turns[robot], item))
+        turns[robot] += 1
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def candidate_of(announcement: EpisodeAnnouncement) -> Candidate:

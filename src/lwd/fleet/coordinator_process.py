@@ -6,18 +6,21 @@ import logging
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lwd.data.store import ObjectStore, StoreConfig, open_store, probe_store
+from lwd.data.run_store import open_run_store
+from lwd.data.store import ObjectStore, StoreConfig, probe_store
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
 from lwd.fleet.bus_config import BusConfig
-from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator, candidate_of
+from lwd.fleet.coordinator import BatchResult, Coordinator, Survey, candidate_of
+from lwd.fleet.judging import Candidate
+from lwd.fleet.liveness import alive
 from lwd.fleet.messages import (
     COORDINATOR_SUBJECT,
     SNAPSHOT_SUBJECT,
@@ -26,10 +29,14 @@ from lwd.fleet.messages import (
 )
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.nats_server import read_url
+from lwd.fleet.shares import StepShares
 from lwd.fleet.suspects import Suspects
+from lwd.types import Source
 
 _RETRY_S = 0.5
 _RECONNECT_WITHIN_S = 2.0
+_BACKLOG_BATCH = 16
+_BACKLOG_BYTES = 16 * 2**20
 _LISTING_SHARE = 0.05
 """The most of the time that listing the store may take: large stores are listed less often."""
 
@@ -65,7 +72,7 @@ class CoordinatorConfig:
 
 def store_of(run: Path, store: StoreConfig | None) -> ObjectStore:
     """Open the store of a run: the configured one, or RUN/store."""
-    return open_store(store or run / "store")
+    return open_run_store(run, store)
 
 
 def bus_of(run: Path, bus: BusConfig | None) -> BusConfig:
@@ -94,44 +101,67 @@ def run_coordinator(config: CoordinatorConfig) -> None:
 
 
 class _Process:
+    """Three loops: live announcements, the backlog that listings find, heartbeats. One that fails ends the others.
+
+    A `Coordinator` is not thread-safe, and works in threads: `_turn` lets one batch at a time in, in the order of
+    asking. So a live announcement waits for at most one small batch of the backlog.
+    """
+
     def __init__(self, config: CoordinatorConfig, coordinator: Coordinator) -> None:
         self._config = config
         self._coordinator = coordinator
         self._metrics = MetricsFile(config.run, "coordinator")
         self._bus: Bus | None = None
         self._stop = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._backlog: deque[Candidate] = deque()
+        self._listing: asyncio.Task[Survey] | None = None
+        self._listing_since_s = 0.0
         self._next_listing_s = 0.0
         self._latencies_s: deque[float] = deque(maxlen=2048)
         self._committed = 0
+        self._shares = StepShares()
         self._indexing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self._stop.set)
-        heartbeat = asyncio.create_task(self._heartbeats())
         _logger.info("coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version)
+        loops = [
+            asyncio.create_task(self._until_stopped(self._serve_live)),
+            asyncio.create_task(self._until_stopped(self._work_off)),
+            asyncio.create_task(self._heartbeats()),
+        ]
         try:
-            while not self._stop.is_set():
-                try:
-                    await self._round()
-                except (ServiceError, StoreError) as error:
-                    # Both heal by themselves or by an operator; until then every robot keeps its spool.
-                    _logger.warning("%s; trying again", error)
-                    await self._pause(_RETRY_S)
+            await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.is_set():
+                # The one that ended has an error: it is raised below, and the supervisor starts another process.
+                self._stop.set()
+            await asyncio.gather(*loops)
         finally:
-            heartbeat.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await heartbeat
+            for task in (*loops, self._listing):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, Exception):
+                        await task
             if self._indexing is not None:
                 await self._indexing
             if self._bus is not None:
                 await self._bus.close()
             self._metrics.close()
 
-    async def _round(self) -> None:
-        if time.monotonic() >= self._next_listing_s:
-            await self._reconcile()
+    async def _until_stopped(self, step: Callable[[], Awaitable[None]]) -> None:
+        while not self._stop.is_set():
+            try:
+                await step()
+            except (ServiceError, StoreError) as error:
+                # Both heal by themselves or by an operator; until then every robot keeps its spool.
+                _logger.warning("%s; trying again", error)
+                await self._pause(_RETRY_S)
+
+    async def _serve_live(self) -> None:
+        """Deal with what was announced since the last look."""
         bus = await self._connected_bus()
         received = await bus.fetch_announcements(self._config.batch, self._config.linger_s)
         if not received:
@@ -146,23 +176,59 @@ class _Process:
             await self._announce_snapshot()
         return self._bus
 
-    async def _reconcile(self) -> None:
-        """Find in the store what was never announced, or announced to a server that lost it."""
-        started_s = time.monotonic()
-        found = await asyncio.to_thread(self._coordinator.unprocessed)
-        took_s = time.monotonic() - started_s
-        if found:
-            _logger.info("the store holds %d episodes that are not in the log yet", len(found))
-        for start in range(0, len(found), self._config.batch):
-            await self._process(found[start : start + self._config.batch])
+    async def _work_off(self) -> None:
+        """Find in the store what was never announced, or announced to a server that lost it, and deal with a little."""
+        await self._list_if_due()
+        if not self._backlog:
+            await self._pause(min(self._config.linger_s, self._config.reconcile_s))
+            return
+        batch = self._next_of_backlog()
+        try:
+            await self._process(batch)
+        except StoreError:
+            self._backlog.extendleft(reversed(batch))
+            raise
+
+    async def _list_if_due(self) -> None:
+        """Let a listing run beside everything else; a newer one replaces what is left of the one before."""
+        if self._listing is None:
+            if time.monotonic() >= self._next_listing_s:
+                self._listing_since_s = time.monotonic()
+                self._listing = asyncio.create_task(asyncio.to_thread(self._coordinator.survey))
+            return
+        if not self._listing.done():
+            return
+        listing, self._listing = self._listing, None
+        survey = listing.result()
+        took_s = time.monotonic() - self._listing_since_s
         self._next_listing_s = time.monotonic() + max(self._config.reconcile_s, took_s / _LISTING_SHARE)
+        async with self._turn:
+            self._coordinator.note(survey)
+        if survey.found:
+            _logger.info("the store holds %d episodes that are not in the log yet", len(survey.found))
+        self._backlog = deque(survey.found)
+
+    def _next_of_backlog(self) -> list[Candidate]:
+        """Take a batch that is small in number and in bytes: live announcements wait for it."""
+        batch = [self._backlog.popleft()]
+        size_bytes = batch[0].size_bytes
+        while self._backlog and len(batch) < min(_BACKLOG_BATCH, self._config.batch):
+            size_bytes += self._backlog[0].size_bytes
+            if size_bytes > _BACKLOG_BYTES:
+                break
+            batch.append(self._backlog.popleft())
+        return batch
 
     async def _process(self, candidates: Sequence[Candidate]) -> BatchResult:
-        result = await asyncio.to_thread(self._coordinator.process, candidates)
+        async with self._turn:
+            result = await asyncio.to_thread(self._coordinator.process, candidates)
+            self._begin_index()
         now_s = time.time()
         self._latencies_s.extend(now_s - entry.uploaded_at_s for entry in result.committed)
         self._committed += len(result.committed)
-        self._begin_index()
+        for entry in result.committed:
+            if entry.source is Source.FLEET:
+                self._shares.note(entry.robot_id, entry.steps)
         if result.committed:
             await self._announce_snapshot()
         return result
@@ -189,13 +255,16 @@ class _Process:
             await bus.acknowledge(item)
 
     async def _heartbeats(self) -> None:
-        while True:
+        while not self._stop.is_set():
+            alive()
             reader = self._coordinator.reader
             latencies_s = np.asarray(self._latencies_s or [0.0])
             metrics = {
                 "coordinator/episodes": float(len(reader)),
                 "coordinator/committed": float(self._committed),
                 "coordinator/quarantined": float(self._coordinator.quarantined),
+                "coordinator/backlog": float(len(self._backlog)),
+                "coordinator/robots_beyond_share": float(len(self._shares.beyond)),
                 "coordinator/epoch": float(self._coordinator.epoch),
                 "coordinator/connected": float(self._bus is not None and self._bus.connected),
             }
@@ -213,7 +282,7 @@ class _Process:
                 )
                 with contextlib.suppress(ServiceError):
                     await self._bus.publish(COORDINATOR_SUBJECT, beat)
-            await asyncio.sleep(self._config.heartbeat_s)
+            await self._pause(self._config.heartbeat_s)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

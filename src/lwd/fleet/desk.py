@@ -52,11 +52,13 @@ class Desk:
         self.operator_id = operator_id
         self._bus = bus
         self._client_id = f"{CLIENT_PREFIX}{uuid.uuid4().hex[:16]}"
-        self._calls = ControlCalls(lambda: bus)
+        self._calls = ControlCalls(lambda: bus, self._on_control)
         self._states: dict[str, tuple[float, ControlState]] = {}
         self._helped_s: dict[str, float] = {}
         self._looking_at = ""
         self._view: OperatorView | None = None
+        self._seen_s: dict[str, float] = {}
+        """The newest clock of each robot that this operator has seen."""
         self._new_state = asyncio.Event()
         self._new_view = asyncio.Event()
         self._watch_now = asyncio.Event()
@@ -132,6 +134,10 @@ class Desk:
         view, self._view = self._view, None
         return view
 
+    def waits(self, robot_id: str) -> bool:
+        """Whether a robot's episode is over, and its next one waits for whoever holds it."""
+        return robot_id in self._states and self._states[robot_id][1].waits
+
     async def ask(self, robot_id: str, verb: ControlVerb, lease: int = 0) -> ControlState:
         """Send a command and return the robot's answer.
 
@@ -149,18 +155,33 @@ class Desk:
         """
         await self._calls.send(self._command(robot_id, verb, lease))
 
-    async def drive(self, robot_id: str, lease: int, sequence: int, action: FloatArray) -> None:
-        """Say what the robot is to do until the next `drive`, for 200 ms at most.
+    def fault(self, robot_id: str) -> str:
+        """Return why a robot rests or waits for a person; empty if it has no fault."""
+        return self._states[robot_id][1].fault if robot_id in self._states else ""
 
+    async def drive(self, view: OperatorView, sequence: int, action: FloatArray) -> None:
+        """Say what the robot of a view is to do until the next `drive`, for 200 ms at most.
+
+        Args:
+            view: what the action is chosen by, under this desk's lease.
         Raises:
             ServiceError: if the bus is not there.
         """
-        content = {"sequence": sequence, "action": tuple(np.asarray(action, np.float32).tolist())}
-        await self._calls.send(self._command(robot_id, "drive", lease).model_copy(update=content))
+        content = {
+            "sequence": sequence,
+            "action": tuple(np.asarray(action, np.float32).tolist()),
+            "seen_s": view.robot_time_s,
+        }
+        await self._calls.send(self._command(view.robot_id, "drive", view.lease).model_copy(update=content))
 
     def _command(self, robot_id: str, verb: ControlVerb, lease: int) -> ControlCommand:
         return ControlCommand(
-            robot_id=robot_id, verb=verb, operator_id=self.operator_id, client_id=self._client_id, lease=lease
+            robot_id=robot_id,
+            verb=verb,
+            operator_id=self.operator_id,
+            client_id=self._client_id,
+            lease=lease,
+            seen_s=self._seen_s.get(robot_id, 0.0),
         )
 
     async def _watch(self) -> None:
@@ -178,8 +199,8 @@ class Desk:
 
     async def _on_control(self, state: ControlState) -> None:
         self._states[state.robot_id] = (time.monotonic(), state)
+        self._seen_s[state.robot_id] = state.robot_time_s
         self._new_state.set()
-        self._calls.on_control(state)
 
     async def _on_view(self, view: OperatorView) -> None:
         if view.robot_id == self._looking_at:

@@ -5,28 +5,32 @@ robot that needs its next chunk earlier waits for the round's end: with simulate
 costs nothing, and the policy runs on full batches.
 """
 
+import functools
 import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 
-from lwd.errors import ConfigError, PolicyFault, RobotFault
-from lwd.fleet.ahead import ChunkAhead, Seam
+from lwd.errors import PolicyFault, ResetInterrupted, RobotFault, RobotStopped
+from lwd.fleet.ahead import ChunkAhead
+from lwd.fleet.edge_settings import EdgeSettings, FleetRobot
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
-from lwd.fleet.messages import AxisStatus, RobotStatus, axes_of
+from lwd.fleet.liveness import alive
+from lwd.fleet.messages import axes_of
 from lwd.fleet.policy_faults import load_chunks
 from lwd.fleet.release import LoadedPolicy
-from lwd.fleet.views import scene_of
-from lwd.operators.protocol import Operator
-from lwd.operators.remote import RemoteOperator
-from lwd.robots.protocol import PosedRobot, Robot, driving_of
+from lwd.fleet.slot import Slot, random_of
+from lwd.fleet.watchdog import Watchdog
+from lwd.robots.holding import Holder
+from lwd.robots.plan_age import InferenceTimes
+from lwd.robots.protocol import HomingRobot, driving_of
 from lwd.robots.session import EpisodeSession
-from lwd.types import Episode, Outcome, Source, Task
+from lwd.types import Episode, Outcome, Source
+
+__all__ = ["TRAINING_SEEDS", "EdgeSettings", "FleetRobot", "RobotHost"]
 
 TRAINING_SEEDS = 2**30
 """Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
@@ -35,6 +39,8 @@ _DRIVEN_IDLE_S = 0.003
 """The same while a person drives a robot: a step must begin when it is due."""
 _STATUS_EVERY_S = 0.25
 _COMPLAIN_EVERY_S = 60.0
+_ROLLS_S = 0.05
+"""Where a policy usually takes longer, wheels are held while it is asked: they would go on with their last velocity."""
 _REST_S = 1.0
 """How long a robot rests after a fault; longer with every fault in a row."""
 _MAX_FAULTS = 5
@@ -46,74 +52,41 @@ _ENDINGS = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNLABE
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FleetRobot:
-    """One robot of a host, with whoever may take it over."""
-
-    robot_id: str
-    robot: Robot
-    world: str
-    operator: Operator | None = None
-    start: int = 0
-    """How often this robot was started before: a restarted host must not repeat its episodes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EdgeSettings:
-    """How the robots of a host are used."""
-
-    tasks: tuple[Task, ...]
-    task_weights: Mapping[str, float] = field(default_factory=dict)
-    """Share of the episodes by task name; empty: the tasks take turns."""
-    seed: int = 0
-    max_env_steps: int | None = None
-    """No new episodes after this many steps of this host; running ones end."""
-    max_episodes: int | None = None
-    """No new episodes after this many of this host."""
-    predict_ahead: int = 0
-    """Actions left in a chunk when the next one is predicted, in the background; 0: when none is left. For one robot in
-    real time: simulated ones would only compute twice at once."""
-    seam: Seam = "guided"
-    """How a chunk that was predicted ahead follows the one before."""
-
-
-@dataclass(kw_only=True)
-class _Slot:
-    """A robot and its present episode."""
-
-    unit: FleetRobot
-    number: int
-    random: np.random.Generator
-    axes: tuple[AxisStatus, ...]
-    begun: int = 0
-    faults: int = 0
-    rest_until_s: float = 0.0
-    next_step_s: float = 0.0
-    """When a robot that a person drives makes its next step: they see the world in real time."""
-    session: EpisodeSession | None = None
-    policy: LoadedPolicy | None = None
-
-
 class RobotHost:
     """The robots' thread of a host. `run` returns when it was told to stop or a limit is reached."""
 
     def __init__(self, robots: Sequence[FleetRobot], settings: EdgeSettings, network: HostNetwork) -> None:
         self._settings = settings
         self._network = network
+        settings.require_fit(tuple(robots))
+        self._watchdog = Watchdog(
+            {unit.robot_id: unit.robot for unit in robots},
+            network.latch,
+            on_alarm=network.note_alarm,
+            on_hold=network.stops.ring,
+        )
+        network.stops.holds = self._watchdog.holds
         self._slots = [
-            _Slot(
+            Slot(
                 unit=unit,
                 number=number,
-                random=_generator(settings.seed, unit),
+                random=random_of(settings.seed, unit),
                 axes=axes_of(driving_of(unit.robot)),
+                holder=Holder(self._watchdog.gates[unit.robot_id], unit.robot_id),
             )
             for number, unit in enumerate(robots)
         ]
+        for slot in self._slots:
+            if isinstance(slot.unit.robot, HomingRobot):
+                slot.unit.robot.interrupted = functools.partial(self._is_interrupted, slot)
+            if slot.remote is not None:
+                slot.remote.over()
         self._generator = torch.Generator().manual_seed(settings.seed)
-        if settings.predict_ahead and len(robots) != 1:
-            raise ConfigError(f"predict_ahead is for hosts of one robot, this one has {len(robots)}: start one each")
+        self._inference = InferenceTimes()
         self._ahead = (
-            ChunkAhead(settings.predict_ahead, self._generator, seam=settings.seam) if settings.predict_ahead else None
+            ChunkAhead(settings.predict_ahead, self._generator, self._inference, seam=settings.seam)
+            if settings.predict_ahead
+            else None
         )
         self._horizon = 1
         self._env_steps = self._human_steps = 0
@@ -121,6 +94,7 @@ class RobotHost:
         self._begun = self._finished = 0
         self._acting_s = 0.0
         self._started_s = time.monotonic()
+        self._should_stop: Callable[[], bool] = lambda: False
         self._next_status_s = 0.0
         self._shortage = ""
         self._next_complaint_s = 0.0
@@ -131,16 +105,24 @@ class RobotHost:
         Raises:
             RobotFault: if one robot fails again and again.
         """
+        self._should_stop = should_stop
+        self._watchdog.start()
         try:
             while not should_stop() and not self._exhausted():
+                alive()
+                self._watchdog.turn("the host")
                 self._network.check()
+                self._heed()
                 state = self._begin_episodes()
                 self._act()
                 moved = self._step_round(should_stop)
                 self._publish_status(state)
                 if not moved:
-                    time.sleep(_DRIVEN_IDLE_S if any(map(_is_driven, self._slots)) else _IDLE_S)
+                    time.sleep(_DRIVEN_IDLE_S if any(slot.is_driven for slot in self._slots) else _IDLE_S)
         finally:
+            self._watchdog.close()
+            for slot in self._slots:
+                slot.holder.hold()
             if self._ahead is not None:
                 self._ahead.close()
             self._truncate_all()
@@ -155,14 +137,36 @@ class RobotHost:
         """Episodes handed over."""
         return self._finished
 
+    def _is_interrupted(self, slot: Slot) -> bool:
+        """Whether a robot on the way to its start must hold."""
+        return self._should_stop() or not slot.may_begin
+
+    def _heed(self) -> None:
+        """End the episodes of robots that somebody stopped, and plan anew where the loop stood still."""
+        if self._network.latch.is_set:
+            # What was recorded is kept, and bootstraps: a stop is neither a failure nor the task's end.
+            self._truncate_all()
+        if late := self._watchdog.take_late():
+            _logger.warning("%s: what was planned before is dropped", late)
+            for slot in self._slots:
+                self._watchdog.gates[slot.unit.robot_id].hold()
+                if slot.session is not None:
+                    slot.session.replan()
+                    self._look(slot, slot.session)
+
     def _begin_episodes(self) -> HostState:
         policy = self._network.policies.newest
         if policy is None:
             return "waiting for a policy"
         self._network.policies.in_use = frozenset(slot.policy.version for slot in self._slots if slot.policy)
         for slot in self._slots:
-            if slot.session is not None or self._may_not_begin():
+            if slot.session is not None:
                 continue
+            slot.holder.hold()
+            if self._may_not_begin() or not slot.may_begin:
+                continue
+            if self._network.latch.is_set or not self._network.stops.is_known:
+                break
             if self._is_short():
                 return "spool full"
             if self._network.learner_is_behind:
@@ -184,10 +188,11 @@ class RobotHost:
             self._next_complaint_s = 0.0
         return bool(self._shortage)
 
-    def _begin(self, slot: _Slot, policy: LoadedPolicy) -> None:
-        task = self._next_task(slot)
+    def _begin(self, slot: Slot, policy: LoadedPolicy) -> None:
+        task = slot.next_task(self._settings)
         slot.begun += 1
         self._begun += 1
+        self._watchdog.turn("robot.reset", slot.unit.robot_id)
         try:
             slot.session = EpisodeSession(
                 slot.unit.robot,
@@ -199,30 +204,28 @@ class RobotHost:
                 policy_version=policy.version,
                 world=slot.unit.world,
                 operator=slot.unit.operator,
+                gate=self._watchdog.gates[slot.unit.robot_id],
                 # In the order in which the robot recorded them, also across its restarts; unique by the last part,
                 # for a robot that goes on with another machine's empty spool.
                 episode_id=f"{slot.unit.start:06d}-{slot.begun:06d}-{uuid.uuid4().hex[:16]}",
             )
             slot.policy = policy
             self._network.console.note_fault(slot.unit.robot_id, "")
+        except (RobotStopped, ResetInterrupted) as error:
+            _logger.warning("robot %s begins no episode: %s", slot.unit.robot_id, error)
+            # It is asked again once it may: this one was none.
+            self._begun -= 1
         except RobotFault as error:
             self._fault(slot, error)
-
-    def _next_task(self, slot: _Slot) -> Task:
-        tasks, weights = self._settings.tasks, self._settings.task_weights
-        if not weights:
-            # Robots of a host begin at different tasks, so that all tasks are seen from the start.
-            return tasks[(slot.number + slot.begun) % len(tasks)]
-        shares = np.array([weights.get(task.name, 0.0) for task in tasks])
-        return tasks[int(slot.random.choice(len(tasks), p=shares / shares.sum()))]
+        self._watchdog.turn("the host")
 
     def _act(self) -> None:
         """Ask each policy version once for all the robots that wait for a chunk of it."""
-        waiting: dict[int, tuple[LoadedPolicy, list[tuple[_Slot, EpisodeSession]]]] = {}
+        waiting: dict[int, tuple[LoadedPolicy, list[tuple[Slot, EpisodeSession]]]] = {}
         for slot in self._slots:
-            if slot.session is None or slot.policy is None or not _is_due(slot):
+            if slot.session is None or slot.policy is None or not slot.is_due:
                 continue
-            if slot.session.needs_chunk:
+            if self._wants_chunk(slot, slot.session):
                 if self._filled_ahead(slot, slot.session):
                     continue
                 _, group = waiting.setdefault(slot.policy.version, (slot.policy, []))
@@ -230,18 +233,34 @@ class RobotHost:
         started_s = time.monotonic()
         for loaded, group in waiting.values():
             sessions = [session for _, session in group]
-            faults = load_chunks(self._network.policies, loaded, sessions, self._generator)
+            self._watchdog.turn("policy.act")
+            faults = load_chunks(self._network.policies, loaded, sessions, self._generator, self._inference)
+            self._watchdog.turn("the host")
             for (slot, session), fault in zip(group, faults, strict=True):
                 if fault is None:
-                    self._horizon = session.queued
+                    self._horizon = max(1, session.queued)
                 else:
                     self._fault(slot, fault)
         self._acting_s += time.monotonic() - started_s
 
-    def _filled_ahead(self, slot: _Slot, session: EpisodeSession) -> bool:
+    def _wants_chunk(self, slot: Slot, session: EpisodeSession) -> bool:
+        """Whether the policy is to be asked for this robot; it is observed anew if it stood, and held if it rolls."""
+        if not session.needs_chunk:
+            return False
+        try:
+            session.look_again()
+        except RobotFault as error:
+            self._fault(slot, error)
+            return False
+        if slot.rolls and self._inference.usual_s > _ROLLS_S:
+            slot.holder.hold()
+        return True
+
+    def _filled_ahead(self, slot: Slot, session: EpisodeSession) -> bool:
         """Whether a prediction in the background gave the chunk; or the robot has failed with it."""
         if self._ahead is None:
             return False
+        self._watchdog.turn("policy.act")
         try:
             return self._ahead.fill(session)
         except RobotFault as error:
@@ -263,18 +282,22 @@ class RobotHost:
             session = slot.session
             if session is None:
                 continue
-            self._show(slot, session)
-            if not _is_due(slot) or session.needs_chunk:
+            slot.show(session, self._network.console)
+            if not slot.is_due or session.needs_chunk:
                 continue
             if session.held:
                 self._look(slot, session)
                 continue
             moved = True
             before = session.steps
+            self._watchdog.turn("robot.step", slot.unit.robot_id)
             try:
                 if self._ahead is not None and slot.policy is not None:
                     self._ahead.update(session, slot.policy)
                 session.step()
+            except RobotStopped:
+                # Somebody stopped it, or the loop stood still: `_heed` sees to all robots.
+                return False
             except RobotFault as error:
                 self._fault(slot, error)
                 continue
@@ -287,57 +310,62 @@ class RobotHost:
                 slot.next_step_s = on_time_s if now_s < on_time_s <= now_s + period_s else now_s + period_s
             if session.discarded:
                 _logger.info("robot %s: episode %s is discarded", slot.unit.robot_id, session.episode_id)
-                slot.session = slot.policy = None
+                slot.end()
             elif session.done:
                 slot.faults = 0
-                self._show(slot, session)
+                slot.show(session, self._network.console)
                 self._hand_over(slot, session.episode())
         return moved
 
-    def _look(self, slot: _Slot, session: EpisodeSession) -> None:
+    def _look(self, slot: Slot, session: EpisodeSession) -> None:
+        self._watchdog.turn("robot.observe", slot.unit.robot_id)
         try:
             session.look()
         except RobotFault as error:
             self._fault(slot, error)
 
-    def _show(self, slot: _Slot, session: EpisodeSession) -> None:
-        robot, console = slot.unit.robot, self._network.console
-        if console.is_due(slot.unit.robot_id):
-            if isinstance(robot, PosedRobot):
-                console.show(slot.unit.robot_id, session.steps, robot.body_poses())
-            elif session.observation.images:
-                console.show_pictures(slot.unit.robot_id, session.steps, session.observation.images)
-        if console.is_view_due(slot.unit.robot_id):
-            console.show_view(scene_of(session, robot.embodiment))
+    def _fault(self, slot: Slot, error: RobotFault) -> None:
+        """A robot holds: what it recorded is truncated. A simulated one rests before its next episode.
 
-    def _fault(self, slot: _Slot, error: RobotFault) -> None:
-        """A robot holds: what it recorded is truncated, and it rests before its next episode."""
+        Of a real one nobody knows how it stands, and going to its start may hurt: it waits for a person.
+        """
         if not isinstance(error, PolicyFault):  # there another version helps
             slot.faults += 1
         if slot.policy is not None:
             self._network.policies.failed(slot.policy.version, error)
         _logger.error("robot %s: %s", slot.unit.robot_id, error)
-        if slot.session is not None and slot.session.steps > 0:
-            self._hand_over(slot, slot.session.truncate())
-        slot.session = slot.policy = None
-        if slot.faults >= _MAX_FAULTS:
+        # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
+        self._network.console.note_fault(slot.unit.robot_id, str(error))
+        self._truncate(slot)
+        waits = slot.unit.is_real and slot.remote is not None
+        if slot.faults >= _MAX_FAULTS and not waits:
             raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
         slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
-        self._network.console.note_fault(slot.unit.robot_id, str(error))
+        if waits and slot.remote is not None:
+            _logger.error(
+                "robot %s waits for a person: take it over at the console, then let it begin or hand it back",
+                slot.unit.robot_id,
+            )
+            slot.remote.wait_for_person("it had a fault: look at it, then let it begin or hand it back")
 
-    def _hand_over(self, slot: _Slot, episode: Episode) -> None:
+    def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
         if episode.info.outcome.terminal:
             self._network.policies.completed(episode.info.policy_version)
         self._finished += 1
-        slot.session = slot.policy = None
+        slot.end()
         self._network.submit(episode)
+
+    def _truncate(self, slot: Slot) -> None:
+        if slot.session is not None and slot.session.steps > 0:
+            self._hand_over(slot, slot.session.truncate())
+        else:
+            slot.end()
 
     def _truncate_all(self) -> None:
         for slot in self._slots:
-            if slot.session is not None and slot.session.steps > 0:
-                self._hand_over(slot, slot.session.truncate())
-            slot.session = slot.policy = None
+            if slot.session is not None:
+                self._truncate(slot)
 
     def _may_not_begin(self) -> bool:
         settings = self._settings
@@ -361,41 +389,12 @@ class RobotHost:
             episodes=self._finished,
             running_steps=sum(session.steps for _, session in sessions),
             shortage=self._shortage,
-            robots=tuple(_robot_status(slot, session) for slot, session in sessions),
+            robots=tuple(slot.status(session) for slot, session in sessions),
             metrics={
                 "edge/env_steps_per_s": self._env_steps / elapsed_s,
                 "edge/inference_share": self._acting_s / elapsed_s,
                 "edge/human_share": self._human_steps / max(self._env_steps, 1),
+                "edge/old_plans": float(sum(slot.old_plans for slot in self._slots)),
                 **{f"edge/outcome_{name.value}": float(self._outcomes[name]) for name in _ENDINGS},
             },
         )
-
-
-def _robot_status(slot: _Slot, session: EpisodeSession) -> RobotStatus:
-    return RobotStatus(
-        robot_id=slot.unit.robot_id,
-        task=session.task.name,
-        instruction=session.instruction,
-        episode_id=session.episode_id,
-        step=session.steps,
-        policy_version=slot.policy.version if slot.policy else -1,
-        human=session.human_acts,
-        sub_step_scores=session.sub_step_scores,
-        time_limit=session.task.time_limit,
-        control_hz=slot.unit.robot.embodiment.control_hz,
-        embodiment=slot.unit.robot.embodiment.name,
-        axes=slot.axes,
-    )
-
-
-def _is_driven(slot: _Slot) -> bool:
-    return isinstance(slot.unit.operator, RemoteOperator) and slot.unit.operator.drives
-
-
-def _is_due(slot: _Slot) -> bool:
-    """Whether the robot may step now: always, but in real time while a person drives it."""
-    return not _is_driven(slot) or time.monotonic() >= slot.next_step_s
-
-
-def _generator(seed: int, unit: FleetRobot) -> np.random.Generator:
-    return np.random.default_rng([seed, unit.start, *unit.robot_id.encode()])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lwd.data.log import LogReader
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError
-from lwd.robots.sim import SIMULATED
+from lwd.robots.sim import SIMULATED, TASKS
 from lwd.types import Embodiment, TokenSpec
 
 
@@ -72,6 +72,13 @@ def built_in(name: str) -> Embodiment:
             "--embodiment FILE.json"
         )
     return SIMULATED[name]
+
+
+def built_in_time_limits(embodiment: Embodiment) -> dict[str, int] | None:
+    """Return the tasks of a built-in embodiment with their time limits in control steps; None for any other."""
+    if SIMULATED.get(embodiment.name) != embodiment:
+        return None
+    return {task.name: task.time_limit for task in TASKS.values()}
 
 
 def read_embodiment(path: Path) -> Embodiment:

@@ -35,6 +35,8 @@ from lwd.fleet.messages import (
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.release import PolicyFollower
 from lwd.fleet.shipper import Shipper
+from lwd.fleet.stop_latch import StopLatch
+from lwd.fleet.stop_link import StopLink
 from lwd.types import Episode
 
 HostState = Literal["waiting for a policy", "running", "waiting for the learner", "spool full", "stopping"]
@@ -78,14 +80,21 @@ class HostNetwork:
         metrics: MetricsFile,
         heartbeat_s: float,
         console: ConsoleLink | None = None,
+        latch: StopLatch | None = None,
     ) -> None:
         """
         Args:
             bus: asked again at every try to connect, for a server that moved.
             console: the link for remote operators; None: this host's robots have none.
+            latch: whether the robots are stopped; None: only the bus stops them.
         """
         self.status = HostStatus()
+        self.latch = latch or StopLatch()
+        self.stops = StopLink(host_id, self.latch)
+        self.alarm = ""
+        """Why the robots hold, other than by their operators; told with every heartbeat."""
         self.console = console or ConsoleLink(host_id, {})
+        self.console.latch = self.latch
         self.policies = policies
         self._host_id = host_id
         self._bus_config = bus
@@ -109,6 +118,11 @@ class HostNetwork:
         # Before anything else, so that `drain` knows what an earlier process left behind.
         self._thread.call(shipper.adopt())
         self._running: Future[None] = self._thread.start(self._run())
+
+    def note_alarm(self, alarm: str) -> None:
+        """Tell why all robots hold; empty: they need not. By any thread."""
+        self.alarm = alarm
+        self.console.note_alarm(alarm)
 
     def submit(self, episode: Episode) -> None:
         """Hand over a finished episode."""
@@ -183,6 +197,7 @@ class HostNetwork:
                 tasks.create_task(self._keep_policy_new())
                 tasks.create_task(self._keep_beating())
                 tasks.create_task(self.console.run(lambda: self._bus))
+                tasks.create_task(self.stops.run(lambda: self._bus))
         finally:
             if self._bus is not None:
                 await self._bus.close()
@@ -195,6 +210,7 @@ class HostNetwork:
                 continue
             try:
                 bus = await Bus.connect(self._bus_config(), name=self._host_id, timeout_s=_RETRY_S * 2)
+                await self.stops.attach(bus)
                 await bus.subscribe(POLICY_SUBJECT, PolicyPointer, self._on_policy)
                 await bus.subscribe(SNAPSHOT_SUBJECT, SnapshotAnnouncement, self._on_snapshot)
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
@@ -207,6 +223,7 @@ class HostNetwork:
             except (ServiceError, ConfigError) as error:
                 # ConfigError, too: a credentials file that is being replaced stops no robot.
                 _logger.warning("%s; robots go on, episodes wait in the spool", error)
+                self.stops.is_known = True
                 await asyncio.sleep(_RETRY_S)
 
     async def _on_policy(self, pointer: PolicyPointer) -> None:
@@ -322,7 +339,7 @@ class HostNetwork:
                     spooled=self.waiting,
                     spooled_bytes=self._shipper.waiting_bytes,
                     oldest_s=self._shipper.oldest_s,
-                    error=(status.shortage or self._upload_error or self.policies.complaint)[:500],
+                    error=(self.alarm or status.shortage or self._upload_error or self.policies.complaint)[:500],
                     policy_version=self.policies.version,
                     robots=status.robots,
                 )

@@ -19,11 +19,15 @@ from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.coordinator_process import bus_of, store_of
 from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
+from lwd.fleet.liveness import alive
 from lwd.fleet.metrics_file import MetricsFile
 from lwd.fleet.policy_trial import ProcessTrial, Trial, TrialLimits
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
 from lwd.fleet.spool import Spool, SpoolLimits
+from lwd.fleet.stop_files import StopFiles, StopFileThread
+from lwd.fleet.stop_latch import StopLatch
+from lwd.fleet.stop_signal import StopSignal
 from lwd.models.checkpoint import PolicyReader, require_embodiment
 from lwd.models.protocol import Policy
 from lwd.operators.help import StuckRule
@@ -155,6 +159,10 @@ def run_robot_host(
     tasks = tasks or tuple(task_named(name) for name in (config.tasks or tuple(TASKS)))
     spool = Spool(config.run / "spool", config.spool_limits)
     starts = {spec.robot_id: spool.claim(spec.robot_id) for spec in config.robots}
+    # Before anything can move: who was stopped starts stopped.
+    latch = StopLatch()
+    stop_signal = StopSignal(latch, config.host_id)
+    stop_files = StopFileThread(StopFiles(config.run), latch)
     units = []
     remotes: dict[str, RemoteOperator] = {}
     try:
@@ -184,8 +192,11 @@ def run_robot_host(
             predict_ahead=config.predict_ahead,
             seam=config.seam,
         )
-        _run(config, units, ConsoleLink(config.host_id, remotes), settings, spool, load, trial, stop)
+        console = ConsoleLink(config.host_id, remotes)
+        _run(config, units, console, settings, spool, load, trial, stop, latch, stop_files)
     finally:
+        stop_files.close()
+        stop_signal.close()
         for unit in units:
             unit.robot.close()
         spool.close()
@@ -221,6 +232,8 @@ def _run(
     load: "PolicyLoader | None",
     trial: Trial | None,
     stop: "_StopFlag",
+    latch: StopLatch,
+    stop_files: StopFileThread,
 ) -> None:
     store = store_of(config.run, config.store)
     if load is None:
@@ -248,7 +261,9 @@ def _run(
         metrics=MetricsFile(config.run, config.host_id),
         heartbeat_s=config.heartbeat_s,
         console=console,
+        latch=latch,
     )
+    stop_files.report = network.stops.report
     try:
         RobotHost(units, settings, network).run(lambda: stop.is_set)
     finally:
@@ -259,6 +274,7 @@ def _run(
         begun_s = time.monotonic()
         # Asked again and again: a signal that comes meanwhile shortens the wait.
         while not network.drain(0.2, committed=True):
+            alive()
             if time.monotonic() - begun_s > (config.stop_drain_s if stop.is_set else config.drain_s):
                 _logger.warning("%d episodes wait in the spool for the next start", network.waiting)
                 break

@@ -3,13 +3,15 @@
 It takes the same road as the fleet's episodes (validation, create-only objects, one commit log).
 """
 
+import hashlib
 import time
 from collections.abc import Iterable
 
 from lwd.data.episode_file import episode_key, write_episode
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits
-from lwd.fleet.coordinator import BatchResult, Candidate, Coordinator
+from lwd.fleet.coordinator import BatchResult, Coordinator
+from lwd.fleet.judging import Candidate
 from lwd.types import Episode
 
 
@@ -32,11 +34,13 @@ def ingest(store: ObjectStore, episodes: Iterable[Episode], limits: EpisodeLimit
         total.committed += result.committed
         total.quarantined += result.quarantined
         total.known += result.known
+        total.missing += result.missing
 
     for episode in episodes:
         key = episode_key(episode.info.robot_id, episode.info.episode_id)
-        store.create(key, write_episode(episode))
-        waiting.append(Candidate(key=key, uploaded_at_s=time.time()))
+        data = write_episode(episode)
+        store.create(key, data)
+        waiting.append(Candidate(key=key, uploaded_at_s=time.time(), sha256=hashlib.sha256(data).hexdigest()))
         if len(waiting) >= batch:
             flush()
     flush()

@@ -7,6 +7,7 @@ is there with other settings is brought to ours, and a setting that cannot be ch
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from nats.js import JetStreamContext
@@ -27,6 +28,8 @@ from lwd.fleet.messages import EPISODE_SUBJECT
 STREAM = "LWD_EPISODES"
 CONSUMER = "coordinator"
 BUCKET = "lwd"
+POINTER_KEY = "policy"
+"""The newest policy's entry in the bucket."""
 DEDUPE_WINDOW_S = 600.0
 ACK_WAIT_S = 15.0
 """Short: after a crash of the coordinator its successor gets the messages soon. Duplicates are harmless."""
@@ -36,6 +39,23 @@ _FIXED = ("retention", "storage")
 """What NATS does not change in a stream that exists."""
 
 _logger = logging.getLogger(__name__)
+
+
+_DAMAGED = (10012, 10049)
+"""NATS's error codes for files of a consumer or a stream that it cannot use."""
+
+
+def remedy(error: BaseException, directory: Path | None) -> str:
+    """Return what helps against files that NATS cannot use; empty for other errors.
+
+    Args:
+        directory: RUN/nats of the embedded server; None: the server is elsewhere.
+    """
+    if not isinstance(error, APIError) or error.err_code not in _DAMAGED:
+        return ""
+    if directory is not None:
+        return f": its files are damaged; stop the run, delete {directory}, start again: nothing is lost with it"
+    return f": its files are damaged; `nats stream rm {STREAM}` and KV_{BUCKET}: nothing is lost with them"
 
 
 async def ensure_stream(jetstream: JetStreamContext, replicas: int | None) -> None:

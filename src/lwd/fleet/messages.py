@@ -168,6 +168,8 @@ class ControlCommand(Message):
     """Of `drive`: in the robot's units. Of `jog`: how far each axis is deflected, in [-1, 1]."""
     request_id: str = Field(default="", max_length=64)
     """Repeated in the answer; empty: no answer is wanted."""
+    seen_s: float = Field(default=0.0, ge=0)
+    """The newest `robot_time_s` of this robot that its sender saw (`lwd.fleet.command_age`); 0: it does not say."""
 
 
 class ControlState(Message):
@@ -192,6 +194,10 @@ class ControlState(Message):
     request_id: str = Field(default="", max_length=64)
     refused: str = Field(default="", max_length=500)
     """Why the request was refused; empty if it was not."""
+    waits: bool = False
+    """Whether no episode runs, and the next one waits for `resume` or `release`."""
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was so."""
 
 
 class OperatorView(Message):
@@ -217,6 +223,8 @@ class OperatorView(Message):
     lease: int = Field(ge=0)
     label: str = ""
     reason: str = Field(default="", max_length=500)
+    robot_time_s: float = Field(default=0.0, ge=0)
+    """The host's monotonic clock when this was seen."""
 
 
 def axes_of(driving: Driving) -> tuple[AxisStatus, ...]:
@@ -244,34 +252,37 @@ VIEW_SUBJECT = "lwd.view"
 
 def host_subject(host_id: str) -> str:
     """Return the subject of a host's heartbeat; `lwd.heartbeat.host.*` is all of them."""
-    return f"lwd.heartbeat.host.{_token(host_id)}"
+    return f"lwd.heartbeat.host.{subject_token(host_id)}"
 
 
 def episode_subject(robot_id: str) -> str:
     """Return the subject on which a robot announces its episodes."""
-    return f"{EPISODE_SUBJECT}.{_token(robot_id)}"
+    return f"{EPISODE_SUBJECT}.{subject_token(robot_id)}"
 
 
 def command_subject(robot_id: str) -> str:
     """Return the subject on which a robot takes operators' commands."""
-    return f"{COMMAND_SUBJECT}.{_token(robot_id)}"
+    return f"{COMMAND_SUBJECT}.{subject_token(robot_id)}"
 
 
 def control_subject(robot_id: str) -> str:
     """Return the subject on which a robot tells who controls it."""
-    return f"{CONTROL_SUBJECT}.{_token(robot_id)}"
+    return f"{CONTROL_SUBJECT}.{subject_token(robot_id)}"
 
 
 def poses_subject(robot_id: str) -> str:
     """Return the subject of a robot's pose frames (`lwd.fleet.poses`)."""
-    return f"{POSES_SUBJECT}.{_token(robot_id)}"
+    return f"{POSES_SUBJECT}.{subject_token(robot_id)}"
 
 
 def view_subject(robot_id: str) -> str:
     """Return the subject of the views that a robot's host sends to operators (`OperatorView`)."""
-    return f"{VIEW_SUBJECT}.{_token(robot_id)}"
+    return f"{VIEW_SUBJECT}.{subject_token(robot_id)}"
 
 
-def _token(name: str) -> str:
-    """A dot would begin another level of the subject."""
-    return name.replace(".", "_")
+def subject_token(name: str) -> str:
+    """Return a name as one level of a subject: a dot would begin another one.
+
+    Names hold no "=", so that no two of them become the same token.
+    """
+    return name.replace(".", "=")

@@ -1,5 +1,6 @@
 """Asking a version for chunks, and what a host remembers of each version that its robots act with."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from lwd.fleet.release import LoadedPolicy
     from lwd.models.protocol import Policy
+    from lwd.robots.plan_age import InferenceTimes
     from lwd.robots.session import EpisodeSession
 
 MAX_FAULTS = 3
@@ -31,22 +33,30 @@ class Judge(Protocol):
 
 
 def load_chunks(
-    judge: Judge, loaded: "LoadedPolicy", sessions: Sequence["EpisodeSession"], generator: "torch.Generator"
+    judge: Judge,
+    loaded: "LoadedPolicy",
+    sessions: Sequence["EpisodeSession"],
+    generator: "torch.Generator",
+    inference: "InferenceTimes",
 ) -> list[PolicyFault | None]:
-    """Ask a version once for the chunks of all sessions, and load them.
+    """Ask a version once for the chunks of all sessions, and load them; one that has become too old is dropped.
 
+    Args:
+        inference: notes how long the version took.
     Returns:
         Each session's fault, None where its chunk is loaded. One act has one fault: the same for all that have it.
     """
+    asked_s, observed_s = time.monotonic(), [session.observed_s for session in sessions]
     try:
         chunks_BHA = _chunks(loaded.policy, sessions, generator)
     except PolicyFault as error:
         return [error] * len(sessions)
+    inference.note(time.monotonic() - asked_s)
     fault: PolicyFault | None = None
     faults: list[PolicyFault | None] = []
-    for session, chunk_HA in zip(sessions, chunks_BHA, strict=True):
+    for session, chunk_HA, seen_s in zip(sessions, chunks_BHA, observed_s, strict=True):
         try:
-            session.load_chunk(chunk_HA)
+            session.load_chunk(chunk_HA, observed_s=seen_s, inference_s=inference.usual_s)
             faults.append(None)
         except ActionRejected as error:
             fault = fault or PolicyFault(str(error))

@@ -4,6 +4,7 @@ On Linux the kernel sends a signal to the child when its parent dies, also after
 no such signal: there a killed supervisor leaves its children running.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -21,19 +22,20 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 def spawn(
     command: Sequence[str],
     *,
-    log: Path,
+    log: Path | None,
     environment: Mapping[str, str] | None = None,
     death_signal: signal.Signals = signal.SIGTERM,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a child in its own session, with its output appended to `log`.
+    """Start a child in its own session, with its output appended to `log` (None: to where this process's goes).
 
     Must be called from the thread that lives longest (the main thread): the kernel watches the thread.
 
     Args:
         death_signal: what the child gets when this process dies.
         environment: variables to add to this process's environment.
+        pass_fds: descriptors that the child gets, beside its standard ones.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
     parent = os.getpid()
 
     def in_child() -> None:
@@ -42,16 +44,19 @@ def spawn(
             if os.getppid() != parent:
                 os._exit(1)
 
-    with log.open("ab") as output:
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.nullcontext() if log is None else log.open("ab") as output:
         return subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=None if output is None else subprocess.STDOUT,
             env={**os.environ, **(environment or {})},
             preexec_fn=in_child,
             # Ctrl-C at the terminal reaches the supervisor only; it stops the children in order.
             start_new_session=True,
+            pass_fds=pass_fds,
         )
 
 

@@ -171,7 +171,10 @@ class _Drive:
             view = await self._desk.next_view(_LOOK_EVERY_S)
             now_s = time.monotonic()
             if view is None:
-                if now_s - seen_s > _SILENT_S:
+                if fault := self._desk.fault(self._robot_id):
+                    # Not handed back: a person must look at it first.
+                    raise ServiceError(f"robot {self._robot_id} has failed: {fault}")
+                if now_s - seen_s > _SILENT_S or (episode_id and self._desk.waits(self._robot_id)):
                     return
                 continue
             seen_s = now_s
@@ -219,7 +222,7 @@ class _Drive:
                     _logger.warning("robot %s holds: %s; let go of the device first", self._robot_id, view.reason)
             if not self._held:
                 self._sequence += 1
-                await self._desk.drive(self._robot_id, self._lease, self._sequence, self._action)
+                await self._desk.drive(view, self._sequence, self._action)
                 self._alive_s = now_s
         if now_s - self._alive_s > _KEEP_EVERY_S:
             await self._desk.tell(self._robot_id, "keep", self._lease)

@@ -10,13 +10,18 @@ from collections import deque
 from dataclasses import dataclass
 
 from lwd.data.episode_file import write_episode
-from lwd.data.log import LogReader
+from lwd.data.fresh_read import get_past_caches
+from lwd.data.identity import StoreNote
+from lwd.data.log import LogReader, log_key
 from lwd.data.quarantine import find_quarantined
-from lwd.data.store import ObjectStore
-from lwd.errors import ObjectExists
+from lwd.data.store import ObjectStore, get_or_none
+from lwd.errors import ObjectExists, StoreError
 from lwd.fleet.bus import Bus
 from lwd.fleet.messages import EpisodeAnnouncement
+from lwd.fleet.proof import CommitProof, is_stored
+from lwd.fleet.rejected import RejectedEpisodes, verdict_in_words
 from lwd.fleet.spool import Spool, SpooledEpisode
+from lwd.fleet.spool_files import warn_once
 from lwd.types import Episode, Source
 
 _ADOPT_AFTER_S = 60.0
@@ -24,6 +29,15 @@ _ADOPT_AFTER_S = 60.0
 _SUSPECT_AFTER_S = 10.0
 """Time without a commit after which the quarantine is looked at; doubled with every look."""
 _MOST_SUSPECT_S = 320.0
+STORE_NOTE = "store.json"
+"""In the root of the spools: which store their episodes go to."""
+_IDENTITY_EVERY_S = 5.0
+"""Between two looks at the store's identity while uploading."""
+_REST_S = 30.0
+"""Before a file that cannot be read is tried again."""
+_CONFLICTS = 3
+"""Reads of other bytes under an episode's key that must agree before it is kept aside."""
+_CONFLICT_REST_S = 0.5
 _LOOKS = 16
 """The most looks at the quarantine per look at the log."""
 
@@ -43,6 +57,10 @@ class _Item:
     look_at_s: float = 0.0
     """Monotonic time of the next look into the quarantine."""
     looks: int = 0
+    rest_until_s: float = 0.0
+    """Monotonic time of the next try to upload it; only after one that failed by its own fault."""
+    conflicts: int = 0
+    """How often the store held other bytes."""
 
 
 class Shipper:
@@ -50,12 +68,15 @@ class Shipper:
 
     def __init__(self, store: ObjectStore, spool: Spool, robot_ids: set[str]) -> None:
         self._store = store
+        self._note = StoreNote(spool.root / STORE_NOTE, f"the spool {spool.root}")
+        self._identity_due_s = float("-inf")
         self._spool = spool
         self._robot_ids = robot_ids
         self._reader = LogReader(store)
         self._items: dict[str, _Item] = {}
         self._to_upload: deque[_Item] = deque()
         self._to_announce: deque[_Item] = deque()
+        self._rejected = RejectedEpisodes(store, spool, self._note)
         self._unclaimed_since_s: dict[str, float] = {}
         self._started = False
         self.committed = 0
@@ -114,21 +135,28 @@ class Shipper:
         now_s = time.monotonic()
         self._unclaimed_since_s = {robot: self._unclaimed_since_s.get(robot, now_s) for robot in unclaimed}
         abandoned = {robot for robot, since_s in self._unclaimed_since_s.items() if now_s - since_s >= _ADOPT_AFTER_S}
+        ours = self._robot_ids | abandoned
+        await asyncio.to_thread(self._rejected.adopt, ours)
         for episode in pending:
-            if episode.episode_id not in self._items and episode.robot_id in self._robot_ids | abandoned:
+            if episode.identity not in self._items and episode.robot_id in ours:
                 self._hold(_Item(episode=episode, steps=0, since_s=now_s))
 
     async def upload(self) -> None:
-        """Upload everything that waits for it, in order.
+        """Upload everything that waits for it, in order; one that fails by its own fault goes to the end.
 
         Raises:
-            StoreError: if the store fails; what is left is first in line at the next call.
+            StoreError: if the store fails, or is not the spool's; what is left is first in line at the next call.
         """
-        while self._to_upload:
+        if self._to_upload and time.monotonic() >= self._identity_due_s:
+            found = await asyncio.to_thread(self._note.require, self._store)
+            self._identity_due_s = time.monotonic() + (0.0 if found is None else _IDENTITY_EVERY_S)
+        for _ in range(len(self._to_upload)):
             item = self._to_upload[0]
-            if item.episode.episode_id in self._items:
+            if item.episode.identity in self._items and time.monotonic() >= item.rest_until_s:
                 await self._upload(item)
             self._to_upload.popleft()
+            if item.episode.identity in self._items and item.uploaded_at_s is None:
+                self._to_upload.append(item)
 
     async def announce(self, bus: Bus) -> None:
         """Announce everything that was uploaded, in order; nothing while the bus is down.
@@ -138,30 +166,58 @@ class Shipper:
         """
         while self._to_announce and bus.connected:
             item = self._to_announce[0]
-            if item.episode.episode_id in self._items and item.uploaded_at_s is not None:
+            if item.episode.identity in self._items and item.uploaded_at_s is not None:
                 await bus.announce(_announcement(item, item.uploaded_at_s))
             self._to_announce.popleft()
 
     async def follow_log(self) -> None:
-        """Read what was committed and clear the spool of it.
+        """Read what was committed and clear the spool of it, once its log entry has been read again.
 
         Raises:
-            StoreError: if the log cannot be read.
+            StoreError: if the log cannot be read, or the store is another one, or an older copy; nothing is deleted.
         """
         if not self._started:
             await asyncio.to_thread(self._reader.load_index)
             self._started = True
         await asyncio.to_thread(self._reader.poll)
+        committed = await asyncio.to_thread(self._proven)
         looks = _LOOKS
+        failure: Exception | None = None
         for item in tuple(self._items.values()):
-            if self._reader.knows(item.episode.episode_id):
-                await self._settle(item)
-            elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
-                looks -= 1
-                await self._look_in_quarantine(item)
+            if time.monotonic() < item.rest_until_s:
+                continue
+            try:
+                if item.episode.identity in committed:
+                    await self._settle(item)
+                elif looks and item.uploaded_at_s is not None and time.monotonic() >= item.look_at_s:
+                    looks -= 1
+                    await self._look_in_quarantine(item)
+            except (StoreError, OSError) as error:
+                # A damaged file or record of one episode keeps no other one; a store that is down fails once.
+                failure, looks = error, 0
+                item.rest_until_s = time.monotonic() + _REST_S
+        for episode in await self._rejected.follow(self._reader):
+            self._hold(_Item(episode=episode, steps=0, since_s=time.monotonic()))
+        if failure is not None:
+            raise StoreError(str(failure)) from failure
+
+    def _proven(self) -> set[str]:
+        """Return the committed episodes, for which the store's log was read just now.
+
+        Costs one small object, and one more for each version that they are in.
+        """
+        known = {name for name in tuple(self._items) if self._reader.knows(name)}
+        if known:
+            proof = CommitProof(self._store, self._note)
+            found = [self._reader.find(name) for name in known]
+            proof.require(episode for episode in found if episode is not None)
+            if None in found:
+                # Revoked: which entry added it is not known any more, but that this is the log we read can be.
+                self._reader.require_unchanged()
+        return known
 
     def _hold(self, item: _Item) -> None:
-        self._items[item.episode.episode_id] = item
+        self._items[item.episode.identity] = item
         self.waiting_bytes += item.episode.size_bytes
         self._to_upload.append(item)
 
@@ -169,20 +225,45 @@ class Shipper:
         try:
             data, item.sha256 = await asyncio.to_thread(item.episode.read)
             item.size_bytes = len(data)
+            if not data:
+                await self._reject(item, "the file is empty: this machine's disk lost its content")
+                return
             await asyncio.to_thread(self._store.create, item.episode.key, data)
         except FileNotFoundError:
             # Committed and removed meanwhile, by `follow_log` or by another host of this machine.
             self._forget(item)
             return
         except ObjectExists as error:
-            await self._reject(item, str(error))
+            if not await self._is_stored(item, data):
+                await self._conflict(item, error)
+                return
+        except OSError as error:
+            item.rest_until_s = time.monotonic() + _REST_S
+            warn_once(item.episode.path, f"cannot be read ({error.strerror}): check the disk, or move it away")
+            return
+        except StoreError as error:
+            # Raises if the whole store is out of reach: then this episode stays the first.
+            await asyncio.to_thread(get_or_none, self._store, log_key(1))
+            item.rest_until_s = time.monotonic() + _REST_S
+            warn_once(item.episode.path, f"cannot be stored ({error}): look at {item.episode.key} in the store")
             return
         item.uploaded_at_s = time.time()
         item.look_at_s = time.monotonic() + _SUSPECT_AFTER_S
         self._to_announce.append(item)
 
+    async def _is_stored(self, item: _Item, data: bytes) -> bool:
+        """Whether the store has these bytes after all: what it compared them with may have been misread."""
+        return await asyncio.to_thread(get_past_caches, self._store, item.episode.key) == data
+
+    async def _conflict(self, item: _Item, error: ObjectExists) -> None:
+        item.conflicts += 1
+        if item.conflicts < _CONFLICTS:
+            item.rest_until_s = time.monotonic() + _CONFLICT_REST_S
+            return
+        await self._reject(item, str(error))
+
     async def _settle(self, item: _Item) -> None:
-        found = self._reader.find(item.episode.episode_id)
+        found = self._reader.find(item.episode.identity)
         try:
             if not item.sha256:
                 _, item.sha256 = await asyncio.to_thread(item.episode.read)
@@ -201,16 +282,22 @@ class Shipper:
         item.look_at_s = time.monotonic() + min(_SUSPECT_AFTER_S * 2**item.looks, _MOST_SUSPECT_S)
         record = await asyncio.to_thread(find_quarantined, self._store, item.episode.key)
         if record is not None:
-            await self._reject(item, record.reason)
+            await self._reject(item, await asyncio.to_thread(verdict_in_words, record, item.episode, item.sha256))
+        elif not await asyncio.to_thread(is_stored, self._store, item.episode.key):
+            # It went to another store that was in this one's place, or this one was restored from an older copy.
+            _logger.warning("%s is not in the store any more: it is uploaded again", item.episode.key)
+            item.uploaded_at_s = None
+            self._to_upload.append(item)
 
     async def _reject(self, item: _Item, reason: str) -> None:
-        _logger.error("episode %s is kept aside: %s", item.episode.episode_id, reason)
+        _logger.error("episode %s is kept aside: %s", item.episode.identity, reason)
         # First: `upload` and `follow_log` may both find a reason. Should moving fail, it is adopted again.
         self._forget(item)
         await asyncio.to_thread(self._spool.reject, item.episode, reason)
+        await asyncio.to_thread(self._rejected.adopt, self._robot_ids | {item.episode.robot_id})
 
     def _forget(self, item: _Item) -> None:
-        if self._items.pop(item.episode.episode_id, None) is not None:
+        if self._items.pop(item.episode.identity, None) is not None:
             self.waiting_bytes -= item.episode.size_bytes
 
 

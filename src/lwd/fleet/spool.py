@@ -10,16 +10,26 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lwd.data import durable
 from lwd.data.episode_file import episode_key
-from lwd.errors import ConfigError, ServiceError
+from lwd.errors import ConfigError, ServiceError, StoreError
+from lwd.fleet.spool_files import (
+    SUFFIX,
+    episode_files,
+    open_lock,
+    read_claims,
+    remove_leftovers,
+    robot_directories,
+    warn_once,
+)
+from lwd.types import episode_identity
 
-_SUFFIX = ".arrow"
 _REJECTED = "rejected"
 _LOCK = ".lock"
 _UNSEEN_BYTES = 16 * 2**20
@@ -57,6 +67,11 @@ class SpooledEpisode:
     """Unix time. Only to tell people: nothing is decided by it, the clock may have jumped since."""
 
     @property
+    def identity(self) -> str:
+        """What tells episodes apart, as in the log."""
+        return episode_identity(self.robot_id, self.episode_id)
+
+    @property
     def key(self) -> str:
         """Where it belongs in the store."""
         return episode_key(self.robot_id, self.episode_id)
@@ -84,6 +99,11 @@ class Spool:
         self.used_bytes = 0
         """What the claimed robots' episodes take on the disk."""
 
+    @property
+    def root(self) -> Path:
+        """The directory of all spools."""
+        return self._root
+
     def claim(self, robot_id: str) -> int:
         """Reserve a robot's directory for this process and remove rubbish that a crash left in it.
 
@@ -95,7 +115,8 @@ class Spool:
         """
         directory = self._root / robot_id
         durable.ensure_directory(directory)
-        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with durable.explained(directory / _LOCK):
+            lock = open_lock(directory / _LOCK)
         deadline_s = time.monotonic() + _CLAIM_WITHIN_S
         while not _locked(lock):
             if time.monotonic() > deadline_s:
@@ -105,12 +126,11 @@ class Spool:
                 )
             time.sleep(0.05)
         self._locks[robot_id] = lock
-        for leftover in directory.iterdir():
-            if durable.is_temporary(leftover.name):
-                leftover.unlink()
-        claims = int(os.pread(lock, 32, 0) or b"0")
+        remove_leftovers(directory)
         with durable.explained(directory / _LOCK):
+            claims = read_claims(lock, directory / _LOCK)
             os.pwrite(lock, str(claims + 1).encode(), 0)
+            os.ftruncate(lock, len(str(claims + 1)))
             # Episode ids sort by it, so it must not fall back in a power cut.
             os.fsync(lock)
         self._measure(robot_id)
@@ -149,11 +169,12 @@ class Spool:
         """Store an episode file durably.
 
         Raises:
-            StoreError: if the disk is full.
+            StoreError: if the disk is full, or something else is in its place.
         """
-        path = self._root / robot_id / f"{episode_id}{_SUFFIX}"
+        path = self._root / robot_id / f"{episode_id}{SUFFIX}"
         with self._changing:
-            durable.write_new(path, data)
+            if not durable.write_new(path, data) and not _holds(path, data):
+                raise StoreError(f"{path} is there already and is no episode of these bytes: move it away")
             self._note(path, len(data))
         return SpooledEpisode(
             robot_id=robot_id, episode_id=episode_id, path=path, size_bytes=len(data), spooled_at_s=time.time()
@@ -161,35 +182,26 @@ class Spool:
 
     def pending(self, robot_ids: set[str] | None = None) -> list[SpooledEpisode]:
         """Return what lies in the spool by robot and id, so each robot's oldest first; None: of all robots."""
-        found = []
-        for path in self._root.glob(f"*/*{_SUFFIX}"):
-            if durable.is_temporary(path.name) or (robot_ids is not None and path.parent.name not in robot_ids):
-                continue
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # committed meanwhile, and removed by the host that runs the robot
-            found.append(
-                SpooledEpisode(
-                    robot_id=path.parent.name,
-                    episode_id=path.stem,
-                    path=path,
-                    size_bytes=status.st_size,
-                    spooled_at_s=status.st_mtime,
-                )
-            )
-        return sorted(found, key=lambda episode: (episode.robot_id, episode.episode_id))
+        return self._found(robot_ids, "")
+
+    def rejected(self, robot_ids: set[str] | None = None) -> list[SpooledEpisode]:
+        """Return what was moved aside by `reject`, as `pending` does."""
+        return self._found(robot_ids, _REJECTED)
 
     def unclaimed(self) -> set[str]:
         """Return the robots that no process runs at this moment, with or without episodes."""
         found = set()
-        for directory in self._root.iterdir():
-            if not directory.is_dir() or directory.name in self._locks:
+        for directory in robot_directories(self._root):
+            if directory.name in self._locks:
                 continue
             try:
-                lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+                lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             except FileNotFoundError:
                 found.add(directory.name)
+                continue
+            except OSError as error:
+                # Whoever runs the robot could lock it, so perhaps somebody does.
+                warn_once(directory / _LOCK, f"cannot be opened ({error.strerror}): move it away if nobody runs it")
                 continue
             if _locked(lock):
                 found.add(directory.name)
@@ -200,6 +212,8 @@ class Spool:
         """Delete an episode that a committed snapshot contains."""
         with self._changing:
             durable.remove(episode.path)
+            if episode.path.parent.name == _REJECTED:
+                durable.remove(episode.path.with_suffix(".txt"))
             self._forget(episode.path)
 
     def reject(self, episode: SpooledEpisode, reason: str) -> None:
@@ -212,6 +226,20 @@ class Spool:
                 self._forget(episode.path)
                 self._note(aside, episode.size_bytes)
 
+    def restore(self, episode: SpooledEpisode) -> SpooledEpisode:
+        """Move an episode that was rejected back among those that wait for their commit.
+
+        Raises:
+            StoreError: if the disk fails.
+        """
+        path = self._root / episode.robot_id / episode.path.name
+        with self._changing:
+            durable.move(episode.path, path)
+            durable.remove(episode.path.with_suffix(".txt"))
+            self._forget(episode.path)
+            self._note(path, episode.size_bytes)
+        return replace(episode, path=path)
+
     def close(self) -> None:
         """Release the robots."""
         while self._locks:
@@ -222,8 +250,23 @@ class Spool:
         with self._changing:
             for path in [path for path in self._sizes if directory in path.parents]:
                 self._forget(path)
-            for path in directory.glob(f"**/*{_SUFFIX}"):
-                self._note(path, path.stat().st_size)
+            for file in (*episode_files(directory), *episode_files(directory / _REJECTED)):
+                self._note(file.path, file.size_bytes)
+
+    def _found(self, robot_ids: set[str] | None, within: str) -> list[SpooledEpisode]:
+        found = [
+            SpooledEpisode(
+                robot_id=directory.name,
+                episode_id=file.path.name.removesuffix(SUFFIX),
+                path=file.path,
+                size_bytes=file.size_bytes,
+                spooled_at_s=file.modified_s,
+            )
+            for directory in robot_directories(self._root)
+            if robot_ids is None or directory.name in robot_ids
+            for file in episode_files(directory / within)
+        ]
+        return sorted(found, key=lambda episode: (episode.robot_id, episode.episode_id))
 
     def _note(self, path: Path, size_bytes: int) -> None:
         self._forget(path)
@@ -233,6 +276,13 @@ class Spool:
 
     def _forget(self, path: Path) -> None:
         self.used_bytes -= self._sizes.pop(path, 0)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode) and path.read_bytes() == data
+    except OSError:
+        return False
 
 
 def _locked(lock: int) -> bool:

@@ -1,5 +1,6 @@
 """`lwd up`: starts the bus and the processes of a run, restarts what crashes, stops everything in order.
 
+A process whose main loop stands still is named, again and again at growing intervals; what recovers is left alone.
 No child outlives the supervisor, even if it is killed with -9.
 """
 
@@ -13,10 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lwd.data import durable
-from lwd.errors import ConfigError, ServiceError
+from lwd.errors import TRY_AGAIN, ConfigError, ProcessFailed, ServiceError
+from lwd.fleet.frozen import FrozenWatch
+from lwd.fleet.kept_server import KeptServer
+from lwd.fleet.liveness import Pulse
 from lwd.fleet.nats_server import NatsServer
 from lwd.fleet.process import spawn, stop_all
 
@@ -37,8 +41,12 @@ class ProcessSpec:
     name: str
     command: tuple[str, ...]
     """Such as (sys.executable, "-m", "lwd", "coordinator", ...)."""
-    restart: bool = True
-    """Start it again when it ends with an error; otherwise its error ends the run."""
+    restart: Literal["always", "temporary"] = "always"
+    """Start it again when it ends with an error. "temporary": only where the next try may succeed (exit status 75: a
+    store or bus that does not answer) or where a signal killed it; any other error ends the run."""
+    restart_frozen_after_s: float | None = 600.0
+    """Kill it and start it again when its main loop has stood still for so long. None: never, only say so; for robot
+    hosts, since a killed one cannot tell its robots to hold."""
     ends_run: bool = False
     """Whether the run is complete when it ends without an error."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +80,10 @@ class _Child:
     failures: int = 0
     start_at_s: float = 0.0
     finished: bool = False
+    log_begins: int = 0
+    """Where the log of its present start begins."""
+    pulse: Pulse | None = None
+    watch: FrozenWatch = field(default_factory=FrozenWatch)
 
 
 class Supervisor:
@@ -99,6 +111,7 @@ class Supervisor:
         except BaseException:
             os.close(self._lock)
             raise
+        self._bus = None if self._nats is None else KeptServer(self._nats, on_event)
         self._groups = [[_Child(spec=spec) for spec in group] for group in config.groups]
 
     def stop(self) -> None:
@@ -126,43 +139,68 @@ class Supervisor:
 
     def _step(self) -> bool:
         """Start and restart what is due. Returns whether the run is complete."""
-        if self._nats is not None and not self._nats.running:
-            self._on_event("nats-server died; starting it again")
-            self._nats.start()
+        if self._bus is not None and self._bus.step():
             self._write_pids()
         for child in self._children():
             if child.process is None:
                 if not child.finished and time.monotonic() >= child.start_at_s:
                     self._start(child)
-            elif (status := child.process.poll()) is not None and self._ended(child, status):
+            elif (status := child.process.poll()) is None:
+                self._watch(child, child.process.pid)
+            elif self._ended(child, status):
                 return True
         return all(child.finished for child in self._children())
 
     def _start(self, child: _Child) -> None:
         spec = child.spec
-        child.process = spawn(spec.command, log=self._log(spec), environment=spec.environment)
+        log, pulse = self._log(spec), Pulse()
+        child.log_begins = log.stat().st_size if log.exists() else 0
+        child.process = spawn(
+            spec.command, log=log, environment={**spec.environment, **pulse.environment}, pass_fds=(pulse.write_end,)
+        )
+        pulse.started()
+        child.pulse, child.watch = pulse, FrozenWatch()
         child.started_s = time.monotonic()
         self._on_event(f"started {spec.name} (pid {child.process.pid})")
         self._write_pids()
 
+    def _watch(self, child: _Child, pid: int) -> None:
+        """Say when a process stands still and when it goes on; kill what has stood still for too long."""
+        if child.pulse is None:
+            return
+        spec, silent_s = child.spec, child.pulse.silent_s()
+        if (event := child.watch.look(pid, silent_s, reported=child.pulse.reported)) is not None:
+            self._on_event(f"{spec.name} {event}")
+        limit_s = spec.restart_frozen_after_s
+        if limit_s is not None and child.watch.frozen and silent_s > limit_s:
+            self._on_event(f"{spec.name} is killed: it has stood still for {silent_s:.0f} s, the most is {limit_s:g} s")
+            child.watch = FrozenWatch()
+            os.kill(pid, signal.SIGKILL)
+
     def _ended(self, child: _Child, status: int) -> bool:
         """Deal with an ended process. Returns whether the run is complete with it."""
         spec, child.process = child.spec, None
+        if child.pulse is not None:
+            child.pulse.close()
+            child.pulse = None
         self._write_pids()
         if status == 0:
             child.finished = True
             self._on_event(f"{spec.name} is done")
             return spec.ends_run
-        if not spec.restart:
-            raise ServiceError(
-                f"{spec.name} ended with status {status}; the end of {self._log(spec)}:\n{self._tail(spec)}"
+        if spec.restart == "temporary" and status > 0 and status != TRY_AGAIN:
+            raise ProcessFailed(
+                f"{spec.name} ended with status {status}; the end of {self._log(spec)}:\n{self._tail(child, 2000)}"
             )
         if time.monotonic() - child.started_s > _STABLE_S:
             child.failures = 0
         backoff_s = min(_FIRST_BACKOFF_S * 2**child.failures, _MAX_BACKOFF_S)
         child.failures += 1
         child.start_at_s = time.monotonic() + backoff_s
-        self._on_event(f"{spec.name} ended with status {status}; starting it again in {backoff_s:g} s")
+        event = f"{spec.name} ended with status {status}; starting it again in {backoff_s:g} s"
+        if child.failures > 1:
+            event += f"; failure {child.failures} in a row, the end of {self._log(spec)}:\n{self._tail(child, 600)}"
+        self._on_event(event)
         return False
 
     def _shut_down(self) -> None:
@@ -172,6 +210,9 @@ class Supervisor:
             stop_all(running, patience_s=_PATIENCE_S)
             for child in group:
                 child.process = None
+                if child.pulse is not None:
+                    child.pulse.close()
+                    child.pulse = None
         if self._nats is not None:
             self._nats.close()
         self._write_pids()
@@ -184,8 +225,12 @@ class Supervisor:
     def _log(self, spec: ProcessSpec) -> Path:
         return self._config.run / "logs" / f"{spec.name}.log"
 
-    def _tail(self, spec: ProcessSpec) -> str:
-        return self._log(spec).read_text(errors="replace")[-2000:]
+    def _tail(self, child: _Child, size: int) -> str:
+        """The end of what its last start has written, at most."""
+        with self._log(child.spec).open("rb") as file:
+            file.seek(max(child.log_begins, file.seek(0, os.SEEK_END) - size))
+            text = file.read(size).decode(errors="replace").strip()
+        return "".join(mark if mark.isprintable() or mark == "\n" else " " for mark in text) or "(it wrote nothing)"
 
     def _write_pids(self) -> None:
         pids = {child.spec.name: child.process.pid for child in self._children() if child.process is not None}

@@ -1,5 +1,6 @@
 """What a robot's own operator sees, as a message for an operator elsewhere, and back."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,8 @@ class Scene:
     embodiment: Embodiment
     episode_id: str
     instruction: str
+    time_s: float
+    """Of this machine's monotonic clock."""
 
 
 def scene_of(session: EpisodeSession, embodiment: Embodiment) -> Scene:
@@ -34,6 +37,7 @@ def scene_of(session: EpisodeSession, embodiment: Embodiment) -> Scene:
         embodiment=embodiment,
         episode_id=session.episode_id,
         instruction=session.instruction,
+        time_s=time.monotonic(),
     )
 
 
@@ -64,6 +68,7 @@ def view_message(scene: Scene, control: ControlView) -> OperatorView:
         lease=control.lease,
         label=control.label,
         reason=control.reason,
+        robot_time_s=scene.time_s,
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from lwd.data import durable
 from lwd.errors import CheckpointError, ResumeError, StoreError
 from lwd.learner.state_file import load_state_bytes, state_bytes
@@ -34,6 +36,8 @@ class Progress:
     finished: bool
     processes: int = 1
     """That train together; each has a random generator of its own in the state."""
+    snapshot_sha256: str = ""
+    """Of the snapshot's log entry, so that another log is recognised; empty in checkpoints of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +156,24 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: if a file is missing or does not have the hash that the manifest names.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-        hashes, progress = manifest["sha256"], Progress(**manifest["progress"])
+        manifest = _Manifest.model_validate_json((directory / MANIFEST).read_bytes())
+        hashes = manifest.sha256
         for name, expected in hashes.items():
             found = sha256_of((directory / name).read_bytes())
             if found != expected:
                 raise CheckpointError(f"{directory / name} has sha256 {found[:12]}, its manifest says {expected[:12]}")
     except OSError as error:
         raise CheckpointError(f"checkpoint {directory} lacks {error.filename}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{directory / MANIFEST} is no manifest ({error})") from error
-    return Checkpoint(directory=directory, progress=progress, config=manifest["config"], sha256=hashes)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise CheckpointError(f"{directory / MANIFEST} is no manifest ({where}: {first['msg']})") from error
+    return Checkpoint(directory=directory, progress=manifest.progress, config=manifest.config, sha256=hashes)
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    progress: Progress
+    sha256: dict[str, str]
+    config: dict[str, Any]

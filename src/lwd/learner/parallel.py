@@ -1,8 +1,8 @@
 """Several processes that train as one: who they are, and what they agree on.
 
-Started by `torchrun`, which sets RANK, WORLD_SIZE and where to meet. Everything that decides what a process does next
+Started by `lwd learner --processes` (`lwd.recipes.learner_processes`). Everything that decides what a process does next
 (stop, save, which snapshot) is agreed on here, because a process that decided alone would leave the others waiting.
-Only tensors of numbers travel: no pickle, so a strange peer cannot run code here.
+Only tensors of numbers travel: nothing is unpickled, so a peer cannot run code here.
 """
 
 import atexit
@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lwd.errors import ConfigError, ServiceError
-from lwd.learner.meeting import fresh_part, torchrun_store
+from lwd.errors import ConfigError, ServiceError, exit_status
+from lwd.learner.rendezvous import member_from_environment, open_store, require_private_sockets
 
 TIMEOUT_S = 180.0
 """Of one collective: longer than the slowest save or upload of rank 0, for which the others wait."""
@@ -133,8 +133,8 @@ class Group:
             reason = str(error).strip().splitlines()[0]
             raise ServiceError(
                 f"learner process {self.rank} of {self.size} could not {what}: another one ended or does not answer "
-                f"({reason}). Look for the first error among the processes' outputs; started again under torchrun, all "
-                "continue from the last checkpoint"
+                f"({reason}). Look for the first error among the processes' outputs; all continue from the last "
+                "checkpoint when they are started again"
             ) from error
 
 
@@ -143,55 +143,53 @@ ALONE = Group()
 
 @contextmanager
 def group_from_environment(device: str, *, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[Group, str]]:
-    """Join the group that torchrun's variables describe; yield it and this process's device.
+    """Join the group that `lwd learner --processes` started this process for; yield it and this process's device.
 
-    Without torchrun, or with one process, that is `ALONE` and the device as given. `cuda` becomes the GPU of this
-    process's local rank.
+    A process that is in no group gets `ALONE` and the device as given. `cuda` becomes the GPU of this process's place
+    on its machine.
 
     Raises:
-        ConfigError: if the variables are incomplete.
+        ConfigError: if torchrun started this process, or the group could be reached from other than private networks.
         ServiceError: if the others cannot be met.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    member = member_from_environment()
+    if member is None:
         yield ALONE, device
         return
-    rank, size, local_rank, local_size = (_number(f) for f in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    if local_size == size and os.path.exists("/sys/class/net/lo"):  # noqa: PTH110
-        # On one machine nothing needs to listen on the network (gloo takes the host name's address otherwise).
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     limit = timedelta(seconds=timeout_s)
+    store = open_store(member, timeout_s)
     try:
-        store = fresh_part(torchrun_store(rank, size, timeout_s), rank, size, timeout_s)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=limit)
-    except (RuntimeError, ValueError, KeyError) as error:
+        dist.init_process_group("gloo", store=store, rank=member.rank, world_size=member.size, timeout=limit)
+    except (RuntimeError, ValueError) as error:
         raise ServiceError(
-            f"learner process {rank} of {size} cannot meet the others at {os.environ.get('MASTER_ADDR')}:"
-            f"{os.environ.get('MASTER_PORT')} ({str(error).splitlines()[0]}): start all of them with torchrun"
+            f"learner process {member.rank} of {member.size} cannot meet the others ({str(error).splitlines()[0]}): "
+            "look for the first error among the processes' outputs"
         ) from error
-    in_order = False
     try:
+        require_private_sockets(member)
         device_group = None
         if device == "cuda":
-            device = f"cuda:{local_rank}"
-            _set_gpu(local_rank)
+            device = f"cuda:{member.local_rank}"
+            _set_gpu(member.local_rank)
         if device.startswith("cuda"):
             device_group = dist.new_group(backend="nccl", timeout=limit)
-        group = Group(rank=rank, size=size, device_group=device_group)
+        group = Group(rank=member.rank, size=member.size, device_group=device_group)
         yield group, device
-        in_order = not group.broken
-    finally:
+    except BaseException as error:
         # Whoever leaves with an error of its own leaves others behind, which still wait for it.
-        if in_order:
-            dist.destroy_process_group()
-        else:
-            atexit.register(_end_at_once)
+        atexit.register(_end_at_once, exit_status(error))
+        raise
+    if group.broken:
+        atexit.register(_end_at_once, 1)
+    else:
+        dist.destroy_process_group()
 
 
-def _end_at_once() -> None:
+def _end_at_once(status: int) -> None:
     """End a process whose group did not end in order: gloo's threads may wait for a peer, and their end may abort."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def _set_gpu(index: int) -> None:
@@ -200,16 +198,6 @@ def _set_gpu(index: int) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"GPU {index} of this host cannot be used ({reason}): start as many processes as there are GPUs with "
-            "--nproc-per-node, or use --device cpu"
-        ) from error
-
-
-def _number(name: str) -> int:
-    try:
-        return int(os.environ[name])
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {name} is {os.environ.get(name)!r}: start the learner with "
-            "torchrun, or unset WORLD_SIZE"
+            f"GPU {index} of this host cannot be used ({reason}): start as many --processes as there are "
+            "GPUs, or use --device cpu"
         ) from error

@@ -34,6 +34,8 @@ class ControlView:
     help_for_s: float
     label: str
     """The label that can still be taken back: an outcome, "discard", or empty."""
+    waits: bool = False
+    """Whether no episode runs, and the next one waits for `resume` or `release`."""
 
 
 class RemoteOperator:
@@ -73,6 +75,25 @@ class RemoteOperator:
             if self._help_rule is not None:
                 self._help_rule.begin(view)
         self.on_change()
+
+    def over(self) -> None:
+        """The episode has ended, or none has begun yet; under a lease the next one waits for the operator."""
+        with self._lock:
+            self._takeover.over()
+        self.on_change()
+
+    def wait_for_person(self, reason: str) -> None:
+        """Begin no episode until somebody took the robot over and lets it begin, or hands it back."""
+        with self._lock:
+            self._takeover.wait_for_person(reason)
+        self.on_change()
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the robot may go to the start of its next episode now; asked at each control step on its way."""
+        with self._lock:
+            self._takeover.expire()
+            return self._takeover.may_begin
 
     def poll(self, view: RobotView) -> Command:
         """Return the remote operator's command, or that of the other one."""
@@ -117,6 +138,7 @@ class RemoteOperator:
                 help_reason=self._help,
                 help_for_s=self._clock() - self._help_since_s if self._help else 0.0,
                 label="" if label is None else ("discard" if label.outcome is None else label.outcome.value),
+                waits=self._takeover.waits,
             )
 
     def take(self, operator_id: str, client_id: str) -> None:

@@ -4,6 +4,10 @@
                            ^                  |
                            +--- dead-man, pause, episode's end, label
 
+A robot begins an episode by moving to its start. Under a lease, and after its operator is gone or it had a fault, it
+does so only when somebody says so: `resume` lets the next episode begin (a second one lets the operator drive),
+`release` gives the robot back.
+
 Exactly one operator holds the lease of a robot. A new lease has a higher number, and a command under any other number
 is refused, so a command that was delayed in the network cannot move a robot that somebody else took since.
 """
@@ -77,6 +81,8 @@ class Takeover:
         self._commanded_s = self._alive_s = -np.inf
         self._label: Label | None = None
         self._labelled_s = 0.0
+        self._is_over = self._begins = False
+        """Whether no episode runs, and whether the operator has said that the next one may begin."""
         self.phase = Phase.AUTONOMOUS
         self.lease: Lease | None = None
         self.reason = ""
@@ -86,6 +92,16 @@ class Takeover:
     def label(self) -> Label | None:
         """The label that ends the episode once it can no longer be taken back."""
         return self._label
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether the robot may go to the start of its next episode now."""
+        return self.phase is Phase.AUTONOMOUS or self._begins
+
+    @property
+    def waits(self) -> bool:
+        """Whether no episode runs, and the next one waits for somebody to say so."""
+        return self._is_over and not self.may_begin
 
     def take(self, operator_id: str, client_id: str) -> Lease:
         """Give the lease to an operator; the robot holds at once.
@@ -106,11 +122,16 @@ class Takeover:
         return self.lease
 
     def resume(self, number: int) -> None:
-        """Let the operator drive: the explicit step after a take-over and after every hold."""
+        """Let the operator drive: the explicit step after a take-over and after every hold.
+
+        Between two episodes it lets the next one begin, which the robot does holding.
+        """
         self._require(number)
         if self._label is not None:
-            raise ControlRefused("the episode is labelled: undo the label, or wait for the next episode")
-        if self.phase is not Phase.HUMAN:
+            raise ControlRefused("the episode is labelled: undo the label, or wait until it has ended")
+        if self._is_over:
+            self._begins, self.reason = True, "it moves to its next start"
+        elif self.phase is not Phase.HUMAN:
             self._action = self._target = None
             self._commanded_s = self._clock()
             self.phase, self.reason = Phase.HUMAN, ""
@@ -145,9 +166,8 @@ class Takeover:
         self._require(number)
         if self._label is not None:
             raise ControlRefused("the episode is labelled: undo the label, or wait until it has ended")
-        self.lease = None
-        self.phase, self.reason = Phase.AUTONOMOUS, ""
-        self._action = self._target = None
+        self._pause("")
+        self.lease, self.phase = None, Phase.AUTONOMOUS
 
     def abandon(self, client_id: str) -> None:
         """The client is gone: its robot holds, and anybody may take it."""
@@ -171,10 +191,22 @@ class Takeover:
 
     def begin(self) -> None:
         """A new episode begins; under a lease the robot holds first."""
+        self._is_over = False
         # Nobody had been given it yet.
         missed, self._label = self._label is not None, None
         if self.phase is not Phase.AUTONOMOUS:
             self._pause("the episode was over before its label: a new one begins" if missed else "a new episode begins")
+
+    def over(self) -> None:
+        """The episode has ended, or none has begun yet; under a lease the next one waits for the operator."""
+        missed, self._label = self._label is not None, None
+        self._is_over = True
+        if self.phase is not Phase.AUTONOMOUS:
+            self._pause("the episode was over before its label" if missed else "the episode has ended")
+
+    def wait_for_person(self, reason: str) -> None:
+        """Hold until somebody takes the robot over, and lets it begin or hands it back."""
+        self._pause(reason)
 
     def next(self, view: RobotView) -> Command | None:
         """Return the operator's command for the next step; None where the robot acts by itself.
@@ -241,6 +273,7 @@ class Takeover:
     def _pause(self, reason: str) -> None:
         self.phase, self.reason = Phase.PAUSED, reason
         self._action = self._target = None
+        self._begins = False
 
     def _require(self, number: int) -> None:
         if self.lease is None or self.lease.number != number:

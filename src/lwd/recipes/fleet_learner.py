@@ -7,7 +7,7 @@ talks to the fleet and writes.
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from lwd.algos.protocol import Metrics
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT, SFTConfig
 from lwd.data.arena import imitable_steps
+from lwd.data.learner_lease import LearnerLease, lock_identity
 from lwd.data.leases import SnapshotLease
-from lwd.data.policies import PolicyPublisher, StateReference, put_base
+from lwd.data.policies import StateReference, put_base
 from lwd.data.row_table import RowTable
 from lwd.data.sampling import BatchSampler, Prefetcher
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
-from lwd.learner.checkpoint import STATE
+from lwd.fleet.liveness import alive
+from lwd.learner.checkpoint import STATE, CheckpointStore
 from lwd.learner.loop import UpdateResult
 from lwd.learner.metrics import MetricsLog
 from lwd.learner.online import OnlineLimits, OnlineStage
@@ -32,6 +34,7 @@ from lwd.learner.parallel import ALONE, Group
 from lwd.models.checkpoint import base_bytes, policy_bytes
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.recipes.algorithms import continue_online, stage_files
+from lwd.recipes.fleet_publisher import FleetPublisher
 from lwd.recipes.prefix_cache import PrefixCache, prefix_metrics
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import Recipe
@@ -85,24 +88,29 @@ def run_learner(
         group: the processes that train as one. Each draws batches of the recipe's size.
     Raises:
         CheckpointError: if an earlier stage is not finished.
+        LeaseTaken: if another learner publishes to the store.
+        StoreError: if the store cannot be reached at the start, or for half an hour later; a checkpoint is saved.
         ServiceError: if the bus cannot be reached, or another process of the group ended.
         NonFiniteLoss: if training diverged; the last checkpoint stays.
     """
     torch.set_num_threads(config.threads)
     lock = run.locked("online") if group.leads else nullcontext()
-    with lock, SnapshotLease(run.store(), _resumed_snapshot(run)) as lease:
-        stage, link, table = _open(run, recipe, config, group)
+    with lock, _learner_lease(run, group) as own, SnapshotLease(run.store(), _resumed_snapshot(run)) as lease:
+        stage, link, table = _open(run, recipe, config, group, own)
         log = MetricsLog(run.path, "learner", "online") if group.leads else None
         last_beat = 0.0
         begun, updates_before = time.monotonic(), stage.progress.update
         try:
             for result in stage.run(stop=stop):
+                alive()
                 if result is not None and log is not None:
                     _log(log, stage, result, begun, updates_before, prefix_metrics(table))
                 if time.monotonic() - last_beat < _BEAT_S:
                     continue
                 last_beat = time.monotonic()
                 lease.move(stage.reader.version)
+                if own is not None:
+                    own.check()
                 if link is not None:
                     link.beat(
                         stage="online",
@@ -129,7 +137,7 @@ def run_learner(
 
 
 def _open(
-    run: RunDirectory, recipe: Recipe, config: LearnerConfig, group: Group
+    run: RunDirectory, recipe: Recipe, config: LearnerConfig, group: Group, lease: LearnerLease | None
 ) -> tuple[OnlineStage, LearnerLink | None, RowTable | None]:
     algorithm = continue_online(
         run,
@@ -156,42 +164,44 @@ def _open(
     )
     link = None
     if config.on_bus and group.leads:
-        link = LearnerLink(bus_of(run.path, run.bus()))
+        link = LearnerLink(lambda: bus_of(run.path, run.bus()))
     if group.leads and isinstance(policy, LeRobotVLA) and not policy.learns_backbone:
         # Robots fetch the frozen backbone once, not with every version.
         base = put_base(run.store(), base_bytes(policy))
         files = replace(files, published=lambda: _published(algorithm, base))
-    publisher = PolicyPublisher(run.store())
+    publish = None
     checkpoints = run.checkpoints("online")
-
-    def publish(data: bytes, update: int, snapshot: int) -> int:
-        parents = () if publisher.newest < 0 else (publisher.newest,)
-        saved = checkpoints.newest
-        manifest = publisher.publish(
-            data,
-            update=update,
-            snapshot=snapshot,
-            parents=parents,
-            algorithm_state=None
-            if saved is None
-            else StateReference(update=saved.progress.update, sha256=saved.sha256[STATE]),
-        )
-        if link is not None:
-            link.announce_policy(manifest)
-        return manifest.version
-
+    if lease is not None:
+        publish = FleetPublisher(run.store(), lease, lambda: _reference(checkpoints), link)
     stage = OnlineStage(
         algorithm,
         Prefetcher(sampler),
         reader,
         checkpoints,
         files,
-        publish,
+        publish or _publishes_nothing,
         limiter=recipe.fleet.limiter,
         limits=_limits(recipe, config),
         group=group,
     )
     return stage, link, table
+
+
+def _learner_lease(run: RunDirectory, group: Group) -> AbstractContextManager[LearnerLease | None]:
+    """The store's lease for who publishes; called with the run's lock held."""
+    if not group.leads:
+        return nullcontext()
+    return LearnerLease(run.store(), lock_identity(run.lock_path("online")))
+
+
+def _reference(checkpoints: CheckpointStore) -> StateReference | None:
+    """The newest checkpoint, as policies refer to it."""
+    saved = checkpoints.newest
+    return None if saved is None else StateReference(update=saved.progress.update, sha256=saved.sha256[STATE])
+
+
+def _publishes_nothing(data: bytes, update: int, snapshot: int) -> int:
+    raise AssertionError("only the process with the lease publishes")
 
 
 def _published(algorithm: LWD | Recap | SFT, base: str) -> bytes:

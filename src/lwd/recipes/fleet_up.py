@@ -106,9 +106,11 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
             *(() if fleet.quantile_level is None else ("--quantile-level", str(fleet.quantile_level))),
             *fleet.learner_options,
         ),
-        # Its failures are of its own making (diverged, wrong settings): repeating them helps nobody.
-        restart=False,
+        # Other failures are of its own making (diverged, wrong settings): repeating them helps nobody.
+        restart="temporary",
         ends_run=True,
+        # An update of a large policy takes its time.
+        restart_frozen_after_s=1800.0,
         environment=_ONE_THREAD,
     )
     count = fleet.hosts or max(1, min((os.cpu_count() or 2) - 1, fleet.robots))
@@ -122,6 +124,7 @@ def processes(run: RunDirectory, fleet: FleetUp) -> tuple[tuple[ProcessSpec, ...
                 *fleet.robot_options,
             ),
             environment=_ONE_THREAD,
+            restart_frozen_after_s=None,
         )
         for index in range(count)
     )

@@ -118,7 +118,7 @@ def import_dataset(
 
     def episodes() -> Iterator[Episode]:
         for done, item in enumerate(found.accepted, start=1):
-            if not reader.knows(item.info.episode_id):
+            if not reader.knows(item.info.identity):
                 yield episode_of(item, source, found.embodiment, settings)
             else:
                 _require_same(reader, item)
@@ -208,7 +208,7 @@ def _fetched(store: ObjectStore, entries: Iterable[EpisodeEntry]) -> Iterator[Ep
         data = store.get(entry.key)
         if (digest := hashlib.sha256(data).hexdigest()) != entry.sha256:
             raise StoreError(
-                f"episode {entry.episode_id} has sha256 {digest[:12]}, the log says {entry.sha256[:12]}: revoke it, or "
+                f"episode {entry.identity} has sha256 {digest[:12]}, the log says {entry.sha256[:12]}: revoke it, or "
                 f"restore {entry.key} from a copy of the store"
             )
         yield read_episode(data)
@@ -220,10 +220,10 @@ def _is_of_the_run(run: RunDirectory, store: ObjectStore, embodiment: Embodiment
 
 def _require_same(reader: LogReader, item: Planned) -> None:
     """Refuse to pass over an episode that is in the store under another label: that is not what was asked for."""
-    there = reader.find(item.info.episode_id)
+    there = reader.find(item.info.identity)
     if there is not None and (there.entry.outcome, there.entry.source) != (item.info.outcome, item.info.source):
         raise ConfigError(
-            f"episode {item.info.episode_id} is in the store as {there.entry.source}, {there.entry.outcome}, not as "
+            f"episode {item.info.identity} is in the store as {there.entry.source}, {there.entry.outcome}, not as "
             f"{item.info.source}, {item.info.outcome}: revoke the old ones (lwd data revoke --robot "
             f"{item.info.robot_id}) and import with another --name"
         )

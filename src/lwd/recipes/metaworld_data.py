@@ -16,7 +16,7 @@ from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.gym import GymRobot
 from lwd.robots.metaworld import MetaWorldExpert, make_metaworld
 from lwd.robots.session import EpisodeSession
-from lwd.types import Episode, Outcome, Source, Task
+from lwd.types import Episode, Outcome, Source, Task, episode_identity
 
 _EPOCH_S = 1_700_000_000.0
 """When the first episode "began": the same data for every run of the command."""
@@ -62,7 +62,7 @@ def generate_metaworld(
         def episodes() -> Iterator[Episode]:
             for done, (source, task, index) in enumerate(wanted, start=1):
                 name = f"mt10-{source}-{task.name}-{index:05d}"
-                if not reader.knows(name):
+                if not reader.knows(episode_identity(_robot_id(source), name)):
                     noise = data.demonstration_noise if source is Source.DEMONSTRATION else data.rollout_noise
                     yield _episode(robot, task, name, source, noise, started_at_s=_EPOCH_S + index)
                 progress(done, len(wanted))
@@ -70,6 +70,10 @@ def generate_metaworld(
         return ingest(store, episodes(), EpisodeLimits(embodiment=robot.embodiment))
     finally:
         robot.close()
+
+
+def _robot_id(source: Source) -> str:
+    return f"mt10-{source}"
 
 
 def _episode(robot: GymRobot, task: Task, name: str, source: Source, noise: float, *, started_at_s: float) -> Episode:
@@ -81,7 +85,7 @@ def _episode(robot: GymRobot, task: Task, name: str, source: Source, noise: floa
             task,
             task.instructions[seed % len(task.instructions)],
             seed=seed,
-            robot_id=f"mt10-{source}",
+            robot_id=_robot_id(source),
             source=source,
             policy_version=-1,
             world="nominal",

@@ -37,7 +37,7 @@ def generate_into(
     store = run.store()
     reader = LogReader(store)
     reader.poll()
-    committed = frozenset(reader.snapshot.episodes)
+    committed = frozenset(item.entry.episode_id for item in reader.snapshot.episodes.values())
     waiting: Queue[Episode | None] = Queue(maxsize=256)
     producer = _Producer(config, committed, waiting, workers, progress)
     producer.start()

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from lwd.data.store import open_store
 from lwd.evaluation.report import write_report
 from lwd.evaluation.run_data import RunData, read_run
 from lwd.evaluation.svg import Drawing
@@ -21,7 +20,8 @@ def run_data(run: RunDirectory) -> RunData:
         StoreError: if the store cannot be read.
     """
     elsewhere = RunRecord.load(run.path).store_config
-    return read_run(run.path, None if elsewhere is None else open_store(elsewhere))
+    # Opening the store of a run that has none would make it.
+    return read_run(run.path, run.store() if elsewhere is not None or (run.path / "store").is_dir() else None)
 
 
 def report_run(run: RunDirectory, path: Path, *, film: bool = True) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwd.data import durable
+from lwd.data.run_store import has_known_a_log, open_run_store
 from lwd.data.store import ObjectStore, StoreConfig, directory_of, open_store
-from lwd.errors import CheckpointError, ConfigError
+from lwd.errors import CheckpointError, ConfigError, LWDError, StoreError
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.embodiment import built_in, first_embodiment, read_embodiment
 from lwd.fleet.nats_server import url_file
@@ -42,7 +43,7 @@ class RunDirectory:
         noted = record
         if store is not None and (store := self._elsewhere(store)) is not None:
             self._require_no_other_store(store, record.store_config)
-            open_store(store)
+            open_store(store, make=False)
             noted = noted.with_store(store)
         if bus is not None:
             bus.client_options()
@@ -60,8 +61,17 @@ class RunDirectory:
         return RunRecord.load(self.path).store_config or StoreConfig(url=str(self.path / "store"))
 
     def store(self) -> ObjectStore:
-        """The run's object store."""
-        return open_store(self.store_config)
+        """The run's object store; every access to it fails while another one is in its place."""
+        return open_run_store(self.path, self.store_config)
+
+    def empty_store(self) -> LWDError:
+        """Return the error that says what to do about a store without episodes: never to begin a known log again."""
+        if (why := has_known_a_log(self.path)) is not None:
+            return StoreError(
+                f"the log in {self.store_config.url} is empty, but {why}: is the disk mounted? Restore the store from "
+                "a copy, or begin a new run with another --run"
+            )
+        return CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
 
     def bus(self) -> BusConfig | None:
         """The run's message bus; None: the embedded one that `lwd up` starts."""
@@ -106,10 +116,11 @@ class RunDirectory:
 
         Raises:
             CheckpointError: if the run's store has no episodes yet.
+            StoreError: if it had some.
         """
         name = first_embodiment(self.store())
         if name is None:
-            raise CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+            raise self.empty_store()
         own = self.own_embodiment()
         return own if own is not None and own.name == name else built_in(name)
 
@@ -145,12 +156,39 @@ class RunDirectory:
             raise CheckpointError(f"stage {stage!r} of run {self.path} {state}: run `lwd {verb} --run {self.path}`")
         return found
 
-    def write_config(self, name: str, config: Any) -> None:
-        """Save a resolved configuration beside the results, as JSON under `name`."""
+    def read_config(self) -> dict[str, Any]:
+        """Return the configurations that verbs have saved, by name.
+
+        Raises:
+            ConfigError: if the file is damaged.
+        """
         path = self.path / "config.json"
-        everything = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            everything = json.loads(path.read_bytes())
+            if not isinstance(everything, dict):
+                raise ValueError("no JSON object")
+        except FileNotFoundError:
+            return {}
+        except (ValueError, OSError, RecursionError) as error:
+            raise ConfigError(
+                f"{path} is damaged ({type(error).__name__}): delete it; it notes settings for people and the report, "
+                "and every verb writes its own again"
+            ) from error
+        return everything
+
+    def write_config(self, name: str, config: Any) -> None:
+        """Save a resolved configuration beside the results, as JSON under `name`.
+
+        Raises:
+            ConfigError: if the file is damaged.
+        """
+        everything = self.read_config()
         everything[name] = config
-        durable.replace(path, json.dumps(everything, indent=2, default=str).encode())
+        durable.replace(self.path / "config.json", json.dumps(everything, indent=2, default=str).encode())
+
+    def lock_path(self, stage: str) -> Path:
+        """The file that `locked` locks."""
+        return self.path / "checkpoints" / f"{stage}.lock"
 
     @contextmanager
     def locked(self, stage: str) -> Iterator[None]:
@@ -159,7 +197,7 @@ class RunDirectory:
         Raises:
             ConfigError: if another process runs it.
         """
-        path = self.path / "checkpoints" / f"{stage}.lock"
+        path = self.lock_path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:

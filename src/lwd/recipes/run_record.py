@@ -44,7 +44,11 @@ class RunRecord(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "it"
-            raise ConfigError(f"{path}: {where}: {first['msg']}; mend it, or delete it and give the options") from error
+            raise ConfigError(
+                f"{path}: {where}: {first['msg']}; correct it, or delete it and give the options"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): it must be a readable file") from error
         if record.store_config is not None:
             record.store_config.require_no_secret()
         if record.bus_config is not None and record.bus_config.holds_secret:

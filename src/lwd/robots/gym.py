@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from lwd.driving import Driving, relative_driving
-from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.errors import ConfigError, RobotFault
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task, TokenSpec
 
 SUCCESS_KEYS = ("is_success", "success")
@@ -101,24 +101,16 @@ class GymRobot:
         return self._observation
 
     def step(self, action: FloatArray) -> StepResult:
-        """Execute one action (A,), clipped to the limits.
+        """Execute one action (A,).
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite.
             RobotFault: if there is no episode, or the environment fails or leaves the finite numbers.
         """
         if self._task is None or self._outcome is not None:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
-        size = self._embodiment.action_size
-        if np.shape(action) != (size,):
-            raise ActionRejected(f"action has shape {np.shape(action)}; {self._embodiment.name} takes ({size},)")
-        if not np.isfinite(action).all():
-            raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
         environment = self._environment(self._task)
-        space = _action_space(environment)
-        executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high).astype(space.dtype)
         try:
-            raw, _, terminated, truncated, info = environment.step(executed)
+            raw, _, terminated, truncated, info = environment.step(action.astype(_action_space(environment).dtype))
         except Exception as error:  # whatever a foreign environment raises
             raise RobotFault(
                 f"environment of task {self._task.name} failed: {type(error).__name__}: {error}"
@@ -132,6 +124,9 @@ class GymRobot:
             outcome=self._outcome,
             sub_step_scores=(float(success),) * len(self._task.sub_steps),
         )
+
+    def hold(self) -> None:
+        """Nothing to do: an environment advances in `step` alone, so it stands still."""
 
     def privileged(self) -> Mapping[str, Any]:
         """The environment's last observation as it gave it, and its task: what scripted experts read."""

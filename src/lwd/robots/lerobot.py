@@ -16,12 +16,16 @@ from lerobot.robots import Robot as Device
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.driving import Driving, drive_axis
-from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.errors import ConfigError, ResetInterrupted, RobotFault
+from lwd.robots.lerobot_driver import LeRobotDriver
+from lwd.robots.limits import checked_action
 from lwd.robots.pacing import Pacer
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task
 
 _VELOCITY = re.compile(r"\.(vel|vx|vy|vtheta)$|^delta_")
 """LeRobot's names of columns that are no positions: wheels, and differences of a hand's."""
+_GRIPPER = re.compile(r"gripper")
+"""LeRobot's names of columns that keep their last command when the robot is held."""
 
 
 class _Task(BaseModel):
@@ -109,14 +113,15 @@ class LeRobotRobot:
         Raises:
             ConfigError: if the robot's features do not fit the embodiment.
         """
-        self._device, self._embodiment, self._config = device, embodiment, config
+        self._embodiment, self._config = embodiment, config
+        self._driver = LeRobotDriver(device, embodiment)
         self.pacer = Pacer(embodiment.control_hz, clock=clock, sleep=sleep)
         features = device.observation_features
-        self._joints = tuple(name for name, kind in features.items() if not isinstance(kind, tuple))
         self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
-        self._actions = tuple(device.action_features)
         self._require_fit()
         self._driving = self._describe()
+        self.interrupted: Callable[[], bool] = lambda: False
+        """Asked at each control step on the way to a start, and of the rest before it (`HomingRobot`)."""
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
@@ -132,21 +137,21 @@ class LeRobotRobot:
     @property
     def action_names(self) -> tuple[str, ...]:
         """LeRobot's names of the action's columns."""
-        return self._actions
+        return self._driver.actions
 
     def reset(self, task: Task, seed: int) -> Observation:
         """Connect if necessary, go home, rest, and observe.
 
         Raises:
+            ResetInterrupted: if `interrupted` says so, or another thread holds the robot; it holds.
             RobotFault: if the robot does not answer.
         """
-        if not self._device.is_connected:
-            # Never calibrate here: it asks questions at a terminal.
-            self._ask(lambda: self._device.connect(calibrate=False), "connect")
+        self._task = None
+        self._driver.connect()
         if self._config.home is not None:
             spread = np.random.default_rng(seed).uniform(-1, 1, self._embodiment.action_size)
-            self._go(np.asarray(self._config.home) + self._config.home_spread * spread)
-        self.pacer.rest(self._config.pause_s)
+            self._go((np.asarray(self._config.home) + self._config.home_spread * spread).astype(np.float32))
+        self._rest()
         self._task, self._steps, self._outcome = task, 0, None
         observation = self._observe()
         self.pacer.begin()
@@ -156,19 +161,17 @@ class LeRobotRobot:
         """Execute one action (A,) for one control period.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite.
             RobotFault: if there is no episode, or the robot does not answer.
         """
         if self._task is None or self._outcome is not None:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
-        size = self._embodiment.action_size
-        if np.shape(action) != (size,):
-            raise ActionRejected(f"action has shape {np.shape(action)}; {self._embodiment.name} takes ({size},)")
-        if not np.isfinite(action).all():
-            raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
-        executed = self._send(action)
-        self.pacer.wait()
-        observation = self._observe()
+        try:
+            executed = self._driver.send(action)
+            self.pacer.wait()
+            observation = self._observe()
+        except RobotFault:
+            self._outcome = Outcome.TRUNCATED
+            raise
         self._steps += 1
         if self._steps >= self._task.time_limit:
             self._outcome = Outcome.TIME_LIMIT
@@ -185,23 +188,31 @@ class LeRobotRobot:
         """
         return self._observe()
 
+    def hold(self) -> None:
+        """Send what stands still: wheels 0, joints where they are measured, the gripper its last command.
+
+        Raises:
+            RobotFault: if the robot does not answer, or a call of its driver hangs.
+        """
+        self._driver.hold(self._driving)
+
     def privileged(self) -> Mapping[str, Any]:
         return {}
 
     def close(self) -> None:
-        if self._device.is_connected:
-            self._device.disconnect()
+        """Hold and disconnect. What motors do without a connection is LeRobot's `disable_torque_on_disconnect`."""
+        self._driver.close(self._driving)
 
     def _require_fit(self) -> None:
         robot, sizes = self._embodiment, {name: tuple(shape[:2]) for name, shape in self._cameras.items()}
         for what, found, wanted in (
-            ("numbers in its observations", len(self._joints), robot.state_size),
-            ("numbers in its actions", len(self._actions), robot.action_size),
+            ("numbers in its observations", len(self._driver.joints), robot.state_size),
+            ("numbers in its actions", len(self._driver.actions), robot.action_size),
             ("cameras", sorted(sizes), sorted(robot.cameras)),
         ):
             if found != wanted:
                 raise ConfigError(
-                    f"LeRobot's {self._device.name} has {found} {what}, embodiment {robot.name} has {wanted}: "
+                    f"LeRobot's {self._driver.device.name} has {found} {what}, embodiment {robot.name} has {wanted}: "
                     "configure its cameras as they were recorded, or give the embodiment that it is"
                 )
         if self._config.home is not None and len(self._config.home) != robot.action_size:
@@ -210,53 +221,49 @@ class LeRobotRobot:
     def _describe(self) -> Driving:
         """Positions are driven from where they are measured."""
         speeds = self._config.drive_speeds
-        if unknown := sorted(speeds.keys() - set(self._actions)):
-            raise ConfigError(f"drive_speeds names {unknown[0]!r}; the action has {', '.join(self._actions)}")
-        limits = zip(self._actions, self._embodiment.action_low, self._embodiment.action_high, strict=True)
+        if unknown := sorted(speeds.keys() - set(self._driver.actions)):
+            raise ConfigError(f"drive_speeds names {unknown[0]!r}; the action has {', '.join(self._driver.actions)}")
+        limits = zip(self._driver.actions, self._embodiment.action_low, self._embodiment.action_high, strict=True)
         axes = []
         for name, low, high in limits:
             absolute = not _VELOCITY.search(name)
-            measured = self._joints.index(name) if absolute and name in self._joints else None
+            measured = self._driver.joints.index(name) if absolute and name in self._driver.joints else None
             label = name.removesuffix(".pos").replace("_", " ")
-            axes.append(drive_axis(label, low, high, absolute=absolute, speed=speeds.get(name), measured=measured))
+            keeps = absolute and bool(_GRIPPER.search(name))
+            speed = speeds.get(name)
+            axes.append(drive_axis(label, low, high, absolute=absolute, speed=speed, measured=measured, keeps=keeps))
         return Driving(control_hz=self._embodiment.control_hz, axes=tuple(axes))
 
-    def _send(self, action: FloatArray) -> FloatArray:
-        """Send a clipped action; return what the robot says that it executes."""
-        clipped = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
-        command = dict(zip(self._actions, map(float, clipped), strict=True))
-        sent = self._ask(lambda: self._device.send_action(command), "take an action")
-        # Robots with a limit of their own (max_relative_target) do less than they are told.
-        return np.array([sent.get(name, command[name]) for name in self._actions], np.float32)
-
-    def _go(self, target_A: np.ndarray[Any, Any]) -> None:
+    def _go(self, target_A: FloatArray) -> None:
         """Move to an action over `home_s`, in a straight line from where the joints are."""
-        target_A = np.clip(target_A, self._embodiment.action_low, self._embodiment.action_high)
-        seen = self._ask(self._device.get_observation, "observe")
-        start_A = np.array([float(seen.get(name, goal)) for name, goal in zip(self._actions, target_A, strict=True)])
+        target_A = checked_action(target_A, self._embodiment)
+        state_S, _ = self._driver.observe()
+        seen = dict(zip(self._driver.joints, map(float, state_S), strict=True))
+        start_A = np.array([seen.get(name, goal) for name, goal in zip(self.action_names, target_A, strict=True)])
         steps = max(1, round(self._config.home_s * self._embodiment.control_hz))
+        holds = self._driver.holds
         self.pacer.begin()
         for part in np.linspace(0, 1, steps + 1)[1:]:
-            self._send((start_A + part * (target_A - start_A)).astype(np.float32))
+            if self.interrupted():
+                self.hold()
+            if not self._driver.send_unless_held(start_A + part * (target_A - start_A), holds):
+                raise ResetInterrupted(f"{self._driver.device.name} holds on the way home")
             self.pacer.wait()
+            # So that a hold on the way knows where the joints are.
+            self._driver.observe()
+
+    def _rest(self) -> None:
+        holds = self._driver.holds
+        for _ in range(round(self._config.pause_s * self._embodiment.control_hz)):
+            if self.interrupted() or self._driver.holds != holds:
+                self.hold()
+                raise ResetInterrupted(f"{self._driver.device.name} holds before its episode")
+            self.pacer.rest(1 / self._embodiment.control_hz)
 
     def _observe(self) -> Observation:
-        seen = self._ask(self._device.get_observation, "observe")
-        state = np.array([float(seen[name]) for name in self._joints], np.float32)
-        if not np.isfinite(state).all():
-            wrong = [name for name, value in zip(self._joints, state, strict=True) if not np.isfinite(value)]
-            raise RobotFault(f"{self._device.name} measures no finite number at {', '.join(wrong)}: check that joint")
+        state_S, seen = self._driver.observe()
         images = {name: _picture(seen[name], self._embodiment.cameras[name]) for name in self._cameras}
-        return Observation(state=state, images=images)
-
-    def _ask(self, call: Callable[[], Any], what: str) -> Any:
-        try:
-            return call()
-        except Exception as error:  # drivers raise nearly anything
-            self._outcome = self._outcome or Outcome.TRUNCATED
-            raise RobotFault(
-                f"{self._device.name} cannot {what} ({type(error).__name__}: {error}): it holds"
-            ) from error
+        return Observation(state=state_S, images=images)
 
 
 def _picture(frame: Any, size: tuple[int, int]) -> ByteArray:

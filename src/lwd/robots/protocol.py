@@ -1,6 +1,6 @@
 """What LWD asks of a robot, real or simulated."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,11 @@ from lwd.types import Embodiment, FloatArray, Observation, StepResult, Task
 
 
 class Robot(Protocol):
-    """One robot. `reset` and `step` block for as long as the hardware needs."""
+    """One robot. `reset` and `step` block for as long as the hardware needs.
+
+    One thread steps a robot. Any other thread may call `hold`, and nothing else, at any time: also during `step`,
+    `reset` and `close`.
+    """
 
     @property
     def embodiment(self) -> Embodiment:
@@ -19,12 +23,29 @@ class Robot(Protocol):
         """Bring robot and scene to a random start of the task; the same seed gives the same start."""
 
     def step(self, action: FloatArray) -> StepResult:
-        """Execute one action (A,) for one control period.
+        """Execute one action (A,) float32 for one control period.
+
+        It is finite and within the embodiment's limits: `EpisodeSession` sees to it for whoever acts, so drivers check
+        and clip nothing themselves. A driver's own way to the hardware without a session (going to a start, holding)
+        uses `lwd.robots.limits`.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite. Finite actions are clipped to
-            the
-                limits.
+            RobotFault: if there is no episode, or the robot does not answer.
+        """
+
+    def hold(self) -> None:
+        """Stand still now, whatever was sent before: velocities and differences become 0, positions what is measured.
+
+        A gripper, or another axis that keeps what it is told, keeps its last command. Where nothing can be measured the
+        last measurement counts. Idempotent: repeated before the next `step`, it sends the same again. A robot that
+        was sent nothing yet is sent nothing. A simulation stands still between two steps anyway; what it was sent and
+        has not executed yet is dropped.
+
+        Never ends or begins an episode. Blocks for one transaction of the driver at most, and half a second for a
+        transaction of another thread.
+
+        Raises:
+            RobotFault: if the robot does not answer; it may move on, and whoever called says so.
         """
 
     def privileged(self) -> Mapping[str, Any]:
@@ -71,6 +92,15 @@ class ObservingRobot(Protocol):
         Raises:
             RobotFault: if it does not answer.
         """
+
+
+@runtime_checkable
+class HomingRobot(Protocol):
+    """A robot that moves to its start in `reset`, under the hands of whoever stands there."""
+
+    interrupted: Callable[[], bool]
+    """Set by whoever resets it; asked at each control step on the way. Once true, the robot holds, and `reset` raises
+    `ResetInterrupted`. So it does when another thread calls `hold` on the way."""
 
 
 def driving_of(robot: Robot) -> Driving:

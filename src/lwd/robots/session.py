@@ -1,24 +1,26 @@
 """One episode of one robot: who acts at each step, and what gets recorded."""
 
+import contextlib
 import importlib.metadata
-import io
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-import numpy as np
-from PIL import Image
-
-from lwd.errors import ActionRejected, ConfigError, RobotFault, ShapeError
+from lwd.errors import ConfigError, RobotFault
+from lwd.robots.gate import Gate
+from lwd.robots.holding import Holder
+from lwd.robots.lazy_mapping import LazyMapping
+from lwd.robots.limits import checked_action
+from lwd.robots.plan import Plan
+from lwd.robots.plan_age import FIRST_INFERENCE_S
 from lwd.robots.protocol import ObservingRobot, Robot, driving_of
+from lwd.robots.recording import Recording
 from lwd.types import (
     OBSERVE,
     Command,
     Controller,
     Episode,
-    EpisodeInfo,
     FloatArray,
     Intent,
     Observation,
@@ -29,6 +31,8 @@ from lwd.types import (
 )
 
 SOFTWARE_VERSION = importlib.metadata.version("lwd")
+_OF_THE_MOMENT = frozenset({Intent.OBSERVE, Intent.HOLD, Intent.TAKE_OVER})
+"""What may be asked again; a label is given once."""
 
 
 class SessionOperator(Protocol):
@@ -39,28 +43,6 @@ class SessionOperator(Protocol):
     def poll(self, view: RobotView) -> Command: ...
 
 
-class LazyMapping(Mapping[str, Any]):
-    """Calls its source when somebody first looks: most steps nobody asks for privileged state."""
-
-    def __init__(self, source: Callable[[], Mapping[str, Any]]) -> None:
-        self._source = source
-        self._content: Mapping[str, Any] | None = None
-
-    def _read(self) -> Mapping[str, Any]:
-        if self._content is None:
-            self._content = self._source()
-        return self._content
-
-    def __getitem__(self, key: str) -> Any:
-        return self._read()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-
 class EpisodeSession:
     """Runs one episode step by step; resets the robot when constructed.
 
@@ -69,6 +51,10 @@ class EpisodeSession:
     human left off. While it holds the robot there are no steps. An operator's label ends the episode; before the
     first step it is kept until one step has been held, because an episode has at least one step; of a robot that
     nobody knows how to hold with an action, nothing is kept then.
+
+    Whoever acts, only finite actions of the robot's shape within its limits reach it (`lwd.robots.limits`). The robot
+    is held (`Robot.hold`) while its operator holds it, when the episode ends, and at every fault. A plan that has
+    become too old for a real robot is dropped, and the robot held (`lwd.robots.plan_age`).
 
     Raises:
         ConfigError: if the policy version does not fit the source.
@@ -86,14 +72,24 @@ class EpisodeSession:
         policy_version: int,
         world: str,
         operator: SessionOperator | None = None,
+        gate: Gate | None = None,
         episode_id: str | None = None,
         started_at_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            gate: what the robot is moved by, where another thread may stop it.
+            clock: monotonic seconds, by which plans are too old.
+        """
         if policy_version < -1:
             raise ConfigError(f"policy_version is {policy_version}; use -1 where no policy acts")
         self._robot, self._task, self._operator = robot, task, operator
+        self._gate = gate or Gate(robot)
         self._embodiment = robot.embodiment
-        self._identity = {
+        self._holder = Holder(self._gate, robot_id, clock=clock)
+        self._clock = clock
+        self._identity: dict[str, object] = {
             "episode_id": episode_id or uuid.uuid4().hex,
             "robot_id": robot_id,
             "embodiment": self._embodiment.name,
@@ -107,23 +103,16 @@ class EpisodeSession:
             "started_at_s": time.time() if started_at_s is None else started_at_s,
             "software_version": SOFTWARE_VERSION,
         }
-        self._queue: deque[FloatArray] = deque()
-        self.plans = 0
-        """How often the queued actions were replaced or dropped: tells whether a prediction is still wanted."""
+        self._plan = Plan(self._embodiment, ages=isinstance(robot, ObservingRobot))
         self._command: Command | None = None
         self._outcome: Outcome | None = None
         self._label: Outcome | None = None
         self._scores = (0.0,) * len(task.sub_steps)
         self._discarded = False
         self._looked = False
-        self._next_look_s = 0.0
-        self._operator_ids: list[str] = []
-        self._operator_steps: list[int] = []
-        self._actions: list[FloatArray] = []
-        self._controllers: list[int] = []
-        self._states: list[FloatArray] = []
-        self._frames: dict[str, list[bytes]] = {name: [] for name in self._embodiment.cameras}
-        self._see(robot.reset(task, seed))
+        self._observed_s = self._polled_s = self._next_look_s = 0.0
+        self._recording = Recording(self._embodiment, self._identity)
+        self._see(self._gate.reset(task, seed))
         if operator is not None:
             operator.begin(self.view, seed)
 
@@ -144,8 +133,13 @@ class EpisodeSession:
         return self._observation
 
     @property
+    def observed_s(self) -> float:
+        """When it was observed, on the session's clock."""
+        return self._observed_s
+
+    @property
     def steps(self) -> int:
-        return len(self._actions)
+        return self._recording.steps
 
     @property
     def outcome(self) -> Outcome | None:
@@ -167,17 +161,27 @@ class EpisodeSession:
     @property
     def queued(self) -> int:
         """Policy actions that wait to be executed."""
-        return len(self._queue)
+        return len(self._plan)
 
     @property
     def queue_OA(self) -> FloatArray:
         """Policy actions (O, A) that wait to be executed."""
-        return np.array(self._queue, np.float32).reshape(-1, self._embodiment.action_size)
+        return self._plan.queue_OA
+
+    @property
+    def plans(self) -> int:
+        """How often the queued actions were replaced or dropped: tells whether a prediction is still wanted."""
+        return self._plan.replaced
+
+    @property
+    def old_plans(self) -> int:
+        """How many plans were too old to begin, or to go on."""
+        return self._plan.too_old
 
     @property
     def human_acts(self) -> bool:
         """Whether the last step was the operator's."""
-        return bool(self._controllers) and self._controllers[-1] == Controller.HUMAN
+        return self._recording.human_acts
 
     @property
     def view(self) -> RobotView:
@@ -188,59 +192,73 @@ class EpisodeSession:
             observation=self._observation,
             sub_step_scores=self._scores,
             privileged=LazyMapping(self._robot.privileged),
-            executed=self._actions[-1] if self._actions else None,
+            executed=self._recording.last_action,
         )
 
     @property
     def needs_chunk(self) -> bool:
         """Whether the next step needs a policy action and none is queued; asks the operator once per step."""
-        return not self.done and self._next_command().intent is Intent.OBSERVE and not self._queue
+        return not self.done and self._next_command().intent is Intent.OBSERVE and not self._plan
 
     @property
     def held(self) -> bool:
         """Whether the operator holds the robot; then it is asked again each time, and `step` must wait."""
         return not self.done and self._next_command().intent is Intent.HOLD
 
-    def load_chunk(self, chunk_HA: FloatArray) -> None:
-        """Queue a policy's actions; what was still queued is replaced.
+    def load_chunk(
+        self, chunk_HA: FloatArray, *, observed_s: float | None = None, inference_s: float = FIRST_INFERENCE_S
+    ) -> bool:
+        """Queue a policy's actions instead of what was queued. Returns False if they are too old: then none is.
 
+        Args:
+            observed_s: `observed_s` of what the policy saw; None: what is observed now.
+            inference_s: the policy's usual time.
         Raises:
-            ShapeError: if the chunk is not (H, A) with H >= 1.
-            ActionRejected: if an action is not finite.
+            ActionRejected: if the chunk is not (H, A) with H >= 1, or an action is not finite.
         """
-        self._queue = deque(self._checked(chunk_HA))
-        self.plans += 1
+        with self._holding():
+            loaded = self._plan.load(chunk_HA, **self._times(observed_s, inference_s))
+        if not loaded:
+            self._holder.hold()
+        return loaded
 
-    def join_chunk(self, chunk_HA: FloatArray, *, executed: int) -> None:
+    def join_chunk(
+        self,
+        chunk_HA: FloatArray,
+        *,
+        executed: int,
+        observed_s: float | None = None,
+        inference_s: float = FIRST_INFERENCE_S,
+    ) -> bool:
         """Let what is queued fade into a chunk that was predicted `executed` steps ago.
 
-        Its first `executed` actions are over. Where both have an action, the weight of the new one grows in equal
-        steps from the queue's first action to its last, so no command jumps at the seam.
+        Its first `executed` actions are over. Returns False if the chunk is too old: what was queued stays.
 
+        Args:
+            observed_s: as for `load_chunk`.
+            inference_s: as for `load_chunk`.
         Raises:
-            ShapeError: if the chunk is not (H, A), or all of it is over.
-            ActionRejected: if an action is not finite.
+            ShapeError: if all of the chunk is over.
+            ActionRejected: as `load_chunk`.
         """
-        rest_HA = self._checked(chunk_HA)[executed:].copy()
-        if not len(rest_HA):
-            raise ShapeError(f"all {executed} actions of the chunk are over; ask for it with fewer actions left")
-        overlap = min(len(self._queue), len(rest_HA))
-        for number in range(overlap):
-            weight = (number + 1) / (overlap + 1)
-            rest_HA[number] = weight * rest_HA[number] + (1 - weight) * self._queue[number]
-        self._queue = deque(rest_HA)
-        self.plans += 1
+        with self._holding():
+            return self._plan.join(chunk_HA, executed=executed, **self._times(observed_s, inference_s))
 
-    def _checked(self, chunk_HA: FloatArray) -> FloatArray:
-        chunk_HA = np.asarray(chunk_HA, dtype=np.float32)
-        size = self._embodiment.action_size
-        if chunk_HA.ndim != 2 or chunk_HA.shape[0] < 1 or chunk_HA.shape[1] != size:
-            raise ShapeError(f"chunk has shape {chunk_HA.shape}; expected (H >= 1, {size})")
-        self._reject_non_finite(chunk_HA)
-        return chunk_HA
+    def _times(self, observed_s: float | None, inference_s: float) -> dict[str, float]:
+        observed_s = self._observed_s if observed_s is None else observed_s
+        return {"observed_s": observed_s, "inference_s": inference_s, "now_s": self._clock()}
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Hold a robot at a fault: also one that has failed may still execute what it was sent last."""
+        try:
+            yield
+        except BaseException:
+            self._holder.hold()
+            raise
 
     def step(self) -> None:
-        """Execute one control step, the operator's or the policy's.
+        """Execute one control step, the operator's or the policy's; none while the robot is held, or its plan too old.
 
         Raises:
             RobotFault: if the episode is over, or a policy action is needed and none was loaded.
@@ -249,39 +267,47 @@ class EpisodeSession:
         if self.done:
             raise RobotFault(f"episode {self.episode_id} is over ({self._outcome}); start a new session")
         if self.held:
-            raise RobotFault(f"episode {self.episode_id} is held by its operator; step again once `held` is false")
-        command, self._command = self._next_command(), None
-        if command.intent is Intent.DISCARD:
-            self._drop_queue()
-            self._discarded = True
             return
-        if command.intent is Intent.LABEL:
+        command, self._command = self._next_command(), None
+        with self._holding():
+            self._obey(command)
+        if self.done or self._discarded:
+            self._holder.hold()
+
+    def _obey(self, command: Command) -> None:
+        if command.intent is Intent.DISCARD:
+            self._plan.drop()
+            self._discarded = True
+        elif command.intent is Intent.LABEL:
             if command.outcome is None:
                 raise ConfigError("a LABEL command needs an outcome")
-            self._drop_queue()
+            self._plan.drop()
             self._label = command.outcome
-            if self._actions:
+            if self.steps:
                 self._outcome = command.outcome
-                return
-            command = OBSERVE
-        if command.intent is Intent.TAKE_OVER:
+            else:
+                self._hold_one_step()
+        elif command.intent is Intent.TAKE_OVER:
             if command.action is None:
                 raise ConfigError("a TAKE_OVER command needs an action")
-            action, controller = np.asarray(command.action, dtype=np.float32), Controller.HUMAN
-            self._drop_queue()
-            self._note_operator(command.operator_id)
-        elif self._queue:
-            action, controller = self._queue.popleft(), Controller.POLICY
-        elif self._label is not None:
-            still = driving_of(self._robot).still(self._observation.state, None)
-            if still is None:
-                # No action is known that moves nothing, and nothing was recorded yet.
-                self._discarded = True
-                return
-            action, controller = still, Controller.HUMAN
+            self._plan.drop()
+            self._execute(command.action, Controller.HUMAN, command.operator_id)
+        elif not self._plan:
+            if self._label is None:
+                raise RobotFault(f"episode {self.episode_id} has no action to execute; call load_chunk() first")
+            self._hold_one_step()
+        elif (action := self._plan.next(self._clock())) is None:
+            self._holder.hold()
         else:
-            raise RobotFault(f"episode {self.episode_id} has no action to execute; call load_chunk() first")
-        self._execute(action, controller)
+            self._execute(action, Controller.POLICY)
+
+    def _hold_one_step(self) -> None:
+        """A label needs a step: one that stands still. Where no such action is known, nothing is kept."""
+        still = driving_of(self._robot).still(self._observation.state, None)
+        if still is None:
+            self._discarded = True
+        else:
+            self._execute(still, Controller.HUMAN)
 
     def look(self) -> None:
         """Observe a robot that is held, at its control rate at most: whoever acts next begins from what it is then.
@@ -289,59 +315,58 @@ class EpisodeSession:
         Raises:
             RobotFault: if the robot does not answer.
         """
-        now_s = time.monotonic()
-        if now_s >= self._next_look_s and isinstance(self._robot, ObservingRobot):
-            self._next_look_s = now_s + 1 / self._embodiment.control_hz
+        if self._clock() >= self._next_look_s and isinstance(self._robot, ObservingRobot):
+            self._next_look_s = self._clock() + 1 / self._embodiment.control_hz
             self._observation, self._looked = self._robot.observe(), True
+            self._observed_s = self._clock()
 
-    def _drop_queue(self) -> None:
-        self._queue.clear()
-        self.plans += 1
+    def look_again(self) -> None:
+        """Before a policy is asked: look, if what was observed last is too old to plan from.
 
-    def _execute(self, action: FloatArray, controller: Controller) -> None:
-        self._reject_non_finite(action)
+        Raises:
+            RobotFault: if the robot does not answer.
+        """
+        if self._plan.is_late(self._observed_s, self._clock()):
+            self.look()
+
+    def replan(self) -> None:
+        """Drop what was planned and asked for before: the loop stood still."""
+        if self._command is not None and self._command.intent in _OF_THE_MOMENT:
+            self._command = None
+        self._plan.drop()
+
+    def _execute(self, action: FloatArray, controller: Controller, operator_id: str = "") -> None:
+        action = checked_action(action, self._embodiment)
         if self._looked:
-            # Recorded is what was seen before this action, not what was seen before the hold.
-            self._states.pop()
-            for frames in self._frames.values():
-                frames.pop()
-            self._see(self._observation)
-        executed = np.clip(action, self._embodiment.action_low, self._embodiment.action_high)
-        result = self._robot.step(action)
-        if result.executed is not None:
-            executed = result.executed
-        self._actions.append(executed.astype(np.float32))
-        self._controllers.append(int(controller))
+            self._recording.see_instead(self._observation)
+        self._holder.moves()
+        begun_s = self._clock()
+        result = self._gate.step(action)
+        self._plan.stepped(begun_s)
+        self._recording.note_operator(operator_id)
+        self._recording.act(action if result.executed is None else result.executed, controller)
         self._scores = result.sub_step_scores
         self._outcome = self._label or result.outcome
         self._see(result.observation)
 
     def _next_command(self) -> Command:
-        if self._command is None or self._command.intent is Intent.HOLD:
+        if self._command is None or self._command.intent is Intent.HOLD or self._is_late():
+            self._polled_s = self._clock()
             self._command = OBSERVE if self._operator is None else self._operator.poll(self.view)
             if self._command.intent is Intent.HOLD:
                 # The policy replans from where the robot was held.
-                self._drop_queue()
+                self._plan.drop()
+                self._holder.hold()
         return self._command
 
-    def _note_operator(self, operator_id: str) -> None:
-        """Note who acts from this step on, unless it is known already."""
-        if operator_id and not (self.human_acts and self._operator_ids[-1:] == [operator_id]):
-            self._operator_ids.append(operator_id)
-            self._operator_steps.append(self.steps)
-
-    def _reject_non_finite(self, action: FloatArray) -> None:
-        # Non-finite actions are a fault, never clipped: NaN passes a clip.
-        if not np.isfinite(action).all():
-            raise ActionRejected(f"episode {self.episode_id}: a non-finite action was refused; the robot holds")
+    def _is_late(self) -> bool:
+        """Whether the operator was asked so long ago that a real robot would do what was meant for another moment."""
+        is_late = self._plan.is_late(self._polled_s, self._clock())
+        return is_late and self._command is not None and self._command.intent in _OF_THE_MOMENT
 
     def _see(self, observation: Observation) -> None:
-        self._observation, self._looked = observation, False
-        self._states.append(np.array(observation.state, dtype=np.float32))
-        for name, frames in self._frames.items():
-            buffer = io.BytesIO()
-            Image.fromarray(observation.images[name]).save(buffer, format="PNG")
-            frames.append(buffer.getvalue())
+        self._observation, self._looked, self._observed_s = observation, False, self._clock()
+        self._recording.see(observation)
 
     def episode(self) -> Episode:
         """Return the finished episode.
@@ -351,7 +376,7 @@ class EpisodeSession:
         """
         if self._outcome is None:
             raise RobotFault(f"episode {self.episode_id} still runs; use truncate() to end it without an outcome")
-        return self._record(self._outcome)
+        return self._recording.episode(self._outcome, self._scores)
 
     def truncate(self) -> Episode:
         """Return what was recorded so far, with an unknown outcome. A finished episode keeps its outcome.
@@ -359,21 +384,4 @@ class EpisodeSession:
         Raises:
             RobotFault: if nothing was recorded.
         """
-        return self._record(self._outcome or Outcome.TRUNCATED)
-
-    def _record(self, outcome: Outcome) -> Episode:
-        if not self._actions:
-            raise RobotFault(f"episode {self.episode_id} has no steps to record")
-        return Episode(
-            info=EpisodeInfo(
-                outcome=outcome,
-                sub_step_scores=self._scores,
-                operator_ids=tuple(self._operator_ids),
-                operator_steps=tuple(self._operator_steps),
-                **self._identity,  # type: ignore[arg-type]
-            ),
-            states_TS=np.stack(self._states),
-            actions_TA=np.stack(self._actions),
-            controllers_T=np.array(self._controllers, dtype=np.uint8),
-            images={name: tuple(frames) for name, frames in self._frames.items()},
-        )
+        return self._recording.episode(self._outcome or Outcome.TRUNCATED, self._scores)

@@ -116,6 +116,7 @@ class Browser:
         self._context = client.websocket_connect("/api/live", headers={"origin": ORIGIN})
         self.fleet: dict[str, Any] = {}
         self.frames: list[bytes] = []
+        self.clocks: dict[str, float] = {}
 
     def __enter__(self) -> "Browser":
         self.socket = self._context.__enter__()
@@ -141,7 +142,15 @@ class Browser:
         content = json.loads(message["text"])
         if content["kind"] == "fleet":
             self.fleet = content
+        elif content["kind"] == "clocks":
+            self.clocks |= content["robots"]
         return content
+
+    def seen_s(self, robot_id: str, verb: str) -> float:
+        """Return the robot's clock, read on until it is new where the verb moves the robot."""
+        while verb in ("resume", "drive", "release") and self.clocks.get(robot_id, 0.0) < time.monotonic() - 0.2:
+            self.next()
+        return self.clocks.get(robot_id, 0.0)
 
     def closed_with(self) -> int:
         """Read on until the console closes the connection; return its code."""
@@ -152,9 +161,8 @@ class Browser:
             return error.code
 
     def ask(self, robot_id: str, verb: str, lease: int = 0) -> dict[str, Any]:
-        self.socket.send_json(
-            {"kind": "command", "robot_id": robot_id, "verb": verb, "lease": lease, "request_id": verb}
-        )
+        command = {"kind": "command", "robot_id": robot_id, "verb": verb, "lease": lease, "request_id": verb}
+        self.socket.send_json({**command, "seen_s": self.seen_s(robot_id, verb)})
         while True:
             message = self.next()
             if message["kind"] == "answer" and message["request_id"] == verb:
@@ -165,13 +173,13 @@ class Browser:
 
     def drive(self, robot_id: str, lease: int, sequence: int) -> None:
         command = {"kind": "command", "robot_id": robot_id, "verb": "drive", "lease": lease}
+        command["seen_s"] = self.seen_s(robot_id, "drive")
         self.socket.send_json({**command, "sequence": sequence, "action": [0.1, 0.0]})
 
     def end(self, robot_id: str, verb: str, lease: int, fleet: driven_fleet.DrivenFleet) -> None:
-        """Label the episode and wait until the next one has begun."""
-        before = fleet.episode_of(robot_id)
+        """Label the episode and wait until it is over."""
         assert self.ask(robot_id, verb, lease)["refused"] == ""
-        until(lambda: fleet.episode_of(robot_id) not in ("", before))
+        until(lambda: fleet.episode_of(robot_id) == "")
 
     def until(self, condition: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         """Look at the first robot until something is so."""
@@ -248,7 +256,7 @@ def test_messages_that_are_no_commands_are_named_and_the_browser_stays(open_cons
 
 def test_roles_and_tokens_decide(guarded):
     assert guarded.get("/api/session").json() == {"name": "", "role": "", "csrf": "", "login": "password"}
-    for path in ("fleet", "learning", "episodes", "episodes/x", "episodes/x/track", "scene", "audit"):
+    for path in ("fleet", "learning", "episodes", "episodes/r/x", "episodes/r/x/track", "scene", "audit"):
         assert guarded.get(f"/api/{path}").status_code == 401
     with pytest.raises(WebSocketDisconnect) as refused, Browser(guarded):
         pass
@@ -336,9 +344,9 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
         assert open_console.get("/api/episodes", params=conditions).json()["matching"] == matching, conditions
     assert open_console.get("/api/episodes", params={"snapshot": 0}).json()["rows"] == []
     assert open_console.get("/api/episodes", params={"snapshot": 999}).status_code == 404
-    detail = open_console.get(f"/api/episodes/{row['episode_id']}").json()
+    detail = open_console.get(f"/api/episodes/robot-1/{row['episode_id']}").json()
     assert len(detail["controllers"]) == len(detail["actions"]) == row["steps"]
-    assert open_console.get("/api/episodes/unknown").status_code == 404
+    assert open_console.get(f"/api/episodes/robot-0/{row['episode_id']}").status_code == 404
     RunDirectory(fleet.path).embodiment_path.write_bytes(embodiment_json(point_mass.EMBODIMENT))
     everything = tar_content(open_console.get("/api/export"))
     assert len(everything) == 2 + len(reader)
@@ -347,17 +355,19 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
     (line,) = chosen["episodes.jsonl"].splitlines()
     entry = json.loads(line)
     assert entry["episode_id"] == row["episode_id"]
-    assert hashlib.sha256(chosen[f"{row['episode_id']}.arrow"]).hexdigest() == entry["sha256"] == detail["sha256"]
+    assert (
+        hashlib.sha256(chosen[f"robot-1/{row['episode_id']}.arrow"]).hexdigest() == entry["sha256"] == detail["sha256"]
+    )
     assert open_console.get("/api/export", params={"task": "nothing"}).status_code == 404
     noted = open_console.get("/api/audit").json()[0]
     assert (noted["what"], noted["episodes"]) == ("export", 1)
     assert noted["conditions"] == {"robot": "robot-1", "outcome": "success"}
     csrf = {"X-CSRF-Token": open_console.get("/api/session").json()["csrf"]}
-    path = f"/api/episodes/{row['episode_id']}/label"
+    path = f"/api/episodes/robot-1/{row['episode_id']}/label"
     assert open_console.post(path, json={"outcome": "failure"}).status_code == 403
     assert open_console.post(path, json={"outcome": "perfect"}, headers=csrf).status_code == 422
     changed = open_console.post(path, json={"outcome": "failure"}, headers=csrf).json()
-    assert open_console.get(f"/api/episodes/{changed['episode_id']}").json()["outcome"] == "failure"
+    assert open_console.get(f"/api/episodes/robot-1/{changed['episode_id']}").json()["outcome"] == "failure"
     assert open_console.post(path, json={"outcome": "failure"}, headers=csrf).status_code == 404
     assert open_console.get("/api/audit").json()[0]["what"] == "relabel"
     learning = open_console.get("/api/learning").json()

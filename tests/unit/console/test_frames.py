@@ -46,7 +46,7 @@ def client(tmp_path, recorded) -> Iterator[TestClient]:
 
 def test_every_recorded_frame_comes_as_it_was_stored(client, recorded):
     for each in reversed(recorded):
-        path = f"/api/episodes/{each.info.episode_id}"
+        path = f"/api/episodes/{each.info.identity}"
         assert client.get(path).json()["cameras"] == {"wrist": 7}
         for step, expected in enumerate(each.images["wrist"]):
             answer = client.get(f"{path}/frames/wrist/{step}")
@@ -55,8 +55,8 @@ def test_every_recorded_frame_comes_as_it_was_stored(client, recorded):
 
 
 @pytest.mark.parametrize("path", ["wrist/7", "wrist/-1", "elsewhere/0"])
-def test_a_frame_that_was_not_recorded_is_not_there(client, path):
-    answer = client.get(f"/api/episodes/episode-0/frames/{path}")
+def test_a_frame_that_was_not_recorded_is_not_there(client, recorded, path):
+    answer = client.get(f"/api/episodes/{recorded[0].info.robot_id}/episode-0/frames/{path}")
     assert answer.status_code == 404
     assert "has no frame" in answer.json()["detail"]
 
@@ -74,5 +74,5 @@ def test_a_film_is_read_from_the_store_once(tmp_path, recorded, monkeypatch):
     episodes = Episodes(RunDirectory(tmp_path))
     for name in ("episode-0", "episode-1", "episode-0"):
         for step in range(7):
-            episodes.frame(name, "wrist", step)
+            episodes.frame(f"robot-1/{name}", "wrist", step)
     assert [key.split("/")[-1].split(".")[0] for key in reads] == ["episode-0", "episode-1", "episode-0"]

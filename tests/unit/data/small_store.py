@@ -46,7 +46,7 @@ def missing_from(store: ObjectStore, version: int) -> list[str]:
     for snapshot in range(max(version, 1), newest.version + 1):
         reader = LogReader(store)
         reader.poll(up_to=snapshot)
-        wanted |= {name: item.entry for name, item in reader.snapshot.episodes.items()}
+        wanted |= {item.entry.episode_id: item.entry for item in reader.snapshot.episodes.values()}
     return [name for name, entry in wanted.items() if get_or_none(store, entry.key) != content(name)]
 
 
@@ -56,7 +56,8 @@ def objects(store: ObjectStore, prefix: str) -> list[str]:
 
 def revoked_and_there(store: ObjectStore) -> list[str]:
     there = set(objects(store, "episodes"))
-    return [name for name, item in read_history(store).revoked.items() if item.episode.entry.key in there]
+    gone = [item.episode.entry for item in read_history(store).revoked.values()]
+    return [entry.episode_id for entry in gone if entry.key in there]
 
 
 class Stepping:

@@ -225,7 +225,7 @@ def test_staged_episodes_cannot_be_sampled_before_they_are_published(tmp_path: P
         arena.stage(
             [make_episode("bad", 4, task="other"), replace(make_episode("worse", 4), actions_TA=np.zeros((4, 9)))]
         )
-    assert arena.publish(revoked=["e1", "e9", "nobody"]) == 2
+    assert arena.publish(revoked=["r0/e1", "r0/e9", "r0/nobody"]) == 2
     assert (arena.version, arena.num_episodes, arena.tasks) == (before + 1, 10, whole.tasks)
     starts = whole.view.first_row_E + 1
     assert_same(arena.gather(starts, 2), whole.gather(starts, 2))
@@ -241,7 +241,7 @@ def test_a_view_stays_as_it_was_while_the_arena_grows() -> None:
     view, starts = arena.view, np.arange(6)
     before = arena.gather(starts, 2, view=view)
     arena.add(episodes[1:])
-    arena.revoke(["e0"])
+    arena.revoke(["r0/e0"])
     assert view.num_episodes == 1
     assert not view.revoked_E.any()
     assert_same(arena.gather(starts, 2, view=view), before)
@@ -260,8 +260,8 @@ def test_adding_twice_changes_nothing() -> None:
 def test_revoking_ignores_the_unknown_and_counts_once() -> None:
     arena = make_arena([make_episode("a", 4), make_episode("b", 2)])
     version = arena.version
-    assert arena.revoke(["b", "b", "stranger"]) == 1
-    assert arena.revoke(["b"]) == 0
+    assert arena.revoke(["r0/b", "r0/b", "stranger"]) == 1
+    assert arena.revoke(["r0/b"]) == 0
     assert (arena.num_episodes, arena.num_steps, arena.version) == (1, 4, version + 1)
 
 

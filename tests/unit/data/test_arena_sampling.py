@@ -159,7 +159,7 @@ def test_an_arena_that_fits_no_stratum_is_an_error() -> None:
         sampler.batch(0)
     sampler.arena.add([make_episode(0, 3)])
     assert len(sampled(sampler.batch(0))) == 4
-    sampler.arena.revoke(["e000"])
+    sampler.arena.revoke(["r0/e000"])
     with pytest.raises(ConfigError, match="add episodes"):
         sampler.batch(0)
 
@@ -209,7 +209,7 @@ def test_revoked_episodes_are_not_drawn() -> None:
     arena = make_arena(*[make_episode(i, 4) for i in range(4)])
     sampler = BatchSampler(arena, [Stratum()], batch_size=200, seed=0)
     assert {number for number, _ in sampled(sampler.batch(0))} == {0, 1, 2, 3}
-    arena.revoke(["e001", "e003"])
+    arena.revoke(["r0/e001", "r0/e003"])
     assert {number for number, _ in sampled(sampler.batch(0))} == {0, 2}
 
 
@@ -269,7 +269,7 @@ def test_prefetched_batches_see_what_was_added_and_revoked_meanwhile() -> None:
         batch = prefetcher.batch(1)
         assert {number for number, _ in sampled(batch)} == {0, 1}
         assert same(batch, plain.batch(1))
-        arena.revoke(["e000"])
+        arena.revoke(["r0/e000"])
         for update in range(2, 8):
             batch = prefetcher.batch(update)
             assert {number for number, _ in sampled(batch)} == {1}

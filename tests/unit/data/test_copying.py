@@ -116,7 +116,7 @@ def test_what_is_new_comes_with_the_next_copy(source):
     commit(source, revoked=("c",))
     result = copy_store(source, target)
     assert (result.version, result.copied) == (5, 3)
-    assert list(newest_log(target).snapshot.episodes) == ["b", "d"]
+    assert list(newest_log(target).snapshot.episodes) == ["r1/b", "r1/d"]
 
 
 def test_what_retention_has_taken_is_not_missed(source):
@@ -194,7 +194,7 @@ def test_a_backup_of_a_running_store_can_be_restored_and_goes_on(tmp_path):
             for begin in range(0, 60, 4):
                 ingest(running, [episode(n, robot_id=f"r{n % 2}") for n in range(begin, begin + 4)], LIMITS, batch=2)
                 PolicyPublisher(running).publish(b"weights %d" % begin, update=begin, snapshot=0)
-                revoke_selected(running, Selection(episode_ids=frozenset({f"episode-{begin}"})))
+                revoke_selected(running, Selection(episodes=frozenset({f"episode-{begin}"})))
         except Exception as error:  # shown by the assertion below
             errors.append(error)
 
@@ -214,7 +214,7 @@ def test_a_backup_of_a_running_store_can_be_restored_and_goes_on(tmp_path):
     final = LogReader(restored)
     final.poll()
     assert coordinator.unprocessed() == []
-    assert all(final.knows(key.rpartition("/")[2][:-6]) for key in objects(restored, "episodes"))
+    assert all(final.knows(key.removeprefix("episodes/")[:-6]) for key in objects(restored, "episodes"))
     # And the running store had nothing taken from it.
     assert copy_store(running, backup).version == newest_log(running).version
 
@@ -223,7 +223,7 @@ def test_a_directory_moves_to_s3_and_the_fleet_goes_on_there(seaweed, tmp_path):
     directory = DirectoryStore(tmp_path / "store")
     ingest(directory, [episode(number) for number in range(12)], LIMITS, batch=4)
     PolicyPublisher(directory).publish(b"weights", update=0, snapshot=1)
-    revoke_selected(directory, Selection(episode_ids=frozenset({"episode-3"})))
+    revoke_selected(directory, Selection(episodes=frozenset({"episode-3"})))
     s3 = open_store(seaweed.store_config("moved"))
     probe_store(s3)
     killed = Stepping(s3, 12, hook=_die)
@@ -235,7 +235,7 @@ def test_a_directory_moves_to_s3_and_the_fleet_goes_on_there(seaweed, tmp_path):
     assert contents(s3) == contents(directory)
     # The fleet on S3: the next episode, a revocation, a reader with a lease, retention.
     ingest(s3, [episode(12)], LIMITS)
-    assert revoke_selected(s3, Selection(episode_ids=frozenset({"episode-4"}))).version == 6
+    assert revoke_selected(s3, Selection(episodes=frozenset({"episode-4"}))).version == 6
     with SnapshotLease(s3, 5):
         apply_retention(s3, AT_ONCE)
         keys = objects(s3, "episodes")

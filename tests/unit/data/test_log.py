@@ -68,7 +68,7 @@ def test_a_reader_follows_and_can_stop_at_a_version(store):
     other = LogReader(store)
     assert [item.version for item in other.poll(up_to=3)] == [1, 2, 3]
     assert other.snapshot.version == 3
-    assert list(other.snapshot.episodes) == ["episode-1", "episode-2", "episode-3"]
+    assert list(other.snapshot.episodes) == ["robot-1/episode-1", "robot-1/episode-2", "robot-1/episode-3"]
     assert [item.version for item in other.poll()] == [4, 5]
     assert other.poll() == []
     assert other.snapshot == reader.snapshot
@@ -79,9 +79,9 @@ def test_the_loser_of_a_race_does_not_commit(store):
     (reader, commits), (_, late) = writer(store), writer(store)
     assert commits.commit(version(1, 1, batch_id="first"))
     assert not late.commit(version(1, 2, batch_id="second"))
-    assert list(LogReaderAt(store).episodes) == ["episode-1"]
-    assert reader.knows("episode-1")
-    assert not reader.knows("episode-2")
+    assert list(LogReaderAt(store).episodes) == ["robot-1/episode-1"]
+    assert reader.knows("robot-1/episode-1")
+    assert not reader.knows("robot-1/episode-2")
 
 
 def LogReaderAt(store):
@@ -112,10 +112,10 @@ def test_racing_writers_leave_one_order_with_everything_once(store):
 def test_revoked_episodes_leave_and_stay_known(store):
     reader, commits = writer(store)
     commits.commit(version(1, 1, 2))
-    commits.commit(version(2, revoked=("episode-1",)))
-    assert list(reader.snapshot.episodes) == ["episode-2"]
-    assert reader.knows("episode-1")
-    assert reader.find("episode-1") is None
+    commits.commit(version(2, revoked=("robot-1/episode-1",)))
+    assert list(reader.snapshot.episodes) == ["robot-1/episode-2"]
+    assert reader.knows("robot-1/episode-1")
+    assert reader.find("robot-1/episode-1") is None
 
 
 def test_a_stale_writer_is_told_to_read_first(store):
@@ -128,7 +128,7 @@ def test_an_episode_cannot_be_added_twice(store):
     _, commits = writer(store)
     commits.commit(version(1, 1))
     store.create(log_key(2), version(2, 1).model_dump_json().encode())
-    with pytest.raises(StoreError, match="adds episode-1 again"):
+    with pytest.raises(StoreError, match="adds robot-1/episode-1 again"):
         LogReader(store).poll()
 
 
@@ -143,7 +143,7 @@ def test_the_index_equals_the_log_and_is_plain_parquet(store, tmp_path, monkeypa
     monkeypatch.setattr(log, "INDEX_EVERY", 4)
     reader, commits = writer(store)
     for number in range(1, 10):
-        commits.commit(version(number, number, revoked=("episode-2",) if number == 3 else ()))
+        commits.commit(version(number, number, revoked=("robot-1/episode-2",) if number == 3 else ()))
         commits.write_index_if_due()
     found = [item.key for item in store.list("index")]
     assert found == ["index/000000000004.parquet", "index/000000000008.parquet"]
@@ -151,7 +151,7 @@ def test_the_index_equals_the_log_and_is_plain_parquet(store, tmp_path, monkeypa
     assert indexed.load_index() == 8
     assert [item.version for item in indexed.poll()] == [9]
     assert indexed.snapshot == reader.snapshot
-    assert indexed.knows("episode-2")
+    assert indexed.knows("robot-1/episode-2")
     table = pq.read_table(io.BytesIO(store.get(found[-1])))
     assert table.column("steps").to_pylist() == [5 + number for number in (1, 3, 4, 5, 6, 7, 8)]
 
@@ -208,9 +208,9 @@ def test_an_entry_that_does_not_fit_leaves_the_reader_as_it_was(store):
     store.create(log_key(2), version(2, 2, 1).model_dump_json().encode())
     reader = LogReader(store)
     for _ in range(2):
-        with pytest.raises(StoreError, match="adds episode-1 again"):
+        with pytest.raises(StoreError, match="adds robot-1/episode-1 again"):
             reader.poll()
-    assert not reader.knows("episode-2")
+    assert not reader.knows("robot-1/episode-2")
 
 
 def test_an_index_costs_what_is_new(store, monkeypatch):
@@ -218,7 +218,7 @@ def test_an_index_costs_what_is_new(store, monkeypatch):
     _, commits = writer(store)
     collected = []
     for number in range(1, 13):
-        commits.commit(version(number, number, revoked=("episode-3",) if number == 6 else ()))
+        commits.commit(version(number, number, revoked=("robot-1/episode-3",) if number == 6 else ()))
         if (index := commits.due_index()) is not None:
             collected.append((index.version, len(index.added)))
             # Commits go on while it is written; it is still the snapshot of its version.
@@ -227,7 +227,7 @@ def test_an_index_costs_what_is_new(store, monkeypatch):
     assert collected == [(4, 4), (8, 4), (12, 4)]
     late = LogReader(store)
     assert late.load_index() == 12
-    assert late.snapshot.episodes.keys() == {f"episode-{number}" for number in range(1, 13) if number != 3}
+    assert late.snapshot.episodes.keys() == {f"robot-1/episode-{number}" for number in range(1, 13) if number != 3}
 
 
 def test_a_failed_index_is_made_up_for_by_the_next(tmp_path, monkeypatch):

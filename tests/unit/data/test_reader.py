@@ -117,7 +117,13 @@ def index_at(store, version: int) -> None:
     added = [(item.entry, item.version, item.committed_at_s) for item in reader.newer_than(0)]
     revoked = sorted(reader.revoked)
     update = IndexUpdate(
-        store=store, table=IndexTable(), version=version, epoch=reader.epoch, added=added, revoked=revoked
+        store=store,
+        table=IndexTable(),
+        version=version,
+        epoch=reader.epoch,
+        sha256=reader.sha256,
+        added=added,
+        revoked=revoked,
     )
     assert update.write()
 
@@ -141,7 +147,7 @@ def content(reader: ReplayReader) -> tuple:
     return reader.version, reader.env_steps, reader.fleet_episodes, reader.arena.num_episodes, numbers
 
 
-@pytest.mark.parametrize(("target", "log_reads"), [(40, 8), (33, 1), (32, 0), (20, 4), (9, 9), (None, 9)])
+@pytest.mark.parametrize(("target", "log_reads"), [(40, 10), (33, 3), (32, 1), (20, 6), (9, 9), (None, 11)])
 def test_a_late_reader_reads_the_index_and_not_every_version(long_log, store, embodiment, tmp_path, target, log_reads):
     """What it then has depends on the version alone."""
 
@@ -155,7 +161,7 @@ def test_a_late_reader_reads_the_index_and_not_every_version(long_log, store, em
     late = ReplayReader(counting, make_arena())
     late.advance(target)
     assert content(late) == content(step_by_step)
-    # One more where it runs into the log's end.
+    # The entry that the index was made from, again before the first new one, and one where it runs into the log's end.
     assert counting.read["log"] == log_reads
     assert counting.read["index"] == (0 if target == 9 else 1)
     late.close()
@@ -276,7 +282,7 @@ def test_an_episode_that_cannot_be_used_names_itself_and_stops_nothing_once_it_i
     reader = ReplayReader(store, arena)
     for _ in range(2):
         with pytest.raises(
-            StoreError, match=r"episode bad: file is no whole Arrow IPC file.*`lwd data revoke --episode ID`"
+            StoreError, match=r"episode r1/bad: file is no whole Arrow IPC file.*`lwd data revoke --episode ROBOT/ID`"
         ):
             reader.advance()
         assert arena.num_episodes == 0
@@ -291,7 +297,7 @@ def test_frames_that_cannot_be_decoded_are_such_an_episode(store, embodiment):
     arena = ReplayArena(with_camera, horizon=3, gamma=0.99, embed=lambda text: np.ones(4))
     commit(store, added=[upload(store, embodiment, "blind")])
     reader = ReplayReader(store, arena)
-    with pytest.raises(StoreError, match=r"episode blind: camera 'wrist' has 0 frames.*`lwd data revoke --episode ID`"):
+    with pytest.raises(StoreError, match=r"episode r1/blind: camera 'wrist' has 0 frames.*revoke --episode ROBOT/ID`"):
         reader.advance()
     commit(store, revoked=["blind"])
     assert reader.advance() == ()

@@ -31,7 +31,7 @@ def store(tmp_path):
 
 
 def live(store) -> list[str]:
-    return list(newest_log(store).snapshot.episodes)
+    return [item.entry.episode_id for item in newest_log(store).snapshot.episodes.values()]
 
 
 def three_robots(store) -> None:
@@ -60,20 +60,20 @@ def three_robots(store) -> None:
         (Selection(robot="robot-1", since_s=500.0, until_s=800.0), {4}),
         (Selection(task="push"), {6, 7, 8}),
         (Selection(policy_version=1, robot="robot-0"), {3}),
-        (Selection(episode_ids=frozenset({"episode-0", "episode-8"})), {0, 8}),
-        (Selection(episode_ids=frozenset({"episode-0"}), robot="robot-2"), set()),
+        (Selection(episodes=frozenset({"episode-0", "episode-8"})), {0, 8}),
+        (Selection(episodes=frozenset({"episode-0"}), robot="robot-2"), set()),
     ],
 )
 def test_all_conditions_must_hold_and_one_version_revokes(store, selection, revoked):
     three_robots(store)
     done = revoke_selected(store, selection, reason="camera loose")
-    assert set(done.episode_ids) == {f"episode-{number}" for number in revoked}
+    assert set(done.episodes) == {f"robot-{number % 3}/episode-{number}" for number in revoked}
     assert live(store) == [f"episode-{number}" for number in range(9) if number not in revoked]
     history = read_history(store)
     if revoked:
         assert done.version == history.snapshot.version == 2
         assert history.entries[1].reason == "camera loose"
-        assert set(history.revoked) == set(done.episode_ids)
+        assert set(history.revoked) == set(done.episodes)
         assert {item.reason for item in history.revoked.values()} == {"camera loose"}
     else:
         assert history.snapshot.version == 1
@@ -84,7 +84,7 @@ def test_repeating_makes_no_version(store):
     wanted = Selection(robot="robot-1")
     first = revoke_selected(store, wanted)
     again = revoke_selected(store, wanted)
-    assert (again.version, again.episode_ids) == (first.version, ())
+    assert (again.version, again.episodes) == (first.version, ())
 
 
 def test_nothing_is_revoked_by_mistake(store):
@@ -92,7 +92,7 @@ def test_nothing_is_revoked_by_mistake(store):
     with pytest.raises(ConfigError, match="nothing says which episodes"):
         revoke_selected(store, Selection())
     with pytest.raises(ConfigError, match=r"episode episode-77 is not in the log \(version 1\)"):
-        revoke_selected(store, Selection(episode_ids=frozenset({"episode-1", "episode-77"})))
+        revoke_selected(store, Selection(episodes=frozenset({"episode-1", "episode-77"})))
     with pytest.raises(ConfigError, match="is not before until"):
         Selection(since_s=2.0, until_s=2.0)
     assert len(live(store)) == 9
@@ -142,7 +142,7 @@ def test_a_lost_race_chooses_again_from_what_the_winner_committed(tmp_path):
     ingest(store, [episode(1)], LIMITS)
     store.rival = lambda: ingest(store, [episode(2), episode(3, robot_id="robot-2")], LIMITS)
     done = revoke_selected(store, Selection(robot="robot-1"))
-    assert (done.version, done.episode_ids) == (3, ("episode-1", "episode-2"))
+    assert (done.version, done.episodes) == (3, ("robot-1/episode-1", "robot-1/episode-2"))
     assert live(store) == ["episode-3"]
 
 
@@ -163,8 +163,8 @@ def test_a_lost_answer_revokes_once(tmp_path):
     store = LosesAnswers(tmp_path / "store")
     ingest(store, [episode(1), episode(2)], LIMITS)
     store.lost = 2
-    done = revoke_selected(store, Selection(episode_ids=frozenset({"episode-1"})))
-    assert (done.version, done.episode_ids) == (2, ("episode-1",))
+    done = revoke_selected(store, Selection(episodes=frozenset({"episode-1"})))
+    assert (done.version, done.episodes) == (2, ("robot-1/episode-1",))
     assert newest_log(store).version == 2
 
 
@@ -181,11 +181,11 @@ def test_revoking_beside_a_coordinator_loses_nothing_and_nothing_comes_back(stor
     thread.start()
     revoked: list[str] = []
     while thread.is_alive():
-        revoked += revoke_selected(store, Selection(robot="robot-1")).episode_ids
+        revoked += revoke_selected(store, Selection(robot="robot-1")).episodes
     thread.join()
-    revoked += revoke_selected(store, Selection(robot="robot-1")).episode_ids
+    revoked += revoke_selected(store, Selection(robot="robot-1")).episodes
     assert errors == []
-    assert sorted(revoked) == sorted(f"episode-{number}" for number in range(1, 40, 2))
+    assert sorted(revoked) == sorted(f"robot-1/episode-{number}" for number in range(1, 40, 2))
     assert sorted(live(store)) == sorted(f"episode-{number}" for number in range(0, 40, 2))
     # Every object is still there: neither a running coordinator's listing nor a new one's brings them back.
     coordinator = Coordinator(store, LIMITS)
@@ -210,8 +210,48 @@ def test_the_index_is_written_where_a_revocation_is_due(store, monkeypatch):
     assert revoke_selected(store, Selection(robot="robot-0")).version == 2
     indexed = LogReader(store)
     assert indexed.load_index() == 2
-    assert indexed.knows("episode-0")
-    assert indexed.find("episode-0") is None
+    assert indexed.knows("robot-0/episode-0")
+    assert indexed.find("robot-0/episode-0") is None
+
+
+def test_an_id_that_two_robots_have_is_revoked_by_its_robot_alone(store):
+    ingest(store, [episode(1, robot_id="robot-1"), episode(1, robot_id="robot-2"), episode(2)], LIMITS)
+    with pytest.raises(ConfigError, match="name one of robot-1/episode-1, robot-2/episode-1"):
+        revoke_selected(store, Selection(episodes=frozenset({"episode-1"})))
+    done = revoke_selected(store, Selection(episodes=frozenset({"robot-2/episode-1"})))
+    assert done.episodes == ("robot-2/episode-1",)
+    assert list(newest_log(store).snapshot.episodes) == ["robot-1/episode-1", "robot-1/episode-2"]
+    done = revoke_selected(store, Selection(episodes=frozenset({"episode-1"}), robot="robot-1"))
+    assert done.episodes == ("robot-1/episode-1",)
+    assert revoke_selected(store, Selection(episodes=frozenset({"episode-2"}))).episodes == ("robot-1/episode-2",)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_id_alone_in_a_log_of_before_is_revoked_as_it_was(store, monkeypatch, indexed):
+    monkeypatch.setattr(log_module, "INDEX_EVERY", 2)
+    three_robots(store)
+    reader = LogReader(store)
+    reader.poll()
+    writer = LogWriter(store, reader)
+    assert writer.commit(LogEntry(version=2, epoch=1, batch_id="c", committed_at_s=4.0, revoked=("episode-4",)))
+    assert writer.write_index_if_due()
+    replay = ReplayReader(store, arena())
+    if not indexed:
+        replay.advance(1)
+    replay.advance()
+    assert (replay.arena.num_episodes, replay.env_steps) == (8, 160)
+    assert not any(info.episode_id == "episode-4" for info in live_infos(replay))
+    assert "robot-1/episode-4" in read_history(store).revoked
+    later = newest_log(store) if indexed else reader
+    assert later.knows("robot-1/episode-4")
+    assert later.find("robot-1/episode-4") is None
+    assert Coordinator(store, LIMITS).unprocessed() == []
+    replay.close()
+
+
+def live_infos(replay: ReplayReader):
+    view = replay.arena.view
+    return [info for info, revoked in zip(view.infos, view.revoked_E, strict=False) if not revoked]
 
 
 def arena() -> ReplayArena:

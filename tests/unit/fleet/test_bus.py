@@ -20,7 +20,7 @@ from lwd.fleet.messages import (
     LearnerHeartbeat,
     PolicyPointer,
 )
-from lwd.fleet.nats_server import HOST, NatsServer, read_url, url_file
+from lwd.fleet.nats_server import HOST, NatsServer, read_url, seed_file, url_file
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_the_policy_pointer_is_pushed_and_can_be_asked_for(server):
 
 
 def test_the_learners_link_announces_and_beats(server):
-    link = LearnerLink(BusConfig(urls=(server.url,)))
+    link = LearnerLink(lambda: BusConfig(urls=(server.url,)))
     manifest = PolicyManifest(
         version=0, key=policy_key(0), sha256="0" * 64, bytes=1, update=0, snapshot=0, published_at_s=1.0
     )
@@ -192,11 +192,27 @@ def test_a_taken_port_is_named(tmp_path):
             NatsServer(tmp_path, port=port)
 
 
-def test_strangers_without_the_token_are_refused(server, tmp_path):
+def test_others_without_the_nkey_are_refused(server, tmp_path):
     with pytest.raises(ServiceError):
         asyncio.run(Bus.connect(f"nats://{HOST}:{server.port}", name="test", timeout_s=1.0))
-    assert url_file(tmp_path / "nats").stat().st_mode & 0o077 == 0
+    assert seed_file(tmp_path / "nats").stat().st_mode & 0o077 == 0
     assert read_url(tmp_path / "nats") == server.url
+
+
+def test_a_run_keeps_its_nkey_unless_others_could_read_it(tmp_path):
+    seed = seed_file(tmp_path)
+    NatsServer(tmp_path)
+    first = seed.read_bytes()
+    assert first.decode() not in (tmp_path / "nats.conf").read_text() + url_file(tmp_path).read_text()
+    NatsServer(tmp_path)
+    assert seed.read_bytes() == first
+    seed.chmod(0o644)
+    NatsServer(tmp_path)
+    assert seed.read_bytes() != first
+    assert seed.stat().st_mode & 0o077 == 0
+    seed.write_bytes(b"rubbish")
+    NatsServer(tmp_path)
+    assert seed.read_bytes() not in (first, b"rubbish")
 
 
 def test_a_run_without_a_bus_says_how_to_start_one(tmp_path):

@@ -12,6 +12,7 @@ from lwd.errors import BusRefused, ConfigError, ServiceError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.messages import PolicyPointer
+from lwd.fleet.rights import rights_of
 
 from ...nats_servers import HOST, Certificates, ExternalServer, Identity, Realm, free_ports
 from .test_bus import announcement, names
@@ -68,12 +69,9 @@ def test_everything_works_with_tls_and_credentials(server, realm, certificates, 
 
 
 def test_a_robots_user_needs_few_permissions(server, realm, certificates, tmp_path):
-    """What docs/data-plane.md lists: it may announce and hear, and neither make nor delete streams."""
-    robot = realm.credentials(
-        tmp_path / "robot.creds",
-        pub={"allow": ["lwd.>", "$JS.API.STREAM.INFO.KV_lwd", "$JS.API.STREAM.MSG.GET.KV_lwd"]},
-        sub={"allow": ["lwd.>", "_INBOX.>"]},
-    )
+    """What `lwd bus rights` prints: it may announce and hear, and neither make nor delete streams."""
+    rights = rights_of("robot", "robot", robots=["host.robot-1"])
+    robot = realm.credentials(tmp_path / "robot.creds", **rights.as_claims())
     everything = tls(server, ca=certificates.ca, credentials=realm.credentials(tmp_path / "coordinator.creds"))
 
     async def check() -> None:

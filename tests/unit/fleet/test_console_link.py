@@ -70,21 +70,32 @@ class Operator:
         await self.bus.publish(WATCH_SUBJECT, WatchRequest(console_id=self.name, robots=robots, hz=hz))
 
     async def ask(self, robot_id: str, verb: str, lease: int = 0, **rest) -> ControlState:
+        if verb in ("resume", "release"):
+            await self.look(robot_id)
         self._requests += 1
         request_id = f"{self.name}-{self._requests}"
         await self.tell(robot_id, verb, lease, request_id=request_id, **rest)
         await until(lambda: request_id in self.answers)
         return self.answers[request_id]
 
+    async def look(self, robot_id: str) -> None:
+        """See the robot as it is now: else it does not move."""
+        self.states.pop(robot_id, None)
+        await self.watch(robot_id)
+        await until(lambda: robot_id in self.states)
+
     async def tell(self, robot_id: str, verb: str, lease: int = 0, **rest) -> None:
+        seen = self.states.get(robot_id)
+        content = {"seen_s": seen.robot_time_s if seen else 0.0, **rest}
         command = ControlCommand(
-            robot_id=robot_id, verb=verb, operator_id=self.name, client_id=f"{self.name}-tab", lease=lease, **rest
+            robot_id=robot_id, verb=verb, operator_id=self.name, client_id=f"{self.name}-tab", lease=lease, **content
         )
         await self.bus.publish(command_subject(robot_id), command)
 
     async def drive(
         self, robot_id: str, lease: int, action: tuple[float, ...], seconds: float, *, verb: str = "drive"
     ) -> None:
+        await self.look(robot_id)
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             self._sequence += 1
@@ -139,7 +150,10 @@ def test_a_take_over_is_recorded_with_the_operator_and_keeps_what_came_before(tm
         assert ended.label == "failure"
         await until(lambda: fleet.network.status.episodes > 0)
         await ada.watch("robot-0")
-        await until(lambda: ada.states["robot-0"].reason == "a new episode begins")
+        await until(lambda: ada.states["robot-0"].reason == "the episode has ended")
+        assert ada.states["robot-0"].waits
+        await asyncio.sleep(0.3)
+        assert fleet.episode_of("robot-0") == ""  # under her hands it goes nowhere
         released = await ada.ask("robot-0", "release", taken.lease)
         assert (released.phase, released.lease) == ("autonomous", 0)
         steps["held"], steps["moved"] = held_at, moved
@@ -170,9 +184,11 @@ def test_a_discarded_episode_leaves_nothing_and_a_lost_operator_a_robot_that_hol
         taken = await ada.ask("robot-0", "take")
         before = fleet.episode_of("robot-0")
         await ada.ask("robot-0", "discard", taken.lease)
-        await until(lambda: fleet.episode_of("robot-0") not in ("", before))
+        await until(lambda: fleet.episode_of("robot-0") == "")
         discarded.append(before)
-        await ada.ask("robot-0", "resume", taken.lease)
+        assert (await ada.ask("robot-0", "resume", taken.lease)).phase == "paused"
+        await until(lambda: fleet.episode_of("robot-0") not in ("", before))
+        assert (await ada.ask("robot-0", "resume", taken.lease)).phase == "human"
         await ada.drive("robot-0", taken.lease, (1.0, 0.0), 0.2)
         await ada.tell("robot-0", "abandon")
         await until(lambda: fleet.remotes["robot-0"].view().lease == 0)
@@ -208,7 +224,7 @@ def test_poses_are_sent_only_while_somebody_watches_and_at_most_so_often(tmp_pat
         assert {frame.robot_id for frame in ada.frames} == {"robot-0"}
         assert len(ada.frames) - begun <= 20 * (time.monotonic() - started_s) + 1
         assert {"robot-0", "robot-1"} <= ada.states.keys()  # who is in control is told of all
-        fleet.network.console._watches["ada"] = (0.0, fleet.network.console._watches["ada"][1])  # three seconds later
+        await until(lambda: not fleet.network.console.is_watched)  # three seconds later
         await asyncio.sleep(0.4)
         silent = len(ada.frames)
         await asyncio.sleep(0.4)
@@ -299,6 +315,8 @@ class JointArm:
         if not self.blocked:
             self.elbow = float(action[0])
         return StepResult(observation=self._observation(), outcome=None, sub_step_scores=(0.0, 0.0))
+
+    def hold(self) -> None: ...
 
     def observe(self) -> Observation:
         self.looks += 1

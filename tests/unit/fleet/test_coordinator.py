@@ -14,8 +14,10 @@ from lwd.data.quarantine import find_quarantined, quarantine
 from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ObjectExists, StoreError
-from lwd.fleet.coordinator import Candidate, Coordinator, describe
+from lwd.fleet.coordinator import Coordinator
+from lwd.fleet.describing import describe
 from lwd.fleet.ingest import ingest
+from lwd.fleet.judging import Candidate
 
 from ..data.episodes import EMBODIMENT, episode
 
@@ -38,7 +40,7 @@ def upload(store, number: int, **info) -> Candidate:
 def committed(store) -> list[str]:
     reader = LogReader(store)
     reader.poll()
-    return list(reader.snapshot.episodes)
+    return [item.entry.episode_id for item in reader.snapshot.episodes.values()]
 
 
 def test_a_batch_becomes_one_version(store):
@@ -99,12 +101,15 @@ def test_an_episode_under_a_foreign_key_is_refused(store):
     assert "its key is 'episodes/robot-9/stolen.arrow'" in result.quarantined[0][1]
 
 
-def test_two_robots_cannot_share_an_episode_id(store):
+def test_two_robots_may_choose_the_same_episode_id(store):
     candidates = [upload(store, 1, robot_id="robot-1"), upload(store, 1, robot_id="robot-2")]
     coordinator = Coordinator(store, LIMITS)
-    result = coordinator.process(candidates)
-    assert committed(store) == ["episode-1"]
-    assert "ids must be unique" in result.quarantined[0][1]
+    result = coordinator.process([*candidates, candidates[0]])
+    assert [entry.identity for entry in result.committed] == ["robot-1/episode-1", "robot-2/episode-1"]
+    assert (result.quarantined, result.known) == ([], 1)
+    assert coordinator.unprocessed() == Coordinator(store, LIMITS).unprocessed() == []
+    coordinator.revoke(["robot-2/episode-1"])
+    assert list(coordinator.reader.snapshot.episodes) == ["robot-1/episode-1"]
     assert coordinator.unprocessed() == []
 
 
@@ -240,8 +245,8 @@ def test_revoked_episodes_do_not_come_back(store):
     upload(store, 2)
     coordinator = Coordinator(store, LIMITS)
     coordinator.process(coordinator.unprocessed())
-    assert coordinator.revoke(["episode-1", "unknown"]) == 2
-    assert coordinator.revoke(["episode-1"]) == 2
+    assert coordinator.revoke(["robot-1/episode-1", "unknown"]) == 2
+    assert coordinator.revoke(["robot-1/episode-1"]) == 2
     assert committed(store) == ["episode-2"]
     assert coordinator.unprocessed() == []
     assert Coordinator(store, LIMITS).unprocessed() == []
@@ -276,13 +281,13 @@ class RivalCommitsFirst(DirectoryStore):
         return super().create(key, data)
 
 
-def test_the_winner_of_a_race_decides_to_which_robot_an_id_belongs(tmp_path):
+def test_of_a_lost_race_only_what_the_winner_committed_is_known(tmp_path):
     store = RivalCommitsFirst(tmp_path)
     first, second = (upload(store, 1, robot_id=name) for name in ("robot-1", "robot-2"))
     coordinator, other = Coordinator(store, LIMITS), Coordinator(store, LIMITS)
     store.rival = lambda: other.process([second])
     result = coordinator.process([first, second])
-    assert (result.committed, result.known) == ([], 1)
-    assert [key for key, _ in result.quarantined] == [first.key]
-    assert find_quarantined(store, second.key) is None
+    assert ([entry.key for entry in result.committed], result.known) == ([first.key], 1)
+    assert result.quarantined == []
+    assert len(committed(store)) == 2
     assert coordinator.unprocessed() == []

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-import nats
 import pytest
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 
 from lwd.errors import ServiceError
+from lwd.fleet.bus_config import BusConfig
+from lwd.fleet.bus_connection import connect
 from lwd.fleet.jetstream import ACK_WAIT_S, CONSUMER, KEEP_S, STREAM, ensure_bucket, ensure_consumer, ensure_stream
 from lwd.fleet.nats_server import NatsServer
 
@@ -22,7 +23,7 @@ def server(tmp_path):
 
 def with_jetstream(server: NatsServer, check: Callable[[JetStreamContext], Awaitable[None]]) -> None:
     async def run() -> None:
-        client = await nats.connect(server.url)
+        client = await connect(BusConfig(urls=(server.url,)), "test", 20.0)
         await check(client.jetstream())
         await client.close()
 
@@ -37,7 +38,7 @@ async def ensure_all(jetstream: JetStreamContext) -> None:
 
 def test_many_processes_create_everything_at_once(server):
     async def check(_: JetStreamContext) -> None:
-        clients = [await nats.connect(server.url) for _ in range(8)]
+        clients = [await connect(BusConfig(urls=(server.url,)), "test", 20.0) for _ in range(8)]
         await asyncio.gather(*(ensure_all(client.jetstream()) for client in clients))
         stream = await clients[0].jetstream().stream_info(STREAM)
         assert stream.state.consumer_count == 1

@@ -2,7 +2,7 @@
 
     python -m tests.unit.learner.group_process SCENARIO DIRECTORY
 
-with torchrun's variables in the environment. What it found goes to DIRECTORY/rank-R.json.
+with its place in the group in the environment. What it found goes to DIRECTORY/rank-R.json.
 """
 
 import json
@@ -273,7 +273,23 @@ def lost(group: Group, directory: Path) -> Found:
     return {}
 
 
-SCENARIOS = {"updates": updates, "online": online, "lost": lost}
+# ---- what a group listens on ---------------------------------------------------------------------------------------
+
+
+def idle(group: Group, directory: Path) -> Found:
+    """Meet, say so, wait to be told to go on, and train."""
+    algorithm = build(group, temperature=0.1)
+    algorithm.update(random_batch(BATCH, seed=group.rank))
+    (directory / f"joined-{group.rank}").touch()
+    deadline_s = time.monotonic() + 120
+    while not (directory / "go").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    algorithm.update(random_batch(BATCH, seed=group.rank))
+    return {}
+
+
+SCENARIOS = {"updates": updates, "online": online, "lost": lost, "idle": idle}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

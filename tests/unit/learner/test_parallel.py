@@ -1,6 +1,5 @@
 """Two real processes that train as one (gloo): their mathematics, their common snapshots, and the loss of one."""
 
-import os
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from torch.testing import assert_close
 
 from lwd.algos.optimization import OptimizerStep
 from lwd.data.store import DirectoryStore
-from lwd.errors import ConfigError, ResumeError
+from lwd.errors import ResumeError
 from lwd.learner.checkpoint import CheckpointStore
 from lwd.learner.parallel import ALONE, group_from_environment
 
@@ -184,12 +183,3 @@ def test_one_process_needs_no_group(monkeypatch):
             assert (group, device) == (ALONE, "cpu")
     assert ALONE.sum_over_processes is None
     assert ALONE.broadcast(b"abc") == b"abc"
-
-
-def test_half_of_torchrun_s_variables_are_refused(monkeypatch):
-    for name in [name for name in os.environ if name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    explanation = "WORLD_SIZE is 2, but RANK is None: start the learner with torchrun"
-    with pytest.raises(ConfigError, match=explanation), group_from_environment("cpu"):
-        pass

@@ -1,4 +1,4 @@
-"""`torchrun -m -- lwd learner` on a tiny run: two processes, one snapshot, one checkpoint, and what a signal does."""
+"""`lwd learner --processes 2` on a tiny run: one snapshot, one checkpoint, and what signals and kills do."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import pytest
 
 from lwd.data.policies import newest_policy
 from lwd.learner.checkpoint import STATE
+from lwd.learner.rendezvous import VARIABLE
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.stages import run_offline, run_sft
 from lwd.types import Episode
@@ -56,15 +57,12 @@ class Fleet:
 
 
 @contextmanager
-def torchrun(
-    run: RunDirectory, output: Path, *, env_steps: int, restarts: int = 0
-) -> Iterator[subprocess.Popen[bytes]]:
-    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    learner = ("lwd", "learner", "--run", str(run.path), "--budget", "smoke", "--no-bus")
-    options = ("--env-steps", str(env_steps), "--arena-directory", str(run.path / "arena"))
+def learner(run: RunDirectory, output: Path, *, env_steps: int, restarts: int = 0) -> Iterator[subprocess.Popen[bytes]]:
+    command = (sys.executable, "-m", "lwd", "learner", "--processes", "2", "--max-restarts", str(restarts))
+    options = ("--run", str(run.path), "--budget", "smoke", "--no-bus", "--env-steps", str(env_steps))
     with output.open("ab") as log:
         process = subprocess.Popen(
-            [*command, f"--max-restarts={restarts}", "-m", "--", *learner, *options],
+            [*command, *options, "--arena-directory", str(run.path / "arena")],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -72,24 +70,21 @@ def torchrun(
     try:
         yield process
     finally:
-        workers = ranks(process)
+        # Its children go with it.
         process.kill()
         process.wait()
-        for pid in workers.values():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
 
-def ranks(torchrun: subprocess.Popen[bytes]) -> dict[int, int]:
-    """Rank -> process id of the living learners."""
+def ranks(learner: subprocess.Popen[bytes]) -> dict[int, int]:
+    """Rank -> process id of the living processes of the group."""
     found = {}
     try:
-        children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split()
+        children = Path(f"/proc/{learner.pid}/task/{learner.pid}/children").read_text().split()
         for pid in children:
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            found |= {int(value[5:]): int(pid) for value in variables if value.startswith(b"RANK=")}
+            name = f"{VARIABLE}=".encode()
+            members = [value.removeprefix(name) for value in variables if value.startswith(name)]
+            found |= {json.loads(member)["rank"]: int(pid) for member in members}
     except OSError:
         return {}
     return found
@@ -111,9 +106,9 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
         time.sleep(0.05)
 
 
-def others_run(torchrun: subprocess.Popen[bytes], killed: dict[int, int]) -> bool:
-    """Whether both learners were started anew."""
-    now = ranks(torchrun)
+def others_run(learner: subprocess.Popen[bytes], killed: dict[int, int]) -> bool:
+    """Whether both processes were started anew."""
+    now = ranks(learner)
     return len(now) == 2 and not {*now.values()} & {*killed.values()}
 
 
@@ -126,7 +121,7 @@ def test_two_processes_follow_the_log_and_stop_together(with_offline, episodes, 
     run, output = copy_of(with_offline, tmp_path / "run"), tmp_path / "output"
     fleet = Fleet(run, episodes)
     fleet.commit(until_steps=900)
-    with torchrun(run, output, env_steps=100_000) as process:
+    with learner(run, output, env_steps=100_000) as process:
         wait_until(lambda: position(run) == (allowed(fleet.steps), 2), process, output)
         fleet.commit(until_steps=1500)
         wait_until(lambda: position(run) == (allowed(fleet.steps), 3), process, output)
@@ -138,7 +133,8 @@ def test_two_processes_follow_the_log_and_stop_together(with_offline, episodes, 
     assert (progress.update, progress.snapshot, progress.processes) == (allowed(fleet.steps), 3, 2)
     assert not progress.finished
     assert found.state()["generators"].keys() == {"0", "1"}
-    # In order, and not because the other one was gone. (torchrun may cut one's goodbye short after the other's exit.)
+    # In order, and not because the other one was gone.
+    assert process.returncode == 130
     text = output.read_text()
     assert "lwd learner: stopped; the same command continues where it was" in text, text
     assert "lwd learner: learner process" not in text
@@ -146,18 +142,18 @@ def test_two_processes_follow_the_log_and_stop_together(with_offline, episodes, 
 
 
 @pytest.mark.faults
-def test_after_kill_9_torchrun_restarts_all_and_they_continue(with_offline, episodes, tmp_path):
+def test_after_kill_9_all_processes_start_again_and_continue(with_offline, episodes, tmp_path):
     run, output = copy_of(with_offline, tmp_path / "run"), tmp_path / "output"
     fleet = Fleet(run, episodes)
     fleet.commit(until_steps=900)
-    with torchrun(run, output, env_steps=100_000) as process:
+    with learner(run, output, env_steps=100_000) as process:
         wait_until(lambda: position(run) == (allowed(fleet.steps), 2), process, output)
         os.kill(ranks(process)[0], signal.SIGTERM)
         process.wait(timeout=120)
     saved = run.checkpoints("online").latest()
     assert saved is not None
 
-    with torchrun(run, output, env_steps=1500, restarts=2) as process:
+    with learner(run, output, env_steps=1500, restarts=2) as process:
         fleet.commit(until_steps=1200)
         wait_until(lambda: position(run) == (allowed(fleet.steps), 3), process, output)
         for rank in (1, 0):
@@ -168,6 +164,8 @@ def test_after_kill_9_torchrun_restarts_all_and_they_continue(with_offline, epis
         assert process.wait(timeout=180) == 0, output.read_text()
     text = output.read_text()
     assert "another one ended or does not answer" in text
+    assert "process 1 was killed by signal 9" in text
+    assert "(restart 2 of 2)" in text
     found = run.finished("online", "up")
     assert (found.progress.update, found.progress.snapshot) == (allowed(1500), 4)
     manifest = newest_policy(run.store())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lwd.driving import DriveAxis, Driving
-from lwd.errors import ActionRejected, ConfigError, RobotFault
+from lwd.errors import ConfigError, RobotFault
 from lwd.robots.protocol import BodyPoses
 from lwd.robots.sim.embodiments import CAMERA_PIXELS, PIXEL_EMBODIMENT, STATE_EMBODIMENT, ObservationKind
 from lwd.robots.sim.observation import full_state, proprioception
@@ -46,6 +46,8 @@ class SceneRobot:
         self._outcome: Outcome | None = None
         self._scores: tuple[float, ...] = ()
         self._delayed: deque[FloatArray] = deque()
+        self._held = False
+        """Whether what is delayed is dropped at the next step; any thread may say so."""
         self._noise = np.random.default_rng(0)
         self._observation: Observation
 
@@ -77,7 +79,7 @@ class SceneRobot:
         self._progress = Progress(sub_steps_of(self._task.sub_steps, goal), self._scene_state())
         self._scores = self._progress.observe(self._scene_state())
         self._steps, self._outcome = 0, None
-        self._delayed = deque(np.zeros(5, np.float32) for _ in range(self.world.action_latency_steps))
+        self._held = True
         self._observation = self._observe()
         return self._observation
 
@@ -87,16 +89,14 @@ class SceneRobot:
         The outcome is FAILURE when the cube leaves the workspace, TRUNCATED when the simulation blows up.
 
         Raises:
-            ActionRejected: if the action has the wrong shape or is not finite.
             RobotFault: if the robot was not reset, or its episode is over.
         """
         if self._task is None or self._progress is None or self._outcome is not None:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
-        if np.shape(action) != (5,):
-            raise ActionRejected(f"action has shape {np.shape(action)}; ogbench-scene takes (5,)")
-        if not np.isfinite(action).all():
-            raise ActionRejected(f"action {np.asarray(action).tolist()} is not finite; the robot holds")
-        self._delayed.append(np.clip(action, -1.0, 1.0))
+        if self._held:
+            self._held = False
+            self._delayed = deque(np.zeros(5, np.float32) for _ in range(self.world.action_latency_steps))
+        self._delayed.append(action)
         executed = self._delayed.popleft().astype(np.float64)
         if self.world.action_noise:
             executed = np.clip(executed + self._noise.normal(0, self.world.action_noise, 5), -1, 1)
@@ -115,6 +115,10 @@ class SceneRobot:
             self._outcome = Outcome.TIME_LIMIT
         self._observation = self._observe()
         return StepResult(observation=self._observation, outcome=self._outcome, sub_step_scores=self._scores)
+
+    def hold(self) -> None:
+        """Drop what is delayed; the simulation advances in `step` alone, so it stands still."""
+        self._held = True
 
     def success(self) -> bool:
         """OGBench's success test: cube, drawer and window within 4 cm of their goals, button states equal."""

@@ -1,0 +1,161 @@
+"""One LeRobot device, asked by one thread at a time: the robots' thread steps it, a watchdog's thread may hold it."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from lerobot.robots import Robot as Device
+
+from lwd.driving import Driving
+from lwd.errors import RobotFault
+from lwd.robots.limits import checked_action
+from lwd.types import Embodiment, FloatArray
+
+BUSY_S = 0.5
+"""For so long `hold` waits for another thread's transaction to end; LeRobot's cameras take up to .2 s for a frame."""
+
+_logger = logging.getLogger(__name__)
+
+
+class LeRobotDriver:
+    """Names and order of a device's columns, its last command and its last measurement."""
+
+    def __init__(self, device: Device, embodiment: Embodiment) -> None:
+        """Connect nothing yet."""
+        self.device, self._embodiment = device, embodiment
+        self.joints = tuple(name for name, kind in device.observation_features.items() if not isinstance(kind, tuple))
+        self.actions = tuple(device.action_features)
+        self._lock = threading.Lock()
+        self._measured_S: FloatArray | None = None
+        self._commanded_A: FloatArray | None = None
+        self._held_A: FloatArray | None = None
+        """What `hold` sends until another command: measured once, else an arm would sink a little with each hold."""
+        self.holds = 0
+        """How often the device was held, by whatever thread."""
+
+    def connect(self) -> None:
+        """Connect if necessary.
+
+        Raises:
+            RobotFault: if the device does not answer.
+        """
+        with self._lock:
+            if not self.device.is_connected:
+                # Never calibrate here: it asks questions at a terminal.
+                self._ask(lambda: self.device.connect(calibrate=False), "connect")
+
+    def observe(self) -> tuple[FloatArray, Mapping[str, Any]]:
+        """Return the joints (S,) and everything that the device observes.
+
+        Raises:
+            RobotFault: if the device does not answer, or a number is not finite.
+        """
+        with self._lock:
+            return self._observe()
+
+    def send(self, action_A: FloatArray) -> FloatArray:
+        """Send an action (A,); return what the device says that it executes.
+
+        Raises:
+            ActionRejected: if it is not finite; nothing is sent.
+            RobotFault: if the device does not answer.
+        """
+        with self._lock:
+            return self._command(action_A)
+
+    def send_unless_held(self, action_A: FloatArray, holds: int) -> bool:
+        """Send an action, unless the device was held since it counted `holds`. Returns whether it was sent.
+
+        Raises:
+            RobotFault: as `send`.
+        """
+        with self._lock:
+            if self.holds != holds:
+                return False
+            self._command(action_A)
+            return True
+
+    def _command(self, action_A: FloatArray) -> FloatArray:
+        # Before it is sent: of a call that fails nobody knows what the motors got.
+        self._commanded_A, self._held_A = checked_action(action_A, self._embodiment), None
+        self._commanded_A = self._send(self._commanded_A)
+        return self._commanded_A
+
+    def hold(self, driving: Driving) -> None:
+        """Send what stands still; nothing, if nothing was sent before. See `lwd.robots.protocol.Robot.hold`.
+
+        Raises:
+            RobotFault: if the device does not answer, or another thread's transaction does not end.
+        """
+        # At once: whoever is on the way home sends nothing more, also while this waits.
+        self.holds += 1
+        if not self._lock.acquire(timeout=BUSY_S):
+            raise RobotFault(
+                f"{self.device.name} cannot be held: a call of its driver has not returned for {BUSY_S:g} s; it may "
+                "move on: switch it off"
+            )
+        try:
+            if self._commanded_A is None:
+                return
+            if self._held_A is None:
+                self._held_A = self._still(driving)
+            self._send(self._held_A)
+        finally:
+            self._lock.release()
+
+    def close(self, driving: Driving) -> None:
+        """Hold, then disconnect."""
+        try:
+            self.hold(driving)
+        except RobotFault as error:
+            _logger.error("%s", error)
+        if self.device.is_connected:
+            self.device.disconnect()
+
+    def _still(self, driving: Driving) -> FloatArray:
+        moves_on = any(not axis.absolute for axis in driving.axes)
+        if moves_on and self._measured_S is not None:
+            # Wheels first: cameras may make the measurement late.
+            self._send(self._standing(driving, self._measured_S))
+        if any(axis.absolute and axis.measured is not None for axis in driving.axes):
+            try:
+                self._observe()
+            except RobotFault as error:
+                _logger.warning("%s; it is held where it was measured last", error)
+        return self._standing(driving, self._measured_S)
+
+    def _standing(self, driving: Driving, measured_S: FloatArray | None) -> FloatArray:
+        if measured_S is None:
+            measured_S = np.full(len(self.joints), np.nan, np.float32)
+        commanded_A = self._commanded_A
+        still_A = driving.still(measured_S, commanded_A)
+        if commanded_A is None or still_A is None:
+            raise RobotFault(f"{self.device.name} cannot be held: nobody knows where it stands")
+        # Never measured: the last command is all that is known.
+        return np.where(np.isfinite(still_A), still_A, commanded_A)
+
+    def _observe(self) -> tuple[FloatArray, Mapping[str, Any]]:
+        seen: Mapping[str, Any] = self._ask(self.device.get_observation, "observe")
+        state_S = np.array([float(seen[name]) for name in self.joints], np.float32)
+        if not np.isfinite(state_S).all():
+            wrong = [name for name, value in zip(self.joints, state_S, strict=True) if not np.isfinite(value)]
+            raise RobotFault(f"{self.device.name} measures no finite number at {', '.join(wrong)}: check that joint")
+        self._measured_S = state_S
+        return state_S, seen
+
+    def _send(self, action_A: FloatArray) -> FloatArray:
+        # Homing and holding come here without a session, which checks what policies and people do.
+        command = dict(zip(self.actions, map(float, checked_action(action_A, self._embodiment)), strict=True))
+        sent = self._ask(lambda: self.device.send_action(command), "take an action")
+        # Robots with a limit of their own (max_relative_target) do less than they are told.
+        return np.array([sent.get(name, command[name]) for name in self.actions], np.float32)
+
+    def _ask(self, call: Callable[[], Any], what: str) -> Any:
+        try:
+            return call()
+        except Exception as error:  # drivers raise nearly anything
+            raise RobotFault(
+                f"{self.device.name} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
+            ) from error
