@@ -5,6 +5,7 @@ store or bus and no credentials. It stays for the next version, because importin
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import subprocess
@@ -70,7 +71,7 @@ class TrialLimits:
     """To load and to act; `seconds_per_gib` more for each GiB of the file and its base."""
     seconds_per_gib: float = 20.0
     act_seconds: float = 10.0
-    """For one chunk of every robot of the host."""
+    """Of one core, for one chunk of every robot of the host."""
     spare_bytes: int = _GIB
     """Memory besides four times the file and its base: their bytes, tensors, network and its first weights."""
 
@@ -127,6 +128,8 @@ class ProcessTrial:
         self._lock = threading.Lock()
         self._closed = False
         self._tried = 0
+        self._late: set[str] = set()
+        """Hashes of policies whose trial did not end in time once."""
         self._process: subprocess.Popen[bytes] | None = self._start()
         self._ready = False
 
@@ -176,8 +179,8 @@ class ProcessTrial:
         """Send a policy and wait for the answer, None if the process died.
 
         Raises:
-            CheckpointError: if there is none in time.
-            ServiceError: if the process does not start, or the host stops.
+            CheckpointError: if there is none in time for the second time.
+            ServiceError: if there is none in time, the process does not start, or the host stops.
         """
         with self._lock:
             self._require_open()
@@ -197,9 +200,12 @@ class ProcessTrial:
         except ValidationError:
             self._end()
         self._require_open()
-        if time.monotonic() - begun_s >= request.seconds:
-            raise CheckpointError(f"its trial did not end within {request.seconds:.0f} s")
-        return None
+        if time.monotonic() - begun_s < request.seconds:
+            return None
+        if (sha256 := hashlib.sha256(data).hexdigest()) in self._late:
+            raise CheckpointError(f"its trial did not end within {request.seconds:.0f} s, twice")
+        self._late.add(sha256)
+        raise ServiceError(f"its trial did not end within {request.seconds:.0f} s: it hangs, or the machine is busy")
 
     def _require_open(self) -> None:
         if self._closed:

@@ -172,7 +172,9 @@ def _open(
     publish = None
     checkpoints = run.checkpoints("online")
     if lease is not None:
-        publish = FleetPublisher(run.store(), lease, lambda: _reference(checkpoints), link)
+        publish = FleetPublisher(
+            run.store(), lease, lambda: _reference(checkpoints), link, at_least=_published_version(run)
+        )
     stage = OnlineStage(
         algorithm,
         Prefetcher(sampler),
@@ -214,6 +216,12 @@ def _limits(recipe: Recipe, config: LearnerConfig) -> OnlineLimits:
         # The policy of a round is the one that its training ends with.
         return replace(limits, publish_every=recipe.online.algorithm.round_updates)
     return limits
+
+
+def _published_version(run: RunDirectory) -> int:
+    """The newest version that the stage's checkpoint knows, -1 where it begins."""
+    found = run.checkpoints("online").latest()
+    return -1 if found is None else found.progress.policy_version
 
 
 def _resumed_snapshot(run: RunDirectory) -> int | None:
