@@ -1,16 +1,18 @@
 """Episodes that may not enter the replay: the reason is kept beside them, nothing is ever dropped."""
 
 import hashlib
+import logging
 import time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lwd.data.store import ObjectStore, get_or_none
-from lwd.errors import ObjectExists
+from lwd.errors import ObjectExists, StoreError
 
 QUARANTINE_PREFIX = "quarantine"
 _MAX_REASON = 2000
+_logger = logging.getLogger(__name__)
 
 
 class QuarantineRecord(BaseModel):
@@ -49,9 +51,13 @@ def quarantine(store: ObjectStore, key: str, reason: str) -> None:
 
 
 def find_quarantined(store: ObjectStore, key: str) -> QuarantineRecord | None:
-    """Return the record of an object, None if it is not quarantined."""
-    data = get_or_none(store, quarantine_key(key))
-    return None if data is None else QuarantineRecord.model_validate_json(data)
+    """Return the record of an object; None if it is not quarantined, or if its record is damaged."""
+    try:
+        data = get_or_none(store, quarantine_key(key))
+        return None if data is None else _record(quarantine_key(key), data)
+    except _Damaged as error:
+        _logger.warning("%s", error)
+        return None
 
 
 def quarantined_keys(store: ObjectStore) -> set[str]:
@@ -63,7 +69,21 @@ def read_quarantine(store: ObjectStore) -> list[QuarantineRecord]:
     """Return all records.
 
     Raises:
-        StoreError: if the store cannot be read.
+        StoreError: if the store cannot be read, or a record is damaged.
     """
-    found = (get_or_none(store, key) for key in quarantined_keys(store))
-    return [QuarantineRecord.model_validate_json(data) for data in found if data is not None]
+    found = {key: get_or_none(store, key) for key in quarantined_keys(store)}
+    return [_record(key, data) for key, data in found.items() if data is not None]
+
+
+class _Damaged(StoreError):
+    """A record that is none."""
+
+
+def _record(key: str, data: bytes) -> QuarantineRecord:
+    try:
+        return QuarantineRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise _Damaged(
+            f"{key} is no quarantine record: `lwd data verify --run RUN --repair` sets it aside, and its episode is "
+            "judged again"
+        ) from error

@@ -191,6 +191,15 @@ def _open(
         limits=_limits(recipe, config),
         group=group,
     )
+    if group.leads and publisher.newest < stage.progress.policy_version:
+        _logger.warning(
+            "the store's newest policy is %d, the checkpoint has published %d: policies/ was removed, or restored from "
+            "an older copy; a new version is published now, so that robots that start find one",
+            publisher.newest,
+            stage.progress.policy_version,
+        )
+        # As at the stage's beginning: the first thing that it does is to publish.
+        stage.progress = replace(stage.progress, policy_version=-1)
     return stage, link, table
 
 
