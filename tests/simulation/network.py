@@ -61,6 +61,8 @@ class SimulatedS3:
             create_only: False makes a service that ignores the condition of a PUT, for a test of the tests.
         """
         self.objects: dict[str, _Stored] = {}
+        self.elsewhere: dict[str, _Stored] | None = None
+        """Another bucket, to which the name resolves for a while."""
         self._world = world
         self._create_only = create_only
 
@@ -86,7 +88,7 @@ class SimulatedS3:
         self._world.pause(f"GET {key}")
         if self._world.strikes("request lost"):
             raise GenericError("connection reset")
-        found = self.objects.get(key)
+        found = self._there.get(key)
         self._world.pause(f"answer to GET {key}: {'nothing' if found is None else 'found'}")
         if found is None:
             raise NotFoundError(key)
@@ -98,7 +100,7 @@ class SimulatedS3:
             raise GenericError("connection reset")
         found = [
             {"path": key, "size": len(item.data), "last_modified": datetime.fromtimestamp(item.modified_s, UTC)}
-            for key, item in sorted(self.objects.items())
+            for key, item in sorted(self._there.items())
             if key.startswith(f"{prefix}/")
         ]
         # Slow: what it says was true when it began.
@@ -107,7 +109,11 @@ class SimulatedS3:
 
     def delete(self, remote: object, key: str) -> None:
         self._world.pause(f"DELETE {key}")
-        self.objects.pop(key, None)
+        self._there.pop(key, None)
+
+    @property
+    def _there(self) -> dict[str, _Stored]:
+        return self.objects if self.elsewhere is None else self.elsewhere
 
     def damage(self, key: str) -> None:
         """Tear an object, as nothing of ours would."""
@@ -115,9 +121,9 @@ class SimulatedS3:
         self.objects[key] = _Stored(data=stored.data[: len(stored.data) // 2], modified_s=stored.modified_s)
 
     def _store(self, key: str, data: bytes) -> bool:
-        if key in self.objects and self._create_only:
+        if key in self._there and self._create_only:
             return False
-        self.objects[key] = _Stored(data=bytes(data), modified_s=self._world.wall_s())
+        self._there[key] = _Stored(data=bytes(data), modified_s=self._world.wall_s())
         return True
 
 

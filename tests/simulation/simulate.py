@@ -76,7 +76,8 @@ def until_quiet(world: World, ledger: Ledger, fleet: Fleet) -> Callable[[], Acto
         steps = world.trace.steps - start
         if steps % _LOOK_EVERY == 0:
             ledger.check_now()
-            if not world.chaos and fleet.to_record == 0 and not ledger.unfinished() and not ledger.spooled():
+            there = world.s3.elsewhere is None
+            if not world.chaos and there and fleet.to_record == 0 and not ledger.unfinished() and not ledger.spooled():
                 return None
         if world.chaos and steps >= world.settings.chaos_steps:
             world.chaos = False

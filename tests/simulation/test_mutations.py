@@ -101,6 +101,10 @@ MUTATIONS: dict[str, tuple[Patch, dict[str, object]]] = {
         lambda: mock.patch.object(durable, "settle", return_value=None),
         {"shared_directory": True},
     ),
+    "a writer does not look at the entry before": (
+        lambda: mock.patch.object(LogReader, "require_unchanged", return_value=None),
+        {"shared_directory": False, "faults": {"store swapped": 0.01}},
+    ),
     "directories are not synced": (lambda: mock.patch.object(durable, "sync_directory", return_value=None), {}),
     "directories that somebody else made are trusted": (
         lambda: mock.patch.object(durable, "_ensure_directory", _trusts_directories),

@@ -27,11 +27,13 @@ from tests.simulation.network import SimulatedBus, SimulatedS3
 from tests.simulation.scheduler import Actor, Process, Scheduler, Trace
 
 from lwd.data import durable, log
+from lwd.data.run_store import STORE_NOTE, RunStore
 from lwd.data.store import DirectoryStore, ObjectStore, RemoteStore
 from lwd.errors import StoreError
 
 _PRODUCT = (
     *("lwd.data.durable", "lwd.data.quarantine", "lwd.data.store", "lwd.data.log", "lwd.data.log_index"),
+    *("lwd.data.identity", "lwd.data.log_head", "lwd.data.run_store", "lwd.data.held_directory"),
     *("lwd.fleet.coordinator", "lwd.fleet.judging", "lwd.fleet.shipper", "lwd.fleet.rejected"),
     *("lwd.fleet.spool", "lwd.fleet.spool_files"),
 )
@@ -41,6 +43,7 @@ _MEMORY = Path("/dev/shm")
 FAULTS = (
     *("request lost", "answer lost", "request delayed", "conflict", "message lost", "message doubled"),
     *("disk full", "process dies", "power cut", "clock jumps", "stream deleted", "index damaged", "index lost"),
+    "store swapped",
 )
 
 
@@ -71,6 +74,7 @@ class Settings:
             "process dies": 0.004,
             "power cut": 0.01,
             **dict.fromkeys(("clock jumps", "stream deleted", "index damaged", "index lost"), 0.001),
+            "store swapped": 0.002,
         }
         chosen = {name: rate * draw.choice((0.0, 0.3, 1.0, 2.0)) for name, rate in rates.items()}
         return cls(
@@ -100,6 +104,7 @@ class World:
         base = _MEMORY if _MEMORY.is_dir() else None
         self._root = Path(tempfile.mkdtemp(prefix="lwd-simulation-", dir=base))
         self._clock_offset_s: dict[str, float] = {}
+        self._machines: set[str] = set()
         self._incarnations = itertools.count(1)
         self._events: list[tuple[float, int, str, Callable[[], None]]] = []
         self._event_count = itertools.count()
@@ -150,6 +155,7 @@ class World:
 
     def start(self, name: str, machine: str, main: Callable[[Process], None]) -> Process:
         """Start a process; one that dies comes back, as under a supervisor."""
+        self._machines.add(machine)
         process = Process(name=name, machine=machine, incarnation=next(self._incarnations))
 
         def restart() -> None:
@@ -172,10 +178,19 @@ class World:
         return self.disks[machine]
 
     def open_store(self) -> ObjectStore:
-        """Open the store as a process would."""
-        if not self.settings.shared_directory:
-            return RemoteStore(object(), "s3://simulated")  # type: ignore[arg-type]
-        return _Watched(self, DirectoryStore(self.disk("shared").root / "store"))
+        """Open the store as a process would: in a run, whose directory is on its machine's disk."""
+        store: ObjectStore
+        if self.settings.shared_directory:
+            store = _Watched(self, DirectoryStore(self.disk("shared").root / "store"))
+        else:
+            store = RemoteStore(object(), "s3://simulated")  # type: ignore[arg-type]
+        here = self.scheduler.here
+        return store if here is None else RunStore(store, self._run_of(here.process.machine))
+
+    def _run_of(self, machine: str) -> Path:
+        run = self.disk(machine).root / "run"
+        durable.ensure_directory(run)  # a power cut must not make the machine forget what it knows
+        return run
 
     def stored(self) -> dict[str, bytes]:
         """All objects as they are, seen from outside the world."""
@@ -224,6 +239,8 @@ class World:
         if self.processes and self.strikes("clock jumps"):
             machine = self.processes[self.below(len(self.processes))].machine
             self.set_clock(machine, self.random.choice((-3600.0, 0.0, 3600.0)))
+        if not self.settings.shared_directory and self.s3.elsewhere is None and self.strikes("store swapped"):
+            self.swap_store()
         if self.strikes("stream deleted"):
             self.trace.add("world", "stream deleted")
             self.bus.lose_everything()
@@ -232,6 +249,17 @@ class World:
         if self.strikes("index lost") and not self.settings.shared_directory:
             for key in [key for key in self.s3.objects if key.startswith("index/")]:
                 del self.s3.objects[key]
+
+    def swap_store(self) -> None:
+        """Let the bucket's name resolve to an empty one for a while, once every machine knows the store."""
+        if all((self._run_of(machine) / STORE_NOTE).exists() for machine in sorted(self._machines)):
+            self.trace.add("world", "another store")
+            self.s3.elsewhere = {}
+            due_s = self.now_s + 5.0 + 35.0 * self.random.random()
+            heapq.heappush(self._events, (due_s, next(self._event_count), "the store is back", self._swap_back))
+
+    def _swap_back(self) -> None:
+        self.s3.elsewhere = None
 
     def set_clock(self, machine: str, offset_s: float) -> None:
         """Let a machine's wall clock be wrong."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lwd.data.history import LogHistory, read_history
+from lwd.data.identity import IDENTITY_KEY, read_identity
 from lwd.data.leases import REMOVED_PREFIX
 from lwd.data.log import LOG_PREFIX, log_key
 from lwd.data.log_index import INDEX_PREFIX
@@ -54,6 +55,7 @@ def copy_store(
             store fails.
     """
     history = read_history(source)
+    _require_same_identity(source, target)
     _require_prefix(source, target, history)
     return _Copy(source, target, history, verify, on_copied).run()
 
@@ -96,6 +98,9 @@ class _Copy:
                 "from another copy, or revoke them"
             )
         total = sum(map(len, steps)) + version + len(indexes)
+        # A copy is the same store at another place: whoever knows this one finds it there.
+        if (identity := get_or_none(self._source, IDENTITY_KEY)) is not None:
+            self._put(IDENTITY_KEY, identity)
         with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="copy") as pool:
             for step in steps:
                 there = {item.key: item for item in self._target.list(step[0].key.partition("/")[0])} if step else {}
@@ -159,6 +164,17 @@ class _Copy:
             self._copied += 1
             self._copied_bytes += stored_bytes
         self._on_copied(self._copied + self._present, total)
+
+
+def _require_same_identity(source: ObjectStore, target: ObjectStore) -> None:
+    """Refuse a target that is another store, before anything is copied."""
+    there, here = read_identity(target), read_identity(source)
+    if there is not None and (here is None or there.store_id != here.store_id):
+        raise StoreError(
+            f"the target is store {there.store_id[:12]}, the source is "
+            f"{'none that is known' if here is None else here.store_id[:12]}: the target is no copy of this source; "
+            "choose an empty one"
+        )
 
 
 def _require_prefix(source: ObjectStore, target: ObjectStore, history: LogHistory) -> None:

@@ -124,6 +124,16 @@ def leftovers(directory: Path, *, older_s: float = 3600.0) -> list[Path]:
         return sorted(found)
 
 
+def remove_leftovers(directory: Path) -> int:
+    """Remove what `leftovers` finds; return how many. A directory that is not there, or not ours, is left alone."""
+    removed = 0
+    with contextlib.suppress(StoreError, OSError):
+        for path in leftovers(directory):
+            path.unlink()
+            removed += 1
+    return removed
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file name is one of ours that never became a file: rubbish after a crash."""
     return name.startswith(_TEMPORARY)

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from lwd.data.identity import IDENTITY_KEY, StoreNote
 from lwd.data.log_head import LOG_PREFIX, LogNote, log_key, sha256_of_entry, version_of
-from lwd.data.store import Created, ObjectStore, StoreConfig, StoredObject, get_or_none, open_store
+from lwd.data.store import Created, DirectoryStore, ObjectStore, StoreConfig, StoredObject, get_or_none, open_store
 from lwd.errors import StoreError
 
 STORE_NOTE = "known-store.json"
 LOG_NOTE = "known-log.json"
 LOOK_EVERY_S = 5.0
 """Between two comparisons of the identity: one small GET for each process. (A directory is compared at each use.)"""
+_COMPARED_AT_ONCE = (f"{LOG_PREFIX}/", "quarantine/", "policies/", "policy-bases/")
+"""What its writer will rely on: the identity is compared after each, too. One small GET; a directory does it anyway."""
 _WITHOUT_IDENTITY = ("probe/",)
 """What may be created in a store that has no identity yet."""
 
@@ -48,9 +50,10 @@ class RunStore:
                 f"a new one, run `lwd data generate --run {self._run}`, or import data, or start `lwd coordinator`"
             )
         created = self.inner.create(key, data)
-        if key == IDENTITY_KEY:
+        if key == IDENTITY_KEY or (key.startswith(_COMPARED_AT_ONCE) and not isinstance(self.inner, DirectoryStore)):
             self._look_s = float("-inf")
-        elif key.startswith(f"{LOG_PREFIX}/"):
+            self._compare()
+        if key.startswith(f"{LOG_PREFIX}/"):
             self.log_note.note(version_of(key), sha256_of_entry(data))
         return created
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lwd.data import durable
 from lwd.data.run_store import open_run_store
-from lwd.data.store import ObjectStore, StoreConfig, probe_store
+from lwd.data.store import ObjectStore, StoreConfig, directory_of, probe_store
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.bus import Bus, ReceivedAnnouncement
@@ -96,6 +97,12 @@ def run_coordinator(config: CoordinatorConfig) -> None:
         config.bus.client_options()
     store = store_of(config.run, config.store)
     probe_store(store)
+    for directory in (
+        config.run / "coordinator",
+        directory_of(config.store or StoreConfig(url=str(config.run / "store"))),
+    ):
+        if directory is not None and (removed := durable.remove_leftovers(directory)):
+            _logger.info("%d temporary files of killed processes removed from %s", removed, directory)
     suspects = Suspects(config.run / "coordinator" / "inspecting.json")
     asyncio.run(_Process(config, Coordinator(store, config.limits, suspects)).run())
 

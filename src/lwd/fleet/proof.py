@@ -25,7 +25,7 @@ class CommitProof:
                 f"the store at {store} has no identity yet: start `lwd coordinator`; until then episodes stay in "
                 "the spool"
             )
-        self._store = store
+        self._store, self._note = store, note
         self._read: dict[int, frozenset[tuple[str, str]]] = {}
 
     def holds(self, episode: CommittedEpisode) -> bool:
@@ -53,6 +53,8 @@ class CommitProof:
                     f"{episode.entry.episode_id}, as it did before: is it another store, or an older copy? The "
                     "episode stays in the spool"
                 )
+        # What was read in between was read from that store.
+        self._note.require(self._store)
 
 
 def is_stored(store: ObjectStore, key: str) -> bool:

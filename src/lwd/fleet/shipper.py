@@ -226,7 +226,7 @@ class Shipper:
 
         Costs one small object, and one more for each version that they are in.
         """
-        known = {name for name in tuple(self._items) if self._reader.knows(name)}
+        known = [name for name in tuple(self._items) if self._reader.knows(name)]
         if known:
             proof = CommitProof(self._store, self._note)
             found = [self._reader.find(name) for name in known]
@@ -234,7 +234,7 @@ class Shipper:
             if None in found:
                 # Revoked: which entry added it is not known any more, but that this is the log we read can be.
                 self._reader.require_unchanged()
-        return known
+        return set(known)
 
     def _hold(self, item: _Item) -> None:
         self._items[item.episode.identity] = item

@@ -20,9 +20,10 @@ from lwd.algos.sft import SFT, SFTConfig
 from lwd.data.arena import imitable_steps
 from lwd.data.learner_lease import LearnerLease, lock_identity
 from lwd.data.leases import SnapshotLease
-from lwd.data.policies import StateReference, put_base
+from lwd.data.policies import StateReference, newest_policy, put_base
 from lwd.data.row_table import RowTable
 from lwd.data.sampling import BatchSampler, Prefetcher
+from lwd.data.store import ObjectStore
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink
 from lwd.fleet.liveness import alive
@@ -186,7 +187,25 @@ def _open(
         limits=_limits(recipe, config),
         group=group,
     )
+    if lease is not None:
+        _publish_anew_what_is_gone(stage, run.store())
     return stage, link, table
+
+
+def _publish_anew_what_is_gone(stage: OnlineStage, store: ObjectStore) -> None:
+    """Have the stage begin with a publication if the store does not hold what its checkpoint has published."""
+    found = newest_policy(store)
+    newest = -1 if found is None else found.version
+    if newest >= stage.progress.policy_version:
+        return
+    _logger.warning(
+        "the store's newest policy is %d, the checkpoint has published %d: policies/ was removed, or restored from an "
+        "older copy; a new version is published now, so that robots that start find one",
+        newest,
+        stage.progress.policy_version,
+    )
+    # As at the stage's beginning: the first thing that it does is to publish.
+    stage.progress = replace(stage.progress, policy_version=-1)
 
 
 def _learner_lease(run: RunDirectory, group: Group) -> AbstractContextManager[LearnerLease | None]:

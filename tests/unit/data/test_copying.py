@@ -8,6 +8,7 @@ import pytest
 from obstore.store import MemoryStore
 
 from lwd.data.copying import copy_store
+from lwd.data.identity import found_store, read_identity
 from lwd.data.leases import SnapshotLease
 from lwd.data.log import LogEntry, LogReader, index_of
 from lwd.data.log_index import index_key
@@ -244,3 +245,17 @@ def test_a_directory_moves_to_s3_and_the_fleet_goes_on_there(seaweed, tmp_path):
     apply_retention(s3, AT_ONCE)
     assert "episodes/robot-1/episode-4.arrow" not in objects(s3, "episodes")
     assert fetch_policy(s3, newest_policy(s3)) == b"weights"
+
+
+def test_copy_keeps_the_identity_and_refuses_another_store():
+    source, target, other = memory(), memory(), memory()
+    identity = found_store(source)
+    found_store(other)
+    commit(source, "a")
+    copy_store(source, target)
+    assert read_identity(target) == identity
+    commit(source, "b")
+    assert copy_store(source, target).version == 2
+    with pytest.raises(StoreError, match="no copy of this source"):
+        copy_store(source, other)
+    assert objects(other, "log") == []
