@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lwd.data.episode_file import read_episode
+from lwd.data.identity import found_store
 from lwd.data.policies import PolicyPublisher
 from lwd.data.store import DirectoryStore
 from lwd.fleet.bus_config import BusConfig
@@ -39,6 +40,7 @@ def config(**settings: object) -> LeRobotConfig:
 def driven_episode(root: Path, device: JointRobot, settings: LeRobotConfig, person: Person) -> Episode:
     """Run an untrained policy on the device until the person's label ends the episode; return what was recorded."""
     store = DirectoryStore(root / "store")
+    found_store(store)  # as the coordinator does
     encoder = InstructionEncoder({"reach": np.ones(EMBEDDING_SIZE, np.float32)})
     statistics = StateStatistics(mean=(0.0,) * 3, std=(1.0,) * 3)
     policy = SmallVLA(ARM, VLAConfig(horizon=5, token_width=4, expert_width=8, expert_depth=1), statistics, encoder)
