@@ -260,3 +260,10 @@ def test_the_policy_of_another_learner_is_not_taken_for_its_own(tmp_path):
         assert intruder(b"other", 50, 1) == 0
         with pytest.raises(LeaseTaken, match="published by another learner"):
             publish(b"mine", 50, 1)
+
+
+def test_a_store_that_lost_its_policies_gets_no_number_that_the_checkpoint_knows(tmp_path):
+    store = Failing(tmp_path / "store")
+    with LearnerLease(store, "run") as lease:
+        publish = FleetPublisher(store, lease, lambda: None, None, at_least=41)
+        assert publish(b"first", 50, 1) == 42
