@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
+from lwd.console.links import Links
 from lwd.fleet.process import spawn, stop
 
 from .nats_servers import free_port
@@ -27,6 +30,16 @@ def served_console(run: Path, *options: str, port: int | None = None) -> Iterato
         yield f"http://127.0.0.1:{port}"
     finally:
         stop(process)
+
+
+def opened_by_link(run: Path, url: str) -> httpx.Client:
+    """A browser that has opened a link to a console without accounts."""
+    client = httpx.Client(base_url=url, timeout=30)
+    token = Links(run).new(url).rpartition("/")[2]
+    answer = client.post("/api/session", json={"token": token})
+    assert answer.status_code == 200, answer.text
+    client.headers["X-CSRF-Token"] = answer.json()["csrf"]
+    return client
 
 
 def _listens(port: int) -> bool:

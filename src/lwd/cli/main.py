@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "learner": Verb("lwd.cli.learner", "learn online from what the fleet sends, publish policies"),
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
+    "console link": Verb("lwd.cli.console_link", "print a link that opens the console, once"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
     "report": Verb("lwd.cli.report", "tables and an HTML page of a run"),
@@ -69,6 +70,7 @@ EXTRAS = {
     "uvicorn": "console",
     "websockets": "console",
     "argon2": "console",
+    "zxcvbn": "console",
 }
 """Optional module -> the extra that installs it (pyproject.toml)."""
 

@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.command_rate import CommandRate
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
+from lwd.console.refusals import Refusals
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
@@ -81,6 +83,7 @@ class LiveClient:
         link: FleetLink,
         view: FleetView,
         audit: AuditLog,
+        refusals: Refusals,
         *,
         is_valid: Callable[[], bool],
     ) -> None:
@@ -93,6 +96,9 @@ class LiveClient:
         self._link = link
         self._view = view
         self._audit = audit
+        self._refusals = refusals
+        self._streamed = CommandRate(per_s=200, at_once=400)
+        self._asked = CommandRate(per_s=10, at_once=40)
         self._is_valid = is_valid
         self._asking: set[asyncio.Task[None]] = set()
         self._client_id = f"browser-{uuid.uuid4().hex[:16]}"
@@ -188,7 +194,10 @@ class LiveClient:
                     self._wake.set()
                 case CommandFrom():
                     if message.verb in _UNANSWERED:
-                        await self._command(message)
+                        if self._streamed.allows():
+                            await self._command(message)
+                    elif not self._asked.allows():
+                        await self._answer(message, "too many commands: wait a moment")
                     else:
                         # Apart: nobody's `drive` may wait for another robot's answer.
                         task = asyncio.create_task(self._command(message))
@@ -215,15 +224,18 @@ class LiveClient:
             refused = str(error)
         if message.verb in _AUDITED:
             status = self._view.control(message.robot_id)
-            await asyncio.to_thread(
-                self._audit.append,
-                self._session.name,
-                message.verb,
-                robot_id=message.robot_id,
-                lease=answer.get("lease", message.lease) if status else message.lease,
-                client_id=self._client_id,
-                refused=refused,
-            )
+            details = {
+                "robot_id": message.robot_id,
+                "lease": answer.get("lease", message.lease) if status else message.lease,
+                "client_id": self._client_id,
+            }
+            if refused:
+                await self._refusals.note(self._session.name, message.verb, refused, **details)
+            else:
+                await asyncio.to_thread(self._audit.append, self._session.name, message.verb, refused="", **details)
+        await self._answer(message, refused, **answer)
+
+    async def _answer(self, message: CommandFrom, refused: str, **answer: object) -> None:
         await self._send_json({"kind": "answer", "request_id": message.request_id, "refused": refused, **answer})
 
     async def _send_json(self, content: dict[str, object]) -> None:

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 from lwd.data import durable
+from lwd.data.plain_file import read_plain_file
 from lwd.errors import PortInUse, ServiceError
 from lwd.fleet.process import spawn, stop
 
 HOST = "127.0.0.1"
 _READY_WITHIN_S = 20.0
+_MAX_URL_BYTES = 4096
 
 # sync_interval: NATS otherwise acknowledges before data is on the disk. default_max_consumers: its default of
 # 1,000 consumers per stream is fewer than a large fleet with its dead ones.
@@ -100,14 +102,15 @@ def read_url(directory: Path) -> str:
     """Return the URL of a run's embedded server.
 
     Raises:
+        ConfigError: if the file is no plain file.
         ServiceError: if no server was started for this run.
     """
-    try:
-        return url_file(directory).read_text().strip()
-    except FileNotFoundError as error:
+    content = read_plain_file(url_file(directory), max_bytes=_MAX_URL_BYTES)
+    if content is None:
         raise ServiceError(
             f"{url_file(directory)} is missing: start the run with `lwd up`, or give the URL of a NATS server"
-        ) from error
+        )
+    return content.decode(errors="replace").strip()
 
 
 def nats_binary() -> str:
