@@ -22,7 +22,7 @@ def read_plain_file(path: Path, *, max_bytes: int) -> bytes | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check its permissions, or remove it") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path} is {_kind(found.st_mode)}, not a file: remove it")
@@ -30,7 +30,10 @@ def read_plain_file(path: Path, *, max_bytes: int) -> bytes | None:
             raise ConfigError(
                 f"{path} has {found.st_size} bytes, {max_bytes} at most are read: shorten it, or move it away"
             )
-        return file.read(max_bytes)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def _kind(mode: int) -> str:

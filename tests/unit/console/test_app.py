@@ -25,7 +25,6 @@ from starlette.websockets import WebSocketDisconnect
 from lwd.console.accounts import Accounts, Role
 from lwd.console.app import AppConfig, create_app
 from lwd.console.episode_track import episode_track
-from lwd.console.links import Links
 from lwd.data.log import LogReader
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.desk import Desk
@@ -38,7 +37,7 @@ from lwd.recipes.run_directory import RunDirectory
 
 from ... import driven_fleet, point_mass
 from ...nats_servers import free_port
-from ...served_console import opened_by_link
+from ...served_console import open_link, opened_by_link
 
 ORIGIN = "http://testserver"
 PASSWORD = "correct horse battery"
@@ -80,14 +79,6 @@ def console(run: Path, server: NatsServer, accounts: Path | None = None) -> Iter
     )
     with TestClient(create_app(config), base_url=ORIGIN) as client:
         yield client
-
-
-def open_link(client: TestClient, run: Path) -> None:
-    """Log in to a console without accounts."""
-    token = Links(run).new(ORIGIN).rpartition("/")[2]
-    answer = client.post("/api/session", json={"token": token})
-    assert answer.json()["role"] == "admin", answer.text
-    client.headers["X-CSRF-Token"] = answer.json()["csrf"]
 
 
 @pytest.fixture
