@@ -67,6 +67,7 @@ def test_console_guesses_at_the_same_time_are_counted_before_any_is_checked(guar
     assert guess(url, "ada", 10)[401] + found[401] <= 5
 
 
+@pytest.mark.attacks
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 def test_console_nobody_locks_a_known_browser_out(guarded):
     """Guesses from the same address; the browser that has logged in before still gets in, another address, too."""
@@ -153,6 +154,7 @@ def test_console_cookie_alone_opens_nothing_that_changes_anything(linked):
             assert '"kind":"hello"' in socket.recv().replace(" ", "")
 
 
+@pytest.mark.attacks
 def test_console_session_requests_throw_nobody_out(linked, measured: Measured):
     run, url = linked
     with opened_by_link(run, url) as driver, httpx.Client(base_url=url) as stranger:

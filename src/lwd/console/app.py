@@ -295,7 +295,7 @@ def create_app(config: AppConfig) -> FastAPI:
         if session is None or not any(same_secret(each, f"csrf.{session.csrf}") for each in offered):
             await socket.close(4401)
             return
-        mark_known(socket.scope)
+        mark_known(socket.scope, session.name)
         secret = socket.cookies.get(console.logins.cookie)
         with console.logins.sessions.tab(secret) as may_open:
             if not may_open:

@@ -17,6 +17,7 @@ from lwd.console.peers import network_of
 HEAD_WITHIN_S = 10.0
 PER_PEER = 64
 """Connections from one peer that nobody has logged in to."""
+PER_PERSON = 64
 BACKLOG = 64
 """Connections that asyncio may accept in one go, before any of them can be refused."""
 _TOTAL = 1024
@@ -30,8 +31,8 @@ class Connection:
         self.peer = peer
         self.waits = True
         """Whether the head of a request is still to come."""
-        self.known = False
-        """Whether its present request comes from somebody who is logged in: then it is not closed for others."""
+        self.who = ""
+        """Who is logged in, by its last request: then it is not closed for others."""
         self._transport = transport
         self._connections = connections
 
@@ -41,6 +42,10 @@ class Connection:
 
     def closed(self) -> None:
         self._connections.closed(self)
+
+    def belongs_to(self, who: str) -> None:
+        """Its present request comes from somebody who is logged in; of one person not too many count as such."""
+        self.who = who if self.who == who or self._connections.count(who) < PER_PERSON else ""
 
 
 class Connections:
@@ -62,7 +67,7 @@ class Connections:
     def opened(self, transport: asyncio.Transport, peer: str) -> Connection:
         """Enter a new connection; close another one where there are too many."""
         connection = Connection(transport, network_of(peer), self)
-        strangers = [each for each in self._open if not each.known]
+        strangers = [each for each in self._open if not each.who]
         own = [each for each in strangers if each.peer == connection.peer]
         if len(own) >= self._per_peer:
             _oldest(own).abort()
@@ -78,6 +83,9 @@ class Connections:
 
     def closed(self, connection: Connection) -> None:
         self._open.pop(connection, None)
+
+    def count(self, who: str) -> int:
+        return sum(each.who == who for each in self._open)
 
 
 def _oldest(connections: list[Connection]) -> Connection:
@@ -111,7 +119,6 @@ class GuardedHttp(H11Protocol):
         self._look()
 
     def on_response_complete(self) -> None:
-        self._connection.known = False
         super().on_response_complete()
         self._look()
 
@@ -127,6 +134,9 @@ class GuardedHttp(H11Protocol):
 
     def _look(self) -> None:
         waits = self.conn.their_state is h11.IDLE
+        if self._connection.waits and not waits:
+            # A proxy sends requests of different people through one connection.
+            self._connection.who = ""
         self._connection.waits = waits
         if not waits:
             self._cancel()
@@ -156,8 +166,8 @@ def guarded_by(connections: Connections) -> type[GuardedHttp]:
     return Guarded
 
 
-def mark_known(scope: Any) -> None:
+def mark_known(scope: Any, who: str) -> None:
     """Note that the request or WebSocket of a scope comes from somebody who is logged in."""
     connection = scope.get("state", {}).get("connection")
     if connection is not None:
-        connection.known = True
+        connection.belongs_to(who)

@@ -55,7 +55,7 @@ def allowed(logins: Logins, role: Role) -> Callable[[Request], Awaitable[Session
         session = await logins.session_of(request)
         if session is None:
             raise HTTPException(401, "log in first")
-        mark_known(request.scope)
+        mark_known(request.scope, session.name)
         if session.role < role:
             raise HTTPException(403, f"only an {role.label} may do that")
         if request.method not in ("GET", "HEAD") and not logins.is_of_page(request, session):
