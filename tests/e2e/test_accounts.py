@@ -69,7 +69,7 @@ def test_each_may_do_what_their_role_says(run, pictures):
     assert seen["viewers_buttons"] == 0
     assert seen["viewers_command"] == only_looks
     assert [(who, what, robot, refused) for _, who, what, robot, _, refused in reversed(seen["audit"])] == [
-        ("viewer", "login refused", "", ""),
+        ("viewer", "login refused", "", "name or password is wrong"),
         ("viewer", "login", "", ""),
         ("viewer", "take", "robot-0", only_looks),
         ("viewer", "logout", "", ""),
