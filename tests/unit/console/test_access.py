@@ -1,13 +1,19 @@
 """Accounts, sessions, the audit log, and where the console refuses to start."""
 
 import asyncio
+import io
 import json
+import re
 import stat
 
 import pytest
+from rich.console import Console
 
+from lwd.cli.console_link import show_link
+from lwd.cli.main import dispatch
 from lwd.console.accounts import Accounts, Role
 from lwd.console.audit import AuditLog
+from lwd.console.links import Links
 from lwd.console.password_worker import verify
 from lwd.console.server import ConsoleConfig, run_console
 from lwd.console.sessions import LIFETIME_S, Sessions
@@ -138,3 +144,18 @@ def test_wrong_settings_are_named(tmp_path, settings, message):
 )
 def test_loopback_is_told_from_the_rest(tmp_path, host, loopback):
     assert ConsoleConfig(run=RunDirectory(tmp_path), host=host).is_loopback is loopback
+
+
+def test_a_link_is_printed_at_a_terminal_only(tmp_path, capsys):
+    """What goes into a file, such as a log, may be read by others."""
+    assert dispatch(["console", "link", "--run", str(tmp_path), "--port", "9000"]) == 0
+    (link,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"http://127\.0\.0\.1:9000/#/link/[\w-]{32}", link)
+    assert Links(tmp_path).redeem(link.rpartition("/")[2])
+    for terminal, words in ((True, "/#/link/"), (False, f"(`lwd console link --run {tmp_path} --port 9000` opens it)")):
+        output = io.StringIO()
+        show_link(tmp_path, 9000, Console(file=output, force_terminal=terminal))
+        assert words in output.getvalue()
+        assert ("/#/link/" in output.getvalue()) is terminal
+    assert dispatch(["console", "link", "--run", str(tmp_path / "none")]) == 1
+    assert "does not exist: make it with" in capsys.readouterr().err

@@ -188,7 +188,7 @@ def test_password_checks_are_bounded_by_peer_and_known_browsers_go_first():
     """A real worker: one wrong hash, one right; then more at once than may wait."""
     from argon2 import PasswordHasher
 
-    right = PasswordHasher(time_cost=1, memory_cost=8).hash("correct horse battery")
+    right = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("correct horse battery")
 
     async def ask(checks: PasswordChecks, order: list[str], peer: str, known: bool) -> bool | int:
         try:
