@@ -4,7 +4,9 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -122,6 +124,29 @@ def test_console_log_is_not_filled_by_requests_that_are_none(served, measured: M
     measured("300 requests that are none", f"log + {grown} B", "4 kB")
     assert grown < 4096
     served.answers_within(20)
+
+
+@pytest.mark.attacks
+def test_console_request_flood_waits_its_turn(served, measured: Measured):
+    """On 16 connections, ten requests at a time, as fast as they are answered."""
+    seconds = 6.0
+    end_s = time.monotonic() + seconds
+    request = f"GET /api/session HTTP/1.1\r\nHost: {urlsplit(served.url).netloc}\r\n\r\n".encode()
+
+    def flood() -> int:
+        answers = 0
+        while time.monotonic() < end_s:
+            with raw_http.connected(served.url) as connection, contextlib.suppress(OSError):
+                connection.settimeout(1)
+                connection.sendall(10 * request)
+                while time.monotonic() < end_s and (data := connection.recv(65536)):
+                    answers += data.count(b"HTTP/1.1 200")
+        return answers
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = sum(threads.map(lambda _: flood(), range(16)))
+    measured("requests as fast as can be", f"{answers / seconds:.0f} answered a second", "100")
+    assert 0 < answers < 100 * seconds
 
 
 @pytest.mark.attacks

@@ -34,6 +34,7 @@ from lwd.console.logins import Logins
 from lwd.console.proxy import ProxyLogin, peer_of
 from lwd.console.refusals import Refusals
 from lwd.console.sessions import Session, same_secret
+from lwd.console.turns import Turns
 from lwd.console.value_feed import ValueFeed
 from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
 from lwd.fleet.bus_config import BusConfig
@@ -321,4 +322,5 @@ def create_app(config: AppConfig) -> FastAPI:
 
     # The last one added is the first one asked.
     app.add_middleware(BodyLimit)
+    app.add_middleware(Turns, who=console.logins.who)
     return app

@@ -6,6 +6,7 @@ from typing import Literal
 from fastapi import HTTPException, Response
 from fastapi.requests import HTTPConnection
 from pydantic import BaseModel
+from starlette.types import Scope
 
 from lwd.console.accounts import Accounts, Role
 from lwd.console.audit import AuditLog
@@ -80,6 +81,11 @@ class Logins:
             return SessionInfo(login=self.kind)
         csrf = session.csrf if with_csrf else ""
         return SessionInfo(name=session.name, role=session.role.label, csrf=csrf, login=self.kind)
+
+    def who(self, scope: Scope) -> str:
+        """Return whose session a request's cookie is of; empty: nobody's. What they may do is another question."""
+        session = self.sessions.find(HTTPConnection(scope).cookies.get(self.cookie))
+        return "" if session is None else session.name
 
     async def session_of(self, connection: HTTPConnection) -> Session | None:
         """Return the session of a connection's cookie; one of somebody whom the proxy does not name any more ends.

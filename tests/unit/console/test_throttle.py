@@ -15,6 +15,7 @@ from lwd.console.passwords import PasswordChecks
 from lwd.console.peers import network_of
 from lwd.console.sessions import EACH, Sessions
 from lwd.console.throttle import FORGET_S, LoginThrottle
+from lwd.console.turns import Pace
 from lwd.errors import ConfigError
 
 
@@ -182,6 +183,23 @@ def test_commands_are_limited_to_a_rate():
     assert [rate.allows() for _ in range(5)] == [True] * 3 + [False] * 2
     clock.now_s += 0.1
     assert [rate.allows() for _ in range(2)] == [True, False]
+
+
+def test_requests_have_a_pace_by_key():
+    clock = Clock()
+    pace = Pace(per_s=10, at_once=3, clock=clock)
+    waits = []
+    for _ in range(6):
+        waits.append(round(pace.wait_s("a"), 6))
+        pace.take("a")
+    assert waits == [0, 0, 0, 0, 0.1, 0.2]
+    assert pace.wait_s("b") == 0
+    clock.now_s += 10
+    assert pace.wait_s("a") == 0
+    for number in range(10_000):
+        pace.take(str(number))
+        clock.now_s += 1
+    assert len(pace._next_s) < 5000
 
 
 def test_password_checks_are_bounded_by_peer_and_known_browsers_go_first():
