@@ -123,6 +123,7 @@ class _Console:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             await self.logins.checks.close()
+            await self.heavy.close()
             self.reads.close()
             self.summaries.close()
             self.refusals.close()
