@@ -39,7 +39,7 @@ def run(
         Path | None,
         tyro.conf.arg(
             metavar="FILE",
-            help="mode 0600; what the proxy sends in X-LWD-Proxy-Secret: without it the header does not count",
+            help="mode 0600, what the proxy sends in X-LWD-Proxy-Secret to be believed; None: none, as without proxy_header",
         ),
     ] = None,
     proxy: Annotated[
