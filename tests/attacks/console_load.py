@@ -1,10 +1,11 @@
 """Everything at once that strangers and a viewer may do to a console: `python -m tests.attacks.console_load URL ...`.
 
-URL VIEWER_PASSWORD EPISODE_ID SECONDS; prints as JSON what it was answered. It goes on until its time is over.
+URL VIEWER_PASSWORD SECONDS EPISODE_ID ...; prints as JSON what it was answered. It goes on until its time is over.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -22,10 +23,10 @@ _JSON = json.dumps({"name": "operator", "password": [[[]] for _ in range(220_000
 
 
 class Load:
-    def __init__(self, url: str, password: str, episode_id: str, seconds: float) -> None:
+    def __init__(self, url: str, password: str, seconds: float, episode_ids: list[str]) -> None:
         self._url = url
         self._password = password
-        self._episode_id = episode_id
+        self._episode_ids = itertools.cycle(episode_ids)
         self._end_s = time.monotonic() + seconds
         self.answers: Counter[str] = Counter()
 
@@ -66,7 +67,7 @@ class Load:
             return (await client.post("/api/login", json={"name": "operator", "password": "a guess"})).status_code
 
     async def _replay(self, viewer: httpx.AsyncClient) -> int:
-        return (await viewer.get(f"/api/episodes/{self._episode_id}/track")).status_code
+        return (await viewer.get(f"/api/episodes/{next(self._episode_ids)}/track")).status_code
 
     async def _json(self) -> int:
         async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
@@ -122,6 +123,6 @@ class Load:
 
 if __name__ == "__main__":
     os.nice(10)
-    load = Load(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]))
+    load = Load(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:])
     asyncio.run(load.run())
     print(json.dumps(load.answers, indent=1))

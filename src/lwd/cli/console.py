@@ -39,7 +39,7 @@ def run(
         Path | None,
         tyro.conf.arg(
             metavar="FILE",
-            help="mode 0600, what the proxy sends in X-LWD-Proxy-Secret to be believed; None: none, as without proxy_header",
+            help="mode 0600; what the proxy sends in X-LWD-Proxy-Secret to be believed; None: no proxy",
         ),
     ] = None,
     proxy: Annotated[
