@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
+from lwd.console.links import Links
 from lwd.fleet.poses import decode_frame
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -68,9 +69,16 @@ class Tab:
 
 
 async def measure(run: Path, url: str, seconds: float, takes: int) -> dict[str, Any]:
-    cookie = httpx.get(f"{url}/api/session").cookies["lwd_session"]
+    begun = httpx.post(f"{url}/api/session", json={"token": Links(run).new(url).rpartition("/")[2]}).raise_for_status()
+    ((name, value),) = begun.cookies.items()
+    protocols = ["lwd.live", f"csrf.{begun.json()['csrf']}"]
     address = url.replace("http", "ws") + "/api/live"
-    async with connect(address, additional_headers={"cookie": f"lwd_session={cookie}"}, origin=url) as socket:  # type: ignore[arg-type]
+    async with connect(
+        address,
+        additional_headers={"cookie": f"{name}={value}"},
+        origin=url,  # type: ignore[arg-type]
+        subprotocols=protocols,  # type: ignore[arg-type]
+    ) as socket:
         tab = Tab(socket)
         reading = asyncio.create_task(tab.read())
         while not tab.robots:

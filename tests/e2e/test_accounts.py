@@ -69,7 +69,7 @@ def test_each_may_do_what_their_role_says(run, pictures):
     assert seen["viewers_buttons"] == 0
     assert seen["viewers_command"] == only_looks
     assert [(who, what, robot, refused) for _, who, what, robot, _, refused in reversed(seen["audit"])] == [
-        ("viewer", "login refused", "", ""),
+        ("viewer", "login refused", "", "name or password is wrong"),
         ("viewer", "login", "", ""),
         ("viewer", "take", "robot-0", only_looks),
         ("viewer", "logout", "", ""),
@@ -83,8 +83,12 @@ def test_each_may_do_what_their_role_says(run, pictures):
 
 def test_behind_a_proxy_the_page_is_of_whom_it_names_and_says_why_one_is_refused(run, pictures):
     port = free_port()
-    options = ("--origin", f"http://127.0.0.1:{port}", "--proxy-header", "Remote-User")
-    with served_console(run, *options) as url:
-        seen = browse("proxy", url, str(port), pictures)
+    secret = "0123456789abcdef" * 4
+    file = run / "proxy-secret"
+    file.write_text(secret)
+    file.chmod(0o600)
+    origin = ("--origin", f"http://127.0.0.1:{port}")
+    with served_console(run, *origin, "--proxy-header", "Remote-User", "--proxy-secret-file", str(file)) as url:
+        seen = browse("proxy", url, str(port), secret, pictures)
     assert seen["logged_out"] == "you are not logged in at the proxy"
     assert "`lwd console account --run RUN --name stranger --role viewer --proxy-only` adds it" in seen["stranger"]

@@ -63,7 +63,12 @@ def test_two_arms_are_driven_joint_by_joint(run, url, tmp_path):
     pictures = Path(os.environ.get("LWD_E2E_PICTURES", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
     result = subprocess.run(
-        ["node", "e2e/any-robot.mjs", url, str(pictures)], cwd=WEB, capture_output=True, text=True, timeout=600
+        ["node", "e2e/any-robot.mjs", url, str(pictures)],
+        cwd=WEB,
+        env={**os.environ, "LWD_LINKS_OF": str(run), "LWD_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr + result.stdout
     measured = json.loads(result.stdout)

@@ -3,14 +3,17 @@
 Set LWD_E2E_PICTURES to a directory to keep the screenshots.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from lwd.data.episode_file import read_episode
@@ -20,6 +23,7 @@ from lwd.fleet.process import spawn, stop
 from lwd.types import Controller, Outcome
 
 from ..nats_servers import free_port
+from ..served_console import opened_by_link
 
 pytestmark = pytest.mark.e2e
 WEB = Path(__file__).parents[2] / "web"
@@ -52,9 +56,14 @@ def url(run) -> Iterator[str]:
 def test_an_operators_shift(run, url, tmp_path):
     pictures = Path(os.environ.get("LWD_E2E_PICTURES", tmp_path))
     pictures.mkdir(parents=True, exist_ok=True)
-    wait_for(url)
+    wait_for(run, url)
     result = subprocess.run(
-        ["node", "e2e/console.mjs", url, str(pictures)], cwd=WEB, capture_output=True, text=True, timeout=900
+        ["node", "e2e/console.mjs", url, str(pictures)],
+        cwd=WEB,
+        env={**os.environ, "LWD_LINKS_OF": str(run), "LWD_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr + result.stdout
     measured = json.loads(result.stdout)
@@ -76,18 +85,13 @@ def test_an_operators_shift(run, url, tmp_path):
     assert set(episode.info.operator_ids) == {"local"}
 
 
-def wait_for(url: str) -> None:
-    script = """
-        const end = Date.now() + 180000;
-        for (;;) {
-          try {
-            const session = await fetch(`${process.argv[1]}/api/session`);
-            const cookie = session.headers.get("set-cookie").split(";")[0];
-            const fleet = await (await fetch(`${process.argv[1]}/api/fleet`, { headers: { cookie } })).json();
-            if (fleet.robots.filter((robot) => robot.task).length === 4) break;
-          } catch {}
-          if (Date.now() > end) throw new Error("no fleet");
-          await new Promise((resolve) => setTimeout(resolve, 500));
-        }
-    """
-    subprocess.run(["node", "--input-type=module", "-e", script, url], check=True, timeout=200)
+def wait_for(run: Path, url: str) -> None:
+    deadline_s = time.monotonic() + 180
+    while True:
+        assert time.monotonic() < deadline_s, "no fleet"
+        with contextlib.suppress(httpx.HTTPError), opened_by_link(run, url) as client:
+            while time.monotonic() < deadline_s:
+                if sum(bool(robot["task"]) for robot in client.get("/api/fleet").json()["robots"]) == 4:
+                    return
+                time.sleep(0.5)
+        time.sleep(0.5)

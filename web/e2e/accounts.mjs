@@ -34,7 +34,7 @@ const command = (page, verb) =>
   page.evaluate(
     (wanted) =>
       new Promise((resolve, reject) => {
-        const socket = new WebSocket(`ws://${location.host}/api/live`);
+        const socket = new WebSocket(`ws://${location.host}/api/live`, ["lwd.live", `csrf.${localStorage.getItem("lwd.csrf")}`]);
         socket.onclose = (event) => reject(new Error(`closed with ${event.code}`));
         socket.onmessage = (event) => {
           const message = typeof event.data === "string" ? JSON.parse(event.data) : {};

@@ -1,5 +1,6 @@
 // A browser, and what the scripts look for on every page they see.
 
+import { execFileSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
@@ -18,12 +19,22 @@ export const browser = await chromium.launch({
   args: ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
 });
 
+function link(port) {
+  const words = ["-m", "lwd", "console", "link", "--run", process.env.LWD_LINKS_OF, "--port", port];
+  return execFileSync(process.env.LWD_PYTHON, words, { encoding: "utf8" }).trim();
+}
+
 export async function open(url) {
   // axe is injected into the page, which the console's own policy forbids.
   const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, bypassCSP: true });
   const page = await context.newPage();
   page.setDefaultTimeout(60_000);
   page.on("pageerror", (error) => problems.push(error.message));
+  if (process.env.LWD_LINKS_OF) {
+    // A console without accounts: each browser comes with a link of its own.
+    await page.goto(link(new URL(url).port));
+    await page.waitForSelector(".user");
+  }
   await page.goto(url);
   return page;
 }

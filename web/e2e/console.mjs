@@ -22,7 +22,7 @@ async function follow(page, ids, hz) {
       window.bodies = JSON.parse(new TextDecoder().decode(new Uint8Array(head, 4, length))).bodies;
       window.frames = {};
       window.counts = {};
-      const socket = new WebSocket(`ws://${location.host}/api/live`);
+      const socket = new WebSocket(`ws://${location.host}/api/live`, ["lwd.live", `csrf.${localStorage.getItem("lwd.csrf")}`]);
       socket.binaryType = "arraybuffer";
       socket.onmessage = (event) => {
         if (typeof event.data === "string") {

@@ -1,9 +1,9 @@
-// Login by a proxy's header, in a real browser: node e2e/proxy.mjs CONSOLE_URL PROXY_PORT SCREENSHOTS.
+// Login by a proxy's header, in a real browser: node e2e/proxy.mjs CONSOLE_URL PROXY_PORT SECRET SCREENSHOTS.
 
 import http from "node:http";
 import { assert, browser, lookAt, open, problems } from "./browser.mjs";
 
-const [console_url, port, pictures] = process.argv.slice(2);
+const [console_url, port, secret, pictures] = process.argv.slice(2);
 const seen = {};
 
 /** Whom the proxy has logged in; nobody: it sends browsers to its own login page. */
@@ -13,7 +13,7 @@ const open_sockets = new Set();
 function onward(request) {
   const headers = { ...request.headers };
   delete headers["remote-user"];
-  return http.request(console_url + request.url, { method: request.method, headers: { ...headers, "Remote-User": who } });
+  return http.request(console_url + request.url, { method: request.method, headers: { ...headers, "Remote-User": who, "X-LWD-Proxy-Secret": secret } });
 }
 
 const proxy = http.createServer((request, response) => {

@@ -4,11 +4,16 @@ export interface SessionInfo {
   name: string;
   role: string;
   csrf: string;
-  /** How one logs in here: not at all, with a password, or at a proxy. */
-  login: "none" | "password" | "proxy";
+  /** How one logs in here: with a link, with a password, or at a proxy. */
+  login: "link" | "password" | "proxy";
 }
 
-let csrf = "";
+/** Of this origin, so not of other ports: a cookie alone, which browsers send there, too, opens nothing. */
+const CSRF = "lwd.csrf";
+const csrf = (): string => localStorage.getItem(CSRF) ?? "";
+
+/** What a WebSocket of the console offers as its subprotocols. */
+export const liveProtocols = (): string[] => ["lwd.live", `csrf.${csrf()}`];
 
 export class ApiError extends Error {
   constructor(
@@ -45,15 +50,21 @@ export async function getBytes(path: string): Promise<ArrayBuffer> {
 export async function post<T>(path: string, body: unknown = {}): Promise<T> {
   const response = await fetch(path, {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
+    headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf() },
     body: JSON.stringify(body),
   });
   return (await (await checked(response)).json()) as T;
 }
 
 export async function loadSession(): Promise<SessionInfo> {
-  const response = await checked(await fetch("/api/session", { redirect: "manual" }));
-  return remember((await response.json()) as SessionInfo);
+  const headers = { "X-CSRF-Token": csrf() };
+  const response = await checked(await fetch("/api/session", { headers, redirect: "manual" }));
+  return (await response.json()) as SessionInfo;
+}
+
+/** Begin a session by the token of a link; behind a proxy, as whom it names. */
+export async function beginSession(token = ""): Promise<SessionInfo> {
+  return remember(await post<SessionInfo>("/api/session", { token }));
 }
 
 export async function login(name: string, password: string): Promise<SessionInfo> {
@@ -65,6 +76,6 @@ export async function logout(): Promise<SessionInfo> {
 }
 
 function remember(session: SessionInfo): SessionInfo {
-  csrf = session.csrf;
+  localStorage.setItem(CSRF, session.csrf);
   return session;
 }

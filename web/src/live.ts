@@ -1,5 +1,7 @@
 // The WebSocket: the fleet's state and pose frames in, commands out. Reconnects for ever.
 
+import { liveProtocols } from "./api";
+
 /** One number of a robot's action. */
 export interface Axis {
   label: string;
@@ -125,7 +127,8 @@ export class Live {
   #number = 0;
 
   open(): void {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
+    const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`;
+    const socket = new WebSocket(url, liveProtocols());
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     socket.onmessage = (event) => {

@@ -1,7 +1,7 @@
 // The page: header, routes, login.
 
 import "./style.css";
-import { ApiError, loadSession, login, logout, type SessionInfo } from "./api";
+import { ApiError, beginSession, loadSession, login, logout, type SessionInfo } from "./api";
 import { AuditPage } from "./audit";
 import { h, setText } from "./dom";
 import { EpisodePage, EpisodesPage } from "./episodes";
@@ -159,11 +159,21 @@ async function begin(found: SessionInfo): Promise<void> {
   }
 }
 
+/** The session: the one that goes on, or one begun by a link or at the proxy; null where one must type a password. */
+async function loggedIn(): Promise<SessionInfo | null> {
+  const token = location.hash.match(/^#\/link\/([\w-]+)$/)?.[1] ?? "";
+  // A link is used up, and no business of the history.
+  if (token) history.replaceState(null, "", "#/");
+  const found = await loadSession();
+  if (found.name) return found;
+  return found.login === "password" ? null : beginSession(token);
+}
+
 async function start(): Promise<void> {
   live.close();
   try {
-    const found = await loadSession();
-    if (found.name) await begin(found);
+    const found = await loggedIn();
+    if (found) await begin(found);
     else loginForm();
   } catch (error) {
     refusal(error as Error);
@@ -189,6 +199,7 @@ live.listeners.add(showStatus);
 live.onExpired = () => void start();
 live.mayReconnect = goesOn;
 window.addEventListener("hashchange", () => {
-  if (session?.name && location.hash !== "#main") route();
+  if (location.hash.startsWith("#/link/")) void start();
+  else if (session?.name && location.hash !== "#main") route();
 });
 void start();

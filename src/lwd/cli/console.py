@@ -1,8 +1,8 @@
 """Serve a run's console: live robots, take-over by keyboard, learning curves and episodes, in a browser.
 
-On loopback whoever reaches this machine may do everything. On any other address it needs accounts, which
-`lwd console account` adds, or a proxy that logs people in (--proxy-header); put a proxy with TLS before it and name
-the proxy's origin.
+On loopback a link opens it, which is printed here and by `lwd console link`: whoever may read the run's directory is an
+administrator. On any other address it needs accounts, which `lwd console account` adds, or a proxy that logs people in
+(--proxy-header); put a proxy with TLS before it and name the proxy's origin.
 """
 
 import logging
@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lwd.cli.options import RunOption, run_at
+from lwd.cli.console_link import show_link
+from lwd.cli.options import RunOption, run_at, status
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.errors import ConfigError
 
@@ -34,6 +35,13 @@ def run(
             "None: passwords, if there are accounts",
         ),
     ] = None,
+    proxy_secret_file: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="mode 0600; what the proxy sends in X-LWD-Proxy-Secret to be believed; None: no proxy",
+        ),
+    ] = None,
     proxy: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
@@ -48,15 +56,28 @@ def run(
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     from lwd.console.accounts import Role
-    from lwd.console.proxy import LOOPBACK, ProxyLogin
+    from lwd.console.proxy import LOOPBACK, ProxyLogin, read_secret
     from lwd.console.server import ConsoleConfig, run_console
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     login = None
     if proxy_header is not None:
+        if proxy_secret_file is None:
+            raise ConfigError(
+                "proxy_header is given without proxy_secret_file: every user of the proxy's machine could be anybody; "
+                "give --proxy-secret-file FILE, and let the proxy send its content in X-LWD-Proxy-Secret"
+            )
         role = None if proxy_role is None else Role.of(proxy_role)
-        login = ProxyLogin(header=proxy_header, peers=proxy or LOOPBACK, role=role)
-    elif proxy or proxy_role:
-        name, value = ("proxy", " ".join(proxy)) if proxy else ("proxy_role", proxy_role)
-        raise ConfigError(f"{name} is {value}, and no proxy_header is given: give --proxy-header Remote-User, too")
-    run_console(ConsoleConfig(run=run_at(run, where), host=host, port=port, origins=origin, proxy=login))
+        secret = read_secret(proxy_secret_file)
+        login = ProxyLogin(header=proxy_header, secret=secret, peers=proxy or LOOPBACK, role=role)
+    else:
+        useless = {"proxy": " ".join(proxy), "proxy_role": proxy_role, "proxy_secret_file": proxy_secret_file}
+        for name, value in useless.items():
+            if value:
+                raise ConfigError(
+                    f"{name} is {value}, and no proxy_header is given: give --proxy-header Remote-User, too"
+                )
+    run_console(
+        ConsoleConfig(run=run_at(run, where), host=host, port=port, origins=origin, proxy=login),
+        lambda config: show_link(config.run.path, config.port, status),
+    )

@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     "console": Verb("lwd.cli.console", "watch the fleet and take robots over, in a browser"),
     "console account": Verb("lwd.cli.console_account", "let somebody log in to the console"),
     "console audit": Verb("lwd.cli.console_audit", "check that nobody changed or cut the console's audit log"),
+    "console link": Verb("lwd.cli.console_link", "print a link that opens the console, once"),
     "operator": Verb("lwd.cli.operator", "help robots that ask for it: a script, or a person with a LeRobot device"),
     "stop": Verb("lwd.cli.stop", "stop all robots of a run at once, until somebody releases them"),
     "evaluate": Verb("lwd.cli.evaluate", "success of a checkpoint on fixed evaluation seeds"),
@@ -75,6 +76,7 @@ EXTRAS = {
     "uvicorn": "console",
     "websockets": "console",
     "argon2": "console",
+    "zxcvbn": "console",
 }
 """Optional module -> the extra that installs it (pyproject.toml)."""
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from lwd.cli.console_link import show_link
 from lwd.cli.fleet_progress import watch_fleet
 from lwd.cli.options import (
     BudgetOption,
@@ -85,7 +86,7 @@ def run(
         learner_options=tuple(shlex.split(learner_options)),
     )
     if console:
-        status.print(f"console: http://127.0.0.1:{console_port}", highlight=False)
+        show_link(directory.path, console_port, status)
     with watch_fleet(directory, fleet.env_steps) as on_event:
         run_fleet(directory, fleet, on_event=on_event)
     online = directory.checkpoints("online").latest()

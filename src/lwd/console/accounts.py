@@ -1,19 +1,25 @@
 """Who may use the console: local accounts with a role and a hashed password, in RUN/console/accounts.json."""
 
 import re
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from pathlib import Path
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data import durable
 from lwd.data.episode_file import NAME_PATTERN
+from lwd.data.plain_file import read_plain_file
 from lwd.errors import ConfigError
 
 MIN_PASSWORD = 10
 MAX_PASSWORD = 1024
+_MAX_FILE_BYTES = 1 << 22
+_LOOKED_AT = 72
+"""Characters that zxcvbn takes at most."""
+_MIN_SCORE = 3
+"""zxcvbn's score from 100 million guesses on."""
 
 
 class Role(IntEnum):
@@ -70,9 +76,8 @@ class Accounts:
         self._hasher = PasswordHasher()
         self._nobody = self._hasher.hash("the password of nobody")
         try:
-            found = _File.model_validate_json(path.read_bytes()).accounts
-        except FileNotFoundError:
-            found = ()
+            content = read_plain_file(path, max_bytes=_MAX_FILE_BYTES)
+            found = () if content is None else _File.model_validate_json(content).accounts
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise ConfigError(f"{path} is damaged ({first['msg']}): mend it, or delete it and add accounts") from error
@@ -100,23 +105,36 @@ class Accounts:
             raise ConfigError(f"name is {name!r}; use letters, digits, dot, dash and underscore, 128 at most")
         if password is not None and not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise ConfigError(f"the password has {len(password)} characters; use {MIN_PASSWORD} to {MAX_PASSWORD}")
+        if password is not None:
+            _require_strong(name, password)
         password_hash = None if password is None else self._hasher.hash(password)
         self._accounts[name] = _Account(name=name, role=role.label, password_hash=password_hash)
         content = _File(accounts=tuple(self._accounts.values())).model_dump_json(indent=2)
         durable.ensure_directory(self._path.parent)
         durable.replace(self._path, content.encode(), mode=0o600)
 
-    def role_of(self, name: str, password: str) -> Role | None:
-        """Return the role of who logs in; None if name or password is wrong. Takes as long for an unknown name."""
+    async def role_of(self, name: str, password: str, matches: Callable[[str, str], Awaitable[bool]]) -> Role | None:
+        """Return the role of who logs in; None if name or password is wrong. Takes as long for an unknown name.
+
+        Args:
+            matches: says whether a hash (first) is of a password (second).
+        """
         account = self._accounts.get(name)
         expected = None if account is None else account.password_hash
-        try:
-            self._hasher.verify(expected or self._nobody, password)
-        except (VerificationError, InvalidHashError):
-            return None
-        return None if account is None or expected is None else Role.of(account.role)
+        matched = await matches(expected or self._nobody, password)
+        return Role.of(account.role) if account is not None and expected is not None and matched else None
 
     def role_named(self, name: str) -> Role | None:
         """Return the role of somebody whom a proxy has logged in; None if there is no such account."""
         account = self._accounts.get(name)
         return None if account is None else Role.of(account.role)
+
+
+def _require_strong(name: str, password: str) -> None:
+    # Here, not above: its word lists take a moment, and only who adds an account needs them.
+    from zxcvbn import zxcvbn
+
+    found = zxcvbn(password[:_LOOKED_AT], user_inputs=[name, "lwd", "robot", "console"])
+    if found["score"] < _MIN_SCORE:
+        reason = found["feedback"]["warning"].rstrip(".") or "it is easily guessed"
+        raise ConfigError(f"the password of {name} is too weak ({reason}): use four words that nothing connects")

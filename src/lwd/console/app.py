@@ -10,32 +10,42 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from lwd.console.accounts import MAX_PASSWORD, Accounts, Role
+from lwd.console.accounts import Accounts, Role
 from lwd.console.audit import AuditLog
 from lwd.console.audit_anchor import AuditAnchors
 from lwd.console.background import Background
+from lwd.console.bodies import BodyLimit
+from lwd.console.connections import mark_known
 from lwd.console.desk_audit import DeskAudit
+from lwd.console.devices import Devices
 from lwd.console.emergency_stop import EmergencyStop, add_stop_routes
 from lwd.console.episodes import MAX_ROWS, EpisodeFilter, Episodes
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
 from lwd.console.heavy import HeavyWork
+from lwd.console.lanes import Lane
 from lwd.console.learning import LearningView
+from lwd.console.links import Links
 from lwd.console.live import LiveClient
-from lwd.console.logins import LOCAL_USER, Logins, SessionInfo
+from lwd.console.login_routes import REFUSALS, add_login_routes, allowed
+from lwd.console.logins import Logins
 from lwd.console.proxy import ProxyLogin, peer_of
-from lwd.console.sessions import COOKIE, Session, same_secret
+from lwd.console.refusals import Refusals
+from lwd.console.sessions import Session, same_secret
+from lwd.console.turns import Turns
 from lwd.console.value_feed import ValueFeed
-from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ConfigError, EpisodeRejected, LWDError, ServiceError, StoreError
 from lwd.fleet.bus_config import BusConfig
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Outcome, episode_identity
 
+LIVE_PROTOCOL = "lwd.live"
+"""WebSocket subprotocol of /api/live; beside it browsers offer "csrf." with their session's token."""
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'; form-action 'self'",
@@ -55,19 +65,12 @@ class AppConfig:
     origins: frozenset[str]
     """Exact origins, such as https://console.example; requests that change something come from nowhere else."""
     accounts: Accounts
-    """Without any, whoever connects is an administrator: for loopback only."""
+    """Without any, who opens a link from the run's directory is an administrator: for loopback only."""
     proxy: ProxyLogin | None = None
     """Who logs people in instead of passwords. Connections must have the address of their peer, not a forwarded one."""
     secure_cookies: bool = False
-
-
-class Login(BaseModel):
-    """Name and password."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(pattern=NAME_PATTERN)
-    password: str = Field(min_length=1, max_length=MAX_PASSWORD)
+    port: int | None = None
+    """Where it listens; part of its cookies' names."""
 
 
 class NewLabel(BaseModel):
@@ -92,15 +95,28 @@ class _Console:
         self.config = config
         self.view = FleetView()
         self.audit = AuditLog(config.run.path / "console" / "audit.jsonl")
+        self.refusals = Refusals(self.audit)
         self.values = ValueFeed(config.run.path, self.view)
         self.link = FleetLink(config.bus, self.view, self.values, DeskAudit(self.audit).on_control)
         self.stop = EmergencyStop(config.run.path, self.audit, self.link.on_change)
         self.link.on_connect, self.view.stop = self.stop.attach, self.stop.view
-        self.logins = Logins(config.accounts, config.proxy, self.audit, secure_cookies=config.secure_cookies)
+        self.logins = Logins(
+            config.accounts,
+            config.proxy,
+            self.audit,
+            self.refusals,
+            Devices(config.run.path / "console" / "devices.key"),
+            Links(config.run.path),
+            cookie_suffix="" if config.port is None else f"_{config.port}",
+            secure_cookies=config.secure_cookies,
+        )
         self.episodes = Episodes(config.run)
         self.learning = LearningView(config.run)
         self.heavy = HeavyWork()
         self.background = Background()
+        # Threads of their own: whatever the store does, other requests and take-overs do not wait behind it.
+        self.reads = Lane("reads", threads=4, everybody=128, each=32)
+        self.summaries = Lane("summaries", threads=1, everybody=32, each=4)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -108,10 +124,16 @@ class _Console:
         self.background.start("the feed of values", self.values.run())
         self.background.start("stops", self.stop.run())
         self.background.start("the audit log's anchoring", AuditAnchors(self.audit, self.config.run.store).run())
+        self.background.start("the audit log's refusals", self.refusals.run())
         try:
             yield
         finally:
             await self.background.close()
+            await self.logins.checks.close()
+            await self.heavy.close()
+            self.reads.close()
+            self.summaries.close()
+            self.refusals.close()
             await asyncio.to_thread(self.audit.close)
 
 
@@ -123,7 +145,6 @@ def create_app(config: AppConfig) -> FastAPI:
     """
     console = _Console(config)
     app = FastAPI(title="LWD console", version="1", lifespan=console.lifespan, docs_url=None, redoc_url=None)
-    app.state.background = console.background
     hosts = frozenset(origin.partition("://")[2] for origin in config.origins)
 
     @app.middleware("http")
@@ -133,7 +154,7 @@ def create_app(config: AppConfig) -> FastAPI:
             return JSONResponse({"detail": "this console has another name: see --origin"}, status_code=421)
         if config.proxy is not None and config.proxy.is_forged(request):
             words = config.proxy.forged(request)
-            await asyncio.to_thread(console.logins.note_refusal, peer_of(request), words)
+            await console.refusals.note(peer_of(request), "login refused", words)
             return JSONResponse({"detail": words}, status_code=403)
         origin = request.headers.get("origin")
         if request.method not in ("GET", "HEAD") and origin is not None and origin not in config.origins:
@@ -149,79 +170,27 @@ def create_app(config: AppConfig) -> FastAPI:
         status = 404 if isinstance(error, ConfigError) else 503 if isinstance(error, ServiceError | StoreError) else 500
         return JSONResponse({"detail": str(error)}, status_code=status)
 
-    def may(role: Role) -> Callable[[Request], Session]:
-        def check(request: Request) -> Session:
-            session = console.logins.session_of(request)
-            if session is None:
-                raise HTTPException(401, "log in first")
-            if session.role < role:
-                raise HTTPException(403, f"only an {role.label} may do that")
-            if request.method not in ("GET", "HEAD") and not same_secret(
-                request.headers.get("x-csrf-token", ""), session.csrf
-            ):
-                raise HTTPException(403, "the header X-CSRF-Token is missing or wrong: load the page again")
-            return session
+    @app.exception_handler(RequestValidationError)
+    async def explain_field(_: Request, error: RequestValidationError) -> Response:
+        # Only what is wrong: giving back what was sent would cost more than reading it.
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return JSONResponse({"detail": f"{where}: {first['msg']}"[:500]}, status_code=422)
 
-        return check
+    add_login_routes(app, console.logins, config.proxy, console.audit)
+    viewer, operator, admin = (Depends(allowed(console.logins, role)) for role in Role)
 
-    viewer, operator, admin = (Depends(may(role)) for role in Role)
-    refusals: dict[int | str, dict[str, Any]] = {
-        code: {"description": words}
-        for code, words in (
-            (401, "not logged in"),
-            (403, "not allowed"),
-            (404, "there is no such thing"),
-            (421, "the Host header is not one of this console's names"),
-            (503, "the store, the bus or the simulator is not there"),
-        )
-    }
-
-    @app.get("/api/session", responses=refusals)
-    async def get_session(request: Request, response: Response) -> SessionInfo:
-        """Say who is logged in. Without accounts everybody is, at once; behind a proxy, whom it names."""
-        session = await asyncio.to_thread(console.logins.session_of, request)
-        if session is not None or console.logins.kind == "password":
-            return console.logins.info(session)
-        name, role = LOCAL_USER, Role.ADMIN
-        if config.proxy is not None:
-            name = config.proxy.name_in(request)
-            role = await asyncio.to_thread(console.logins.role_behind, config.proxy, name)
-            await asyncio.to_thread(console.audit.append, name, "login")
-        return console.logins.begin(response, name, role)
-
-    @app.post("/api/login", responses={**refusals, 429: {"description": "too many wrong passwords"}})
-    async def login(body: Login, response: Response) -> SessionInfo:
-        """Begin a session."""
-        if config.proxy is not None:
-            raise HTTPException(403, "this console takes no passwords: log in at the proxy before it")
-        if (wait_s := console.logins.throttle.wait_s(body.name)) > 0:
-            raise HTTPException(429, f"too many wrong passwords: wait {wait_s:.0f} s")
-        role = await asyncio.to_thread(config.accounts.role_of, body.name, body.password)
-        console.logins.throttle.note(body.name, success=role is not None)
-        await asyncio.to_thread(console.audit.append, body.name, "login" if role is not None else "login refused")
-        if role is None:
-            raise HTTPException(401, "name or password is wrong")
-        return console.logins.begin(response, body.name, role)
-
-    @app.post("/api/logout", responses=refusals)
-    async def logout(request: Request, response: Response, session: Annotated[Session, viewer]) -> SessionInfo:
-        """End the session."""
-        console.logins.sessions.end(request.cookies.get(COOKIE))
-        response.delete_cookie(COOKIE)
-        await asyncio.to_thread(console.audit.append, session.name, "logout")
-        return console.logins.info(None)
-
-    @app.get("/api/fleet", dependencies=[viewer], responses=refusals)
+    @app.get("/api/fleet", dependencies=[viewer], responses=REFUSALS)
     async def fleet() -> dict[str, Any]:
         """Return the newest state of all robots, hosts, learner and coordinator."""
         return {"bus": console.link.connected, **console.view.snapshot()}
 
-    add_stop_routes(app, console.stop, viewer, operator, refusals)
+    add_stop_routes(app, console.stop, viewer, operator, REFUSALS)
 
-    @app.get("/api/learning", dependencies=[viewer], responses=refusals)
-    async def learning() -> dict[str, Any]:
+    @app.get("/api/learning", responses=REFUSALS)
+    async def learning(session: Annotated[Session, viewer]) -> dict[str, Any]:
         """Return curves, latencies, versions, quarantine and storage."""
-        return await asyncio.to_thread(console.learning.content)
+        return await console.summaries.run(session.name, console.learning.content)
 
     def conditions(
         task: str = "",
@@ -235,44 +204,45 @@ def create_app(config: AppConfig) -> FastAPI:
             task=task, robot=robot, outcome=outcome, source=source, policy_version=policy_version, helped=helped
         )
 
-    @app.get("/api/episodes", dependencies=[viewer], responses=refusals)
+    @app.get("/api/episodes", responses=REFUSALS)
     async def episodes(
+        session: Annotated[Session, viewer],
         wanted: Annotated[EpisodeFilter, Depends(conditions)],
         snapshot: Annotated[int | None, Query(ge=0, le=2**53)] = None,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
         limit: Annotated[int, Query(ge=1, le=MAX_ROWS)] = 50,
     ) -> dict[str, Any]:
         """Return episodes of a snapshot, newest first."""
-        return await asyncio.to_thread(console.episodes.page, wanted, snapshot=snapshot, offset=offset, limit=limit)
+        return await console.reads.run(
+            session.name, console.episodes.page, wanted, snapshot=snapshot, offset=offset, limit=limit
+        )
 
-    @app.get("/api/export", responses={**refusals, 200: {"content": {"application/x-tar": {}}}})
+    @app.get("/api/export", responses={**REFUSALS, 200: {"content": {"application/x-tar": {}}}})
     async def export(
         wanted: Annotated[EpisodeFilter, Depends(conditions)],
         session: Annotated[Session, operator],
         snapshot: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     ) -> StreamingResponse:
         """Return the episodes of a snapshot that fulfil the conditions as a tar file (see lwd.console.export)."""
-        version, items = await asyncio.to_thread(console.episodes.select, wanted, snapshot=snapshot)
-        parts = await asyncio.to_thread(console.episodes.tar, items, version)
+        version, items = await console.reads.run(session.name, console.episodes.select, wanted, snapshot=snapshot)
+        parts = await console.reads.run(session.name, console.episodes.tar, items, version)
         # The lease is taken here: what is wrong with the snapshot is said instead of ending the download.
-        first = await asyncio.to_thread(next, parts)
+        first = await console.reads.run(session.name, next, parts)
         given = {name: value for name, value in asdict(wanted).items() if value not in ("", None)}
-        await asyncio.to_thread(
-            console.audit.append, session.name, "export", snapshot=version, episodes=len(items), conditions=given
-        )
+        console.audit.append(session.name, "export", snapshot=version, episodes=len(items), conditions=given)
         return StreamingResponse(
             itertools.chain([first], parts),
             media_type="application/x-tar",
             headers={"Content-Disposition": f'attachment; filename="episodes-snapshot-{version}.tar"'},
         )
 
-    @app.get("/api/episodes/{robot_id}/{episode_id}", dependencies=[viewer], responses=refusals)
-    async def episode(robot_id: str, episode_id: str) -> dict[str, Any]:
+    @app.get("/api/episodes/{robot_id}/{episode_id}", responses=REFUSALS)
+    async def episode(robot_id: str, episode_id: str, session: Annotated[Session, viewer]) -> dict[str, Any]:
         """Return one episode with its actions and who was in control."""
-        return await asyncio.to_thread(console.episodes.detail, episode_identity(robot_id, episode_id))
+        return await console.reads.run(session.name, console.episodes.detail, episode_identity(robot_id, episode_id))
 
     @app.post(
-        "/api/episodes/{robot_id}/{episode_id}/label", responses={**refusals, 409: {"description": "it cannot be so"}}
+        "/api/episodes/{robot_id}/{episode_id}/label", responses={**REFUSALS, 409: {"description": "it cannot be so"}}
     )
     async def label(
         robot_id: str, episode_id: str, body: NewLabel, session: Annotated[Session, operator]
@@ -280,24 +250,29 @@ def create_app(config: AppConfig) -> FastAPI:
         """Give an episode another outcome, in a new snapshot; the old label stays in the log's history."""
         outcome, identity = Outcome(body.outcome), episode_identity(robot_id, episode_id)
         try:
-            change = await asyncio.to_thread(console.episodes.relabel, identity, outcome, session.name)
+            change = await console.reads.run(session.name, console.episodes.relabel, identity, outcome, session.name)
         except EpisodeRejected as error:
             raise HTTPException(409, str(error)) from error
-        await asyncio.to_thread(console.audit.append, session.name, "relabel", episode=identity, outcome=body.outcome)
+        console.audit.append(session.name, "relabel", episode=identity, outcome=body.outcome)
         return LabelChange(episode_id=change.episode_id, snapshot=change.version)
 
-    @app.get("/api/episodes/{robot_id}/{episode_id}/track", dependencies=[viewer], responses=refusals)
-    async def track(robot_id: str, episode_id: str) -> Response:
+    @app.get("/api/episodes/{robot_id}/{episode_id}/track", responses=REFUSALS)
+    async def track(robot_id: str, episode_id: str, session: Annotated[Session, viewer]) -> Response:
         """Return poses and value distributions of each step (see lwd.console.episode_track)."""
-        found = await asyncio.to_thread(console.episodes.find, episode_identity(robot_id, episode_id))
-        data = await console.heavy.output("lwd.console.episode_track", str(config.run.path), found.entry.key)
+        found = await console.reads.run(session.name, console.episodes.find, episode_identity(robot_id, episode_id))
+        data = await console.heavy.output(
+            session.name, "lwd.console.episode_track", str(config.run.path), found.entry.key
+        )
         return Response(data, media_type="application/octet-stream")
 
-    @app.get("/api/episodes/{robot_id}/{episode_id}/frames/{camera}/{step}", dependencies=[viewer], responses=refusals)
-    async def frame(robot_id: str, episode_id: str, camera: str, step: int) -> Response:
+    @app.get("/api/episodes/{robot_id}/{episode_id}/frames/{camera}/{step}", responses=REFUSALS)
+    async def frame(
+        robot_id: str, episode_id: str, camera: str, step: int, session: Annotated[Session, viewer]
+    ) -> Response:
         """Return one recorded camera frame."""
-        identity = episode_identity(robot_id, episode_id)
-        data = await asyncio.to_thread(console.episodes.frame, identity, camera, step)
+        data = await console.reads.run(
+            session.name, console.episodes.frame, episode_identity(robot_id, episode_id), camera, step
+        )
         return Response(
             data,
             media_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg",
@@ -305,13 +280,13 @@ def create_app(config: AppConfig) -> FastAPI:
             headers={"Cache-Control": "private, max-age=3600, immutable"},
         )
 
-    @app.get("/api/scene", dependencies=[viewer], responses=refusals)
-    async def scene() -> Response:
+    @app.get("/api/scene", responses=REFUSALS)
+    async def scene(session: Annotated[Session, viewer]) -> Response:
         """Return the simulated scene's shapes and meshes (see lwd.robots.sim.drawing)."""
-        data = await console.heavy.output("lwd.console.scene")
+        data = await console.heavy.output(session.name, "lwd.console.scene")
         return Response(data, media_type="application/octet-stream", headers={"Cache-Control": "private, max-age=3600"})
 
-    @app.get("/api/audit", dependencies=[admin], responses=refusals)
+    @app.get("/api/audit", dependencies=[admin], responses=REFUSALS)
     async def audit(limit: Annotated[int, Query(ge=1, le=10_000)] = 200) -> list[dict[str, Any]]:
         """Return the audit log's last lines, newest first."""
         return await asyncio.to_thread(console.audit.tail, limit)
@@ -323,28 +298,35 @@ def create_app(config: AppConfig) -> FastAPI:
             await socket.close(4403)
             return
         if config.proxy is not None and config.proxy.is_forged(socket):
-            await asyncio.to_thread(console.logins.note_refusal, peer_of(socket), config.proxy.forged(socket))
+            await console.refusals.note(peer_of(socket), "login refused", config.proxy.forged(socket))
             await socket.close(4403)
             return
         session = None
         with contextlib.suppress(HTTPException):
-            session = await asyncio.to_thread(console.logins.session_of, socket)
+            session = await console.logins.session_of(socket)
+        offered = set(socket.scope.get("subprotocols", ()))
         # Also if nobody is logged in: browsers are not told the code with which a handshake is refused.
-        await socket.accept()
-        if session is None:
+        await socket.accept(subprotocol=LIVE_PROTOCOL if LIVE_PROTOCOL in offered else None)
+        if session is None or not any(same_secret(each, f"csrf.{session.csrf}") for each in offered):
             await socket.close(4401)
             return
-        secret = socket.cookies.get(COOKIE)
-        client = LiveClient(
-            socket,
-            session,
-            console.link,
-            console.view,
-            console.audit,
-            is_valid=lambda: console.logins.sessions.find(secret) is session,
-            stop=console.stop,
-        )
-        await client.run()
+        mark_known(socket.scope, session.name)
+        secret = socket.cookies.get(console.logins.cookie)
+        with console.logins.sessions.tab(secret) as may_open:
+            if not may_open:
+                await socket.close(4429)
+                return
+            client = LiveClient(
+                socket,
+                session,
+                console.link,
+                console.view,
+                console.audit,
+                console.refusals,
+                is_valid=lambda: console.logins.sessions.find(secret) is session,
+                stop=console.stop,
+            )
+            await client.run()
 
     static = Path(str(importlib.resources.files("lwd.console"))) / "static"
     app.mount("/assets", StaticFiles(directory=static / "assets"), name="assets")
@@ -353,4 +335,7 @@ def create_app(config: AppConfig) -> FastAPI:
     async def index() -> Response:
         return FileResponse(static / "index.html", headers={"Cache-Control": "no-cache"})
 
+    # The last one added is the first one asked.
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Turns, who=console.logins.who)
     return app

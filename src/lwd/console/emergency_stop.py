@@ -58,7 +58,6 @@ class EmergencyStop:
         self._trouble = ""
         self._told_until_s = 0.0
         self._bus: Bus | None = None
-        self._noting: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._files: StopFileThread | None = None
@@ -71,7 +70,7 @@ class EmergencyStop:
         self._changed()
         await self._tell()
         if self._latch.state != before:
-            self._note(by, "stop", reason=reason)
+            self._audit.append(by, "stop", reason=reason)
         return self.view()
 
     async def release(self, by: str, reason: str, stop_ids: tuple[str, ...]) -> dict[str, Any]:
@@ -85,7 +84,7 @@ class EmergencyStop:
             async with asyncio.timeout(_KEPT_S):
                 await self._keep()
         if self._latch.state != before:
-            self._note(by, "stop released", reason=reason, stops=list(stop_ids))
+            self._audit.append(by, "stop released", reason=reason, stops=list(stop_ids))
         return self.view()
 
     def view(self) -> dict[str, Any]:
@@ -175,12 +174,6 @@ class EmergencyStop:
         self._told_until_s = time.monotonic() + _TELL_FOR_S
         self._wake.set()
         self._on_change()
-
-    def _note(self, who: str, what: str, **details: Any) -> None:
-        # Afterwards, and in a thread: a disk that is full or hangs must not delay a stop.
-        task = asyncio.create_task(asyncio.to_thread(self._audit.append, who, what, **details))
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
 
 
 class StopWish(BaseModel):

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lwd.console.accounts import Role
 from lwd.console.audit import AuditLog
+from lwd.console.command_rate import CommandRate
 from lwd.console.emergency_stop import EmergencyStop
 from lwd.console.fleet_link import FleetLink
 from lwd.console.fleet_view import FleetView
+from lwd.console.refusals import Refusals
 from lwd.console.sessions import Session
 from lwd.data.episode_file import NAME_PATTERN
 from lwd.errors import ControlRefused, ServiceError
@@ -102,6 +104,7 @@ class LiveClient:
         link: FleetLink,
         view: FleetView,
         audit: AuditLog,
+        refusals: Refusals,
         *,
         is_valid: Callable[[], bool],
         stop: EmergencyStop,
@@ -115,6 +118,9 @@ class LiveClient:
         self._link = link
         self._view = view
         self._audit = audit
+        self._refusals = refusals
+        self._streamed = CommandRate(per_s=200, at_once=400)
+        self._asked = CommandRate(per_s=10, at_once=40)
         self._is_valid = is_valid
         self._stop = stop
         self._asking: set[asyncio.Task[None]] = set()
@@ -230,7 +236,10 @@ class LiveClient:
                     self._wake.set()
                 case CommandFrom():
                     if message.verb in _UNANSWERED:
-                        await self._command(message)
+                        if self._streamed.allows():
+                            await self._command(message)
+                    elif not self._asked.allows():
+                        await self._answer(message, "too many commands: wait a moment")
                     else:
                         # Apart: nobody's `drive` may wait for another robot's answer.
                         task = asyncio.create_task(self._command(message))
@@ -257,14 +266,18 @@ class LiveClient:
             refused = str(error)
         if message.verb in _AUDITED:
             status = self._view.control(message.robot_id)
-            self._audit.append(
-                self._session.name,
-                message.verb,
-                robot_id=message.robot_id,
-                lease=answer.get("lease", message.lease) if status else message.lease,
-                client_id=self._client_id,
-                refused=refused,
-            )
+            details = {
+                "robot_id": message.robot_id,
+                "lease": answer.get("lease", message.lease) if status else message.lease,
+                "client_id": self._client_id,
+            }
+            if refused:
+                await self._refusals.note(self._session.name, message.verb, refused, **details)
+            else:
+                self._audit.append(self._session.name, message.verb, refused="", **details)
+        await self._answer(message, refused, **answer)
+
+    async def _answer(self, message: CommandFrom, refused: str, **answer: object) -> None:
         await self._send_json({"kind": "answer", "request_id": message.request_id, "refused": refused, **answer})
 
     async def _send_json(self, content: dict[str, object]) -> None:

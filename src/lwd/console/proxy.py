@@ -3,17 +3,24 @@
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from fastapi import HTTPException
 from fastapi.requests import HTTPConnection
 
 from lwd.console.accounts import Role
+from lwd.console.sessions import same_secret
 from lwd.data.episode_file import NAME_PATTERN
+from lwd.data.plain_file import read_plain_file
 from lwd.errors import ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1")
+SECRET_HEADER = "X-LWD-Proxy-Secret"
+"""In which the proxy shows that it is the proxy: everybody on its machine has its address."""
+_MIN_SECRET = 32
+_MAX_SECRET = 1024
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _SENT_BY_BROWSERS = re.compile(
     r"(accept|content|sec)(-.*)?|authorization|connection|cookie|host|origin|referer|upgrade|user-agent|x-csrf-token",
@@ -29,6 +36,8 @@ class ProxyLogin:
 
     header: str
     """Such as Remote-User; the proxy must take it out of what browsers send."""
+    secret: str = field(repr=False)
+    """What the proxy sends in the header X-LWD-Proxy-Secret."""
     peers: tuple[str, ...] = LOOPBACK
     """Addresses and networks from which the proxy connects: who else can connect from there, can be anybody."""
     role: Role | None = None
@@ -45,6 +54,11 @@ class ProxyLogin:
                 f"proxy_header is {self.header}, which browsers send by themselves: give one that only the proxy sets, "
                 "such as Remote-User"
             )
+        if not _MIN_SECRET <= len(self.secret) <= _MAX_SECRET or not re.fullmatch(r"[!-~]+", self.secret):
+            raise ConfigError(
+                f"the proxy's secret has {len(self.secret)} characters; use {_MIN_SECRET} to {_MAX_SECRET} letters, "
+                "digits and signs without spaces, such as what `openssl rand -hex 32` prints"
+            )
         if any(network.prefixlen == 0 for network in _joined(self._networks)):
             raise ConfigError(
                 f"proxy is {' '.join(self.peers)}, which is every address, so that everybody could be anybody: "
@@ -57,7 +71,9 @@ class ProxyLogin:
 
     def is_forged(self, connection: HTTPConnection) -> bool:
         """Whether the header comes from anybody but the proxy."""
-        return self.header in connection.headers and not self._is_proxy(peer_of(connection))
+        return self.header in connection.headers and not (
+            self._is_proxy(peer_of(connection)) and self._has_secret(connection)
+        )
 
     def name_in(self, connection: HTTPConnection) -> str:
         """Return who is logged in at the proxy.
@@ -86,10 +102,20 @@ class ProxyLogin:
 
     def forged(self, connection: HTTPConnection) -> str:
         """Say what is wrong with a header that is not the proxy's."""
+        if self._is_proxy(peer_of(connection)):
+            return (
+                f"the header {self.header} counts only with the proxy's secret in {SECRET_HEADER}: "
+                "open the console at the proxy's address (if this is the proxy, let it send what --proxy-secret-file "
+                "holds)"
+            )
         return (
             f"the header {self.header} counts only from the proxy, not from {peer_of(connection)}: "
             "open the console at the proxy's address (if this is the proxy, name its address with --proxy)"
         )
+
+    def _has_secret(self, connection: HTTPConnection) -> bool:
+        given = connection.headers.getlist(SECRET_HEADER)
+        return len(given) == 1 and same_secret(given[0], self.secret)
 
     def _is_proxy(self, peer: str) -> bool:
         try:
@@ -100,6 +126,22 @@ class ProxyLogin:
             # A socket that listens on :: names peers of IPv4 so.
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
+
+
+def read_secret(path: Path) -> str:
+    """Return the secret that a file holds.
+
+    Raises:
+        ConfigError: if it is not there, or others than its owner may read it.
+    """
+    content = read_plain_file(path, max_bytes=4 * _MAX_SECRET)
+    if content is None:
+        raise ConfigError(
+            f"proxy_secret_file {path} does not exist: make it with `(umask 077; openssl rand -hex 32 > {path})`"
+        )
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"proxy_secret_file {path} can be read by others: chmod 600 {path}")
+    return content.decode("ascii", errors="replace").strip()
 
 
 def peer_of(connection: HTTPConnection) -> str:

@@ -1,8 +1,9 @@
-"""`lwd console`: serves one run's console. Loopback needs no login; any other address refuses to start without."""
+"""`lwd console`: serves one run's console. On loopback links do for a login; any other address wants accounts."""
 
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -10,6 +11,8 @@ import uvicorn
 
 from lwd.console.accounts import Accounts
 from lwd.console.app import AppConfig, create_app
+from lwd.console.connections import BACKLOG, Connections, GuardedWebSocket, guarded_by
+from lwd.console.log_limit import LogLimit
 from lwd.console.proxy import ProxyLogin
 from lwd.errors import ConfigError, PortInUse, ServiceError
 from lwd.fleet.coordinator_process import bus_of
@@ -94,9 +97,11 @@ def accounts_of(run: RunDirectory) -> Accounts:
     return Accounts(run.path / "console" / "accounts.json")
 
 
-def run_console(config: ConsoleConfig) -> None:
+def run_console(config: ConsoleConfig, on_link: Callable[[ConsoleConfig], None] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT.
 
+    Args:
+        on_link: called before it serves, if one needs a link to log in (`lwd.console.links`).
     Raises:
         ConfigError: if it would be open to others without a login, or a setting or file is wrong.
         PortInUse: if the port is taken.
@@ -124,13 +129,21 @@ def run_console(config: ConsoleConfig) -> None:
             accounts=accounts,
             proxy=config.proxy,
             secure_cookies=config.secure_cookies,
+            port=config.port,
         )
     )
     listening = _listen(config.host, config.port)
+    _limit_log()
     _logger.info("console of %s: http://%s:%d", config.run.path, config.host, config.port)
+    if config.proxy is None and not len(accounts):
+        on_link(config)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
+            http=guarded_by(Connections()),
+            ws=GuardedWebSocket,
+            backlog=BACKLOG,
+            log_config=None,
             log_level="warning",
             access_log=False,
             ws_max_size=_MAX_MESSAGE_BYTES,
@@ -145,6 +158,12 @@ def run_console(config: ConsoleConfig) -> None:
         server.run(sockets=[listening])
     if failure := app.state.background.failure:
         raise ServiceError(failure)
+
+
+def _limit_log() -> None:
+    limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(limit)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,18 +1,21 @@
 """Who is logged in. Sessions live in this process: a restart of the console ends them all."""
 
+import contextlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from lwd.console.accounts import Role
 
-COOKIE = "lwd_session"
 LIFETIME_S = 12 * 3600.0
-_MAX_SESSIONS = 1000
-_FREE_FAILURES = 5
-_PAUSE_S = 30.0
+EACH = 32
+"""Sessions of one person from one peer."""
+_MAX_SESSIONS = 1024
+_TABS = 16
+"""WebSockets of one session."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,59 +25,83 @@ class Session:
     name: str
     role: Role
     csrf: str
-    """What each request that changes something must repeat in the header X-CSRF-Token."""
+    """What requests that change something must repeat in the header X-CSRF-Token, and each WebSocket must offer."""
     until_s: float
 
 
+@dataclass(kw_only=True)
+class _Kept:
+    session: Session
+    owner: tuple[str, str]
+    """Peer and name."""
+    used_s: float
+    tabs: int = field(default=0)
+
+
 class Sessions:
-    """Sessions by the secret of their cookie."""
+    """Sessions by the secret of their cookie.
+
+    Where there are too many, the one goes that was idle longest, of the same person and peer; none that has a WebSocket
+    open, so that nobody who drives a robot is thrown out.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, _Kept] = {}
 
-    def begin(self, name: str, role: Role) -> tuple[str, Session]:
-        """Return the cookie's secret and the session."""
-        now_s = self._clock()
-        self._sessions = {key: each for key, each in self._sessions.items() if each.until_s > now_s}
-        while len(self._sessions) >= _MAX_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+    def begin(self, name: str, role: Role, peer: str = "") -> tuple[str, Session] | None:
+        """Return the cookie's secret and the session; None if there are too many that are in use.
+
+        Args:
+            peer: where the browser is (`lwd.console.peers`).
+        """
+        now_s, owner = self._clock(), (peer, name)
+        self._sessions = {key: each for key, each in self._sessions.items() if each.session.until_s > now_s}
+        owners = Counter(each.owner for each in self._sessions.values())
+        if owners[owner] >= EACH and not self._make_room(owner):
+            return None
+        if len(self._sessions) >= _MAX_SESSIONS and not any(
+            self._make_room(greedy) for greedy, _ in owners.most_common()
+        ):
+            return None
         secret = secrets.token_urlsafe(32)
         session = Session(name=name, role=role, csrf=secrets.token_urlsafe(32), until_s=now_s + LIFETIME_S)
-        self._sessions[secret] = session
+        self._sessions[secret] = _Kept(session=session, owner=owner, used_s=now_s)
         return secret, session
 
     def find(self, secret: str | None) -> Session | None:
         """Return the session of a cookie, None if there is none or it is over."""
-        session = self._sessions.get(secret or "")
-        return session if session is not None and session.until_s > self._clock() else None
+        kept = self._sessions.get(secret or "")
+        now_s = self._clock()
+        if kept is None or kept.session.until_s <= now_s:
+            return None
+        kept.used_s = now_s
+        return kept.session
 
     def end(self, secret: str | None) -> bool:
         """Log out; return whether anybody was logged in."""
         return self._sessions.pop(secret or "", None) is not None
 
-
-class LoginThrottle:
-    """Slows guessing down: after five wrong passwords for a name, half a minute's pause after each further one."""
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures: dict[str, tuple[int, float]] = {}
-
-    def wait_s(self, name: str) -> float:
-        """Return for how long the name may not try."""
-        count, last_s = self._failures.get(name, (0, 0.0))
-        return max(0.0, last_s + _PAUSE_S - self._clock()) if count >= _FREE_FAILURES else 0.0
-
-    def note(self, name: str, *, success: bool) -> None:
-        """Count an attempt."""
-        if success:
-            self._failures.pop(name, None)
+    @contextlib.contextmanager
+    def tab(self, secret: str | None) -> Iterator[bool]:
+        """Keep a session while a WebSocket of it is open; gives whether it may have one more."""
+        kept = self._sessions.get(secret or "")
+        if kept is None or kept.tabs >= _TABS:
+            yield False
             return
-        if len(self._failures) > 10_000:
-            self._failures.clear()
-        count, _ = self._failures.get(name, (0, 0.0))
-        self._failures[name] = (count + 1, self._clock())
+        kept.tabs += 1
+        try:
+            yield True
+        finally:
+            kept.tabs -= 1
+            kept.used_s = self._clock()
+
+    def _make_room(self, owner: tuple[str, str]) -> bool:
+        idle = [key for key, each in self._sessions.items() if each.owner == owner and not each.tabs]
+        if not idle:
+            return False
+        del self._sessions[min(idle, key=lambda key: self._sessions[key].used_s)]
+        return True
 
 
 def same_secret(given: str, expected: str) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lwd.data.fresh_read import CachedStore
 from lwd.data.identity import IDENTITY_KEY, StoreNote
 from lwd.data.log_head import LOG_PREFIX, LogNote, log_key, sha256_of_entry, version_of
 from lwd.data.store import Created, DirectoryStore, ObjectStore, StoreConfig, StoredObject, get_or_none, open_store
@@ -60,6 +61,11 @@ class RunStore:
     def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         self._compare()
         return self.inner.get(key, max_bytes=max_bytes)
+
+    def evict(self, key: str) -> None:
+        """As `lwd.data.fresh_read.CachedStore`."""
+        if isinstance(self.inner, CachedStore):
+            self.inner.evict(key)
 
     def list(self, prefix: str, start_after: str = "") -> Iterator[StoredObject]:
         self._compare()

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from lwd.data.plain_file import read_plain_file
 from lwd.errors import ConfigError
 from lwd.evaluation.statistics import Interval, mean_over_tasks, wilson_interval
 from lwd.types import Outcome
+
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +131,11 @@ def load_result(path: Path) -> EvaluationResult:
     Raises:
         ConfigError: if the file is missing or is not an evaluation.
     """
+    content = read_plain_file(path, max_bytes=_MAX_BYTES)
+    if content is None:
+        raise ConfigError(f"evaluation {path} does not exist; run `lwd evaluate` first")
     try:
-        return _RESULT.validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigError(f"evaluation {path} does not exist; run `lwd evaluate` first") from error
+        return _RESULT.validate_json(content)
     except ValidationError as error:
         raise ConfigError(f"{path} is not an evaluation result ({error}); run `lwd evaluate` again") from error
 

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.log import LogReader
+from lwd.data.plain_file import read_plain_file
 from lwd.data.policies import PolicyManifest, published_policies
 from lwd.data.store import ObjectStore, open_store
 from lwd.errors import ConfigError
 from lwd.evaluation.results import EvaluationResult, load_result
 from lwd.types import Outcome, Source
 
+_MAX_BYTES = 1 << 28
 Doubles = npt.NDArray[np.float64]
 
 METHODS = {
@@ -139,7 +141,7 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
     notes: list[str] = []
     config = _read_config(path / "config.json", notes)
     rows = _read_rows(sorted((path / "metrics").glob("*.jsonl")), notes)
-    evaluations = _read_evaluations(path / "eval")
+    evaluations = _read_evaluations(path / "eval", notes)
     if store is None and (path / "store").is_dir():
         store = open_store(path / "store")
     episodes, snapshots = ((), 0) if store is None else _read_log(store)
@@ -159,13 +161,18 @@ def read_run(path: Path, store: ObjectStore | None = None) -> RunData:
 
 
 def _read_config(path: Path, notes: list[str]) -> Mapping[str, Any]:
-    if not path.exists():
-        notes.append("config.json is missing, so the settings are not shown.")
+    content = _content(path, notes)
+    if content is None:
+        if not path.exists():
+            notes.append("config.json is missing, so the settings are not shown.")
         return {}
     try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{path} is damaged ({type(error).__name__}): delete it; {_SETTINGS_ONLY}") from error
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        notes.append(
+            f"config.json is damaged ({error}), so the settings are not shown; remove it: `lwd up` writes a new one."
+        )
+        return {}
     if not isinstance(config, dict):
         raise ConfigError(f"{path} must hold a JSON object, not {type(config).__name__}: delete it; {_SETTINGS_ONLY}")
     return config
@@ -178,7 +185,10 @@ def _read_rows(paths: Sequence[Path], notes: list[str]) -> tuple[MetricRow, ...]
     rows: list[MetricRow] = []
     for path in paths:
         # A running process may be half-way through its last line; only that one may be broken.
-        lines = path.read_bytes().split(b"\n")
+        content = _content(path, notes)
+        if content is None:
+            continue
+        lines = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -190,8 +200,22 @@ def _read_rows(paths: Sequence[Path], notes: list[str]) -> tuple[MetricRow, ...]
     return tuple(sorted(rows, key=lambda row: row.time_s))
 
 
-def _read_evaluations(path: Path) -> dict[str, EvaluationResult]:
-    results = [load_result(file) for file in sorted(path.glob("*.json"))]
+def _content(path: Path, notes: list[str]) -> bytes | None:
+    """Return what a file of the run holds; None if it cannot be read, and a note why."""
+    try:
+        return read_plain_file(path, max_bytes=_MAX_BYTES)
+    except ConfigError as error:
+        notes.append(f"{error}; it was left out.")
+        return None
+
+
+def _read_evaluations(path: Path, notes: list[str]) -> dict[str, EvaluationResult]:
+    results = []
+    for file in sorted(path.glob("*.json")):
+        if not file.is_file():
+            notes.append(f"{file} is not a file: remove it; it was left out.")
+            continue
+        results.append(load_result(file))
     order = list(METHODS)
     results.sort(key=lambda item: (order.index(item.method) if item.method in order else len(order), item.method))
     return {result.method: result for result in results}

@@ -10,10 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lwd.data.log import LogReader
+from lwd.data.plain_file import read_plain_file
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError
 from lwd.robots.sim import SIMULATED, TASKS
 from lwd.types import Embodiment, TokenSpec
+
+_MAX_BYTES = 1 << 20
 
 
 class _Token(BaseModel):
@@ -87,10 +90,9 @@ def read_embodiment(path: Path) -> Embodiment:
     Raises:
         ConfigError: if the file cannot be read or a field is wrong.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"embodiment {path} cannot be read ({error.strerror}): check the path") from error
+    data = read_plain_file(path, max_bytes=_MAX_BYTES)
+    if data is None:
+        raise ConfigError(f"embodiment {path} cannot be read (there is no such file): check the path")
     return parse_embodiment(data, str(path))
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import nkeys  # type: ignore[import-untyped]
 
 from lwd.data import durable
-from lwd.errors import PortInUse, ServiceError
+from lwd.data.plain_file import read_plain_file
+from lwd.errors import ConfigError, PortInUse, ServiceError
 from lwd.fleet import loopback
 from lwd.fleet.bus_config import url_with_nkey
 from lwd.fleet.process import spawn, stop
@@ -150,13 +151,12 @@ def read_url(directory: Path) -> str:
     """
     path = url_file(directory)
     try:
-        url = path.read_bytes()[:_MAX_URL_BYTES].decode(errors="replace").strip()
-    except FileNotFoundError as error:
-        raise ServiceError(
-            f"{path} is missing: start the run with `lwd up`, or give the URL of a NATS server"
-        ) from error
-    except OSError as error:
-        raise ServiceError(f"{path} cannot be read ({error.strerror}): delete it, and start `lwd up` again") from error
+        content = read_plain_file(path, max_bytes=_MAX_URL_BYTES)
+    except ConfigError as error:
+        raise ServiceError(f"{error}; then start `lwd up` again") from error
+    if content is None:
+        raise ServiceError(f"{path} is missing: start the run with `lwd up`, or give the URL of a NATS server")
+    url = content.decode(errors="replace").strip()
     if not (url.startswith("nats://") and url.isascii() and url.isprintable()):
         raise ServiceError(f"{path} is damaged: start `lwd up` again, it makes the file anew")
     return url

@@ -8,11 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lwd.data import durable
+from lwd.data.plain_file import read_plain_file
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
 from lwd.fleet.bus_config import BusConfig
 
 NAME = "run.json"
+_MAX_BYTES = 1 << 20
 
 
 class RunRecord(BaseModel):
@@ -38,9 +40,10 @@ class RunRecord(BaseModel):
         """
         path = run / NAME
         try:
-            record = cls.model_validate_json(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return cls()
+            content = read_plain_file(path, max_bytes=_MAX_BYTES)
+            if content is None:
+                return cls()
+            record = cls.model_validate_json(content)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "it"

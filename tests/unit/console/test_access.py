@@ -1,13 +1,21 @@
 """Accounts, sessions, the audit log, and where the console refuses to start."""
 
+import asyncio
+import io
+import re
 import stat
 
 import pytest
+from rich.console import Console
 
+from lwd.cli.console_link import show_link
+from lwd.cli.main import dispatch
 from lwd.console.accounts import Accounts, Role
 from lwd.console.audit import AuditLog
+from lwd.console.links import Links
+from lwd.console.password_worker import verify
 from lwd.console.server import ConsoleConfig, run_console
-from lwd.console.sessions import LIFETIME_S, LoginThrottle, Sessions
+from lwd.console.sessions import LIFETIME_S, Sessions
 from lwd.errors import ConfigError
 from lwd.recipes.run_directory import RunDirectory
 
@@ -19,6 +27,13 @@ class Clock:
         return self.now_s
 
 
+def role_of(accounts: Accounts, name: str, password: str) -> Role | None:
+    async def matches(password_hash: str, given: str) -> bool:
+        return verify(password_hash, given)
+
+    return asyncio.run(accounts.role_of(name, password, matches))
+
+
 def test_accounts_are_hashed_private_and_survive_a_restart(tmp_path):
     path = tmp_path / "console" / "accounts.json"
     Accounts(path).put("ada", Role.OPERATOR, "correct horse battery")
@@ -27,11 +42,11 @@ def test_accounts_are_hashed_private_and_survive_a_restart(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     accounts = Accounts(path)
     assert len(accounts) == 1
-    assert accounts.role_of("ada", "correct horse battery") is Role.OPERATOR
-    assert accounts.role_of("ada", "correct horse batterz") is None
-    assert accounts.role_of("bob", "correct horse battery") is None
+    assert role_of(accounts, "ada", "correct horse battery") is Role.OPERATOR
+    assert role_of(accounts, "ada", "correct horse batterz") is None
+    assert role_of(accounts, "bob", "correct horse battery") is None
     accounts.put("ada", Role.ADMIN, "another one entirely")
-    assert Accounts(path).role_of("ada", "another one entirely") is Role.ADMIN
+    assert role_of(Accounts(path), "ada", "another one entirely") is Role.ADMIN
 
 
 @pytest.mark.parametrize(
@@ -62,21 +77,6 @@ def test_a_session_ends_with_its_time_or_its_logout():
     assert sessions.find(other) is None
     clock.now_s += LIFETIME_S
     assert sessions.find(secret) is None
-
-
-def test_guessing_passwords_is_slowed_down():
-    clock = Clock()
-    throttle = LoginThrottle(clock=clock)
-    for _ in range(5):
-        assert throttle.wait_s("ada") == 0
-        throttle.note("ada", success=False)
-    assert throttle.wait_s("ada") == 30
-    assert throttle.wait_s("bob") == 0
-    clock.now_s += 31
-    assert throttle.wait_s("ada") == 0
-    throttle.note("ada", success=True)
-    throttle.note("ada", success=False)
-    assert throttle.wait_s("ada") == 0
 
 
 def test_the_audit_log_is_continued(tmp_path):
@@ -134,3 +134,18 @@ def test_wrong_settings_are_named(tmp_path, settings, message):
 )
 def test_loopback_is_told_from_the_rest(tmp_path, host, loopback):
     assert ConsoleConfig(run=RunDirectory(tmp_path), host=host).is_loopback is loopback
+
+
+def test_a_link_is_printed_at_a_terminal_only(tmp_path, capsys):
+    """What goes into a file, such as a log, may be read by others."""
+    assert dispatch(["console", "link", "--run", str(tmp_path), "--port", "9000"]) == 0
+    (link,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"http://127\.0\.0\.1:9000/#/link/[\w-]{32}", link)
+    assert Links(tmp_path).redeem(link.rpartition("/")[2])
+    for terminal, words in ((True, "/#/link/"), (False, f"(`lwd console link --run {tmp_path} --port 9000` opens it)")):
+        output = io.StringIO()
+        show_link(tmp_path, 9000, Console(file=output, force_terminal=terminal))
+        assert words in output.getvalue()
+        assert ("/#/link/" in output.getvalue()) is terminal
+    assert dispatch(["console", "link", "--run", str(tmp_path / "none")]) == 1
+    assert "does not exist: make it with" in capsys.readouterr().err

@@ -37,6 +37,7 @@ from lwd.recipes.run_directory import RunDirectory
 
 from ... import driven_fleet, point_mass
 from ...nats_servers import free_port
+from ...served_console import open_link, opened_by_link
 
 ORIGIN = "http://testserver"
 PASSWORD = "correct horse battery"
@@ -84,7 +85,7 @@ def console(run: Path, server: NatsServer, accounts: Path | None = None) -> Iter
 def open_console(fleet, server) -> Iterator[TestClient]:
     """On loopback, without accounts."""
     with console(fleet.path, server) as client:
-        assert client.get("/api/session").json()["role"] == "admin"
+        open_link(client, fleet.path)
         yield client
 
 
@@ -98,6 +99,7 @@ def log_in(client: TestClient, name: str) -> dict[str, str]:
     """Return the headers that requests which change something need."""
     answer = client.post("/api/login", json={"name": name, "password": PASSWORD})
     assert answer.status_code == 200, answer.text
+    client.headers["X-CSRF-Token"] = answer.json()["csrf"]
     return {"X-CSRF-Token": answer.json()["csrf"]}
 
 
@@ -113,7 +115,8 @@ class Browser:
     """One tab."""
 
     def __init__(self, client: TestClient) -> None:
-        self._context = client.websocket_connect("/api/live", headers={"origin": ORIGIN})
+        offered = ["lwd.live", f"csrf.{client.headers.get('X-CSRF-Token', '')}"]
+        self._context = client.websocket_connect("/api/live", subprotocols=offered, headers={"origin": ORIGIN})
         self.fleet: dict[str, Any] = {}
         self.frames: list[bytes] = []
         self.clocks: dict[str, float] = {}
@@ -272,7 +275,7 @@ def test_roles_and_tokens_decide(guarded):
     with Browser(guarded) as tab:
         assert tab.hello["role"] == "viewer"
         assert tab.ask("robot-1", "take")["refused"].startswith("a viewer only looks")
-        assert guarded.post("/api/logout").status_code == 403
+        assert guarded.post("/api/logout", headers={"X-CSRF-Token": ""}).status_code == 403
         assert guarded.post("/api/logout", headers={"X-CSRF-Token": "guess"}).status_code == 403
         assert guarded.post("/api/logout", headers=headers).status_code == 200
         assert tab.closed_with() == 4401
@@ -289,7 +292,7 @@ def test_other_origins_and_names_are_refused(open_console):
             pass
         assert refused.value.code == 4403
     assert open_console.get("/api/session", headers={"host": "evil.example"}).status_code == 421
-    csrf = open_console.get("/api/session").json()["csrf"]
+    csrf = open_console.headers["X-CSRF-Token"]
     evil = {"origin": "http://evil.example", "X-CSRF-Token": csrf}
     assert open_console.post("/api/logout", headers=evil).status_code == 403
     assert open_console.post("/api/logout", headers={**evil, "origin": ORIGIN}).status_code == 200
@@ -362,9 +365,9 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
     noted = open_console.get("/api/audit").json()[0]
     assert (noted["what"], noted["episodes"]) == ("export", 1)
     assert noted["conditions"] == {"robot": "robot-1", "outcome": "success"}
-    csrf = {"X-CSRF-Token": open_console.get("/api/session").json()["csrf"]}
+    csrf = {"X-CSRF-Token": open_console.headers["X-CSRF-Token"]}
     path = f"/api/episodes/robot-1/{row['episode_id']}/label"
-    assert open_console.post(path, json={"outcome": "failure"}).status_code == 403
+    assert open_console.post(path, json={"outcome": "failure"}, headers={"X-CSRF-Token": ""}).status_code == 403
     assert open_console.post(path, json={"outcome": "perfect"}, headers=csrf).status_code == 422
     changed = open_console.post(path, json={"outcome": "failure"}, headers=csrf).json()
     assert open_console.get(f"/api/episodes/robot-1/{changed['episode_id']}").json()["outcome"] == "failure"
@@ -398,9 +401,10 @@ def interface(fleet, server):
     try:
         until(lambda: served.started)
         url = f"http://127.0.0.1:{port}"
-        cookie = httpx.get(f"{url}/api/session").cookies["lwd_session"]
+        with opened_by_link(fleet.path, url) as browser:
+            cookie, csrf = browser.cookies["lwd_session"], browser.headers["X-CSRF-Token"]
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
-        schema.config.update(headers={"cookie": f"lwd_session={cookie}"})
+        schema.config.update(headers={"cookie": f"lwd_session={cookie}", "X-CSRF-Token": csrf})
         yield schema
     finally:
         served.should_exit = True
@@ -444,7 +448,7 @@ def test_an_operator_at_a_desk_is_in_the_audit_log_and_holds_the_robot_for_all(t
     sitting = threading.Thread(target=asyncio.run, args=(sit(device),))
     # A log of its own: every console notes what it hears.
     with console(tmp_path, server) as client:
-        assert client.get("/api/session").json()["role"] == "admin"
+        open_link(client, tmp_path)
         with Browser(client) as ada:
             sitting.start()
             until(lambda: fleet.remotes["robot-1"].view().phase == "human")

@@ -16,6 +16,7 @@ from lwd.fleet.coordinator import Coordinator
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Episode
 
+from ...served_console import open_link
 from ..data.episodes import WITH_CAMERA, episode
 
 ORIGIN = "http://testserver"
@@ -40,7 +41,7 @@ def client(tmp_path, recorded) -> Iterator[TestClient]:
         accounts=Accounts(tmp_path / "none.json"),
     )  # fmt: skip
     with TestClient(create_app(config), base_url=ORIGIN) as client:
-        client.get("/api/session")
+        open_link(client, tmp_path)
         yield client
 
 

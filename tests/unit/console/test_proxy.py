@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,7 +17,7 @@ from websockets.sync.client import connect
 from lwd.cli.main import dispatch
 from lwd.console.accounts import Accounts, Role
 from lwd.console.app import AppConfig, create_app
-from lwd.console.proxy import ProxyLogin
+from lwd.console.proxy import SECRET_HEADER, ProxyLogin
 from lwd.console.server import ConsoleConfig, accounts_of
 from lwd.errors import ConfigError
 from lwd.fleet.coordinator_process import bus_of
@@ -24,10 +25,14 @@ from lwd.recipes.run_directory import RunDirectory
 
 from ...nats_servers import free_port
 from ...served_console import served_console
+from .test_access import role_of
 
 ORIGIN = "https://console.example"
 LIVE = "wss://console.example/api/live"
 HEADER = "Remote-User"
+SECRET = "0123456789abcdef" * 2
+HEADER_OPTIONS = ("--proxy-header", HEADER, "--proxy-secret-file")
+OF_PROXY = {SECRET_HEADER: SECRET}
 
 
 class Console:
@@ -39,14 +44,14 @@ class Console:
             bus=lambda: bus_of(run, None),
             origins=frozenset({ORIGIN}),
             accounts=accounts_of(RunDirectory(run)),
-            proxy=ProxyLogin(**{"header": HEADER, **settings}),
+            proxy=ProxyLogin(**{"header": HEADER, "secret": SECRET, **settings}),
         )
         self.app = create_app(config)
         self.proxy = self.reach("127.0.0.1")
 
     def reach(self, peer: str) -> TestClient:
-        """A browser (with its own cookies) whose requests come from an address."""
-        return TestClient(self.app, base_url=ORIGIN, client=(peer, 50_000))
+        """A browser (with its own cookies) whose requests come from an address, by somebody who has the secret."""
+        return TestClient(self.app, base_url=ORIGIN, client=(peer, 50_000), headers=OF_PROXY)
 
 
 @pytest.fixture
@@ -65,7 +70,13 @@ def console(run) -> Iterator[Console]:
 
 
 def ask(browser: TestClient, *names: str, path: str = "/api/session") -> httpx.Response:
-    return browser.get(path, headers=[(HEADER, name) for name in names])
+    headers = [(HEADER, name) for name in names]
+    if path != "/api/session":
+        return browser.get(path, headers=headers)
+    answer = browser.post(path, json={}, headers=headers)
+    if answer.status_code == 200:
+        browser.csrf = answer.json()["csrf"]
+    return answer
 
 
 def sentence(answer: httpx.Response, status: int) -> str:
@@ -75,7 +86,8 @@ def sentence(answer: httpx.Response, status: int) -> str:
 
 def live(browser: TestClient, **headers: str) -> str:
     """Connect to the WebSocket; return whom it greets."""
-    with browser.websocket_connect(LIVE, headers={"origin": ORIGIN, **headers}) as tab:
+    offered = ["lwd.live", f"csrf.{getattr(browser, 'csrf', '')}"]
+    with browser.websocket_connect(LIVE, subprotocols=offered, headers={"origin": ORIGIN, **headers}) as tab:
         return tab.receive_json()["name"]
 
 
@@ -125,7 +137,18 @@ def test_the_header_counts_from_nobody_but_the_proxy(console, peer, name):
 def test_forged_headers_are_in_the_audit_log_but_do_not_fill_it(console):
     for _ in range(8):
         ask(console.reach("10.0.0.9"), "admin")
-    assert audit(console) == [("10.0.0.9", "login refused")] * 5
+    assert audit(console) == [("10.0.0.9", "login refused")]
+
+
+@pytest.mark.parametrize("secrets", [(), ("",), (SECRET[:-1],), (SECRET, SECRET), ("", SECRET)])
+def test_the_header_counts_only_with_the_proxys_secret(console, secrets):
+    """Everybody on the proxy's machine has its address."""
+    user = TestClient(console.app, base_url=ORIGIN, client=("127.0.0.1", 50_000))
+    ask(console.proxy, "admin")
+    user.cookies = console.proxy.cookies
+    headers = [(HEADER, "admin"), *((SECRET_HEADER, each) for each in secrets)]
+    for answer in (user.get("/api/audit", headers=headers), user.post("/api/session", json={}, headers=headers)):
+        assert f"only with the proxy's secret in {SECRET_HEADER}" in sentence(answer, 403)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +185,7 @@ def test_a_header_that_names_nobody_for_certain_is_refused_and_ends_the_session(
     ask(console.proxy, "admin")
     headers = [(HEADER.encode(), name.encode("latin-1")) for name in names]
     assert words in sentence(console.proxy.get("/api/fleet", headers=headers), status)
-    assert words in sentence(console.proxy.get("/api/session", headers=headers), status)
+    assert words in sentence(console.proxy.post("/api/session", json={}, headers=headers), status)
     # The page itself is shown: it says what is wrong.
     assert console.proxy.get("/", headers=headers).status_code == 200
     assert sentence(ask(console.proxy, "admin", path="/api/fleet"), 401) == "log in first"
@@ -203,7 +226,7 @@ def test_a_stolen_cookie_is_no_login(console):
     thief = console.reach("127.0.0.1")
     for headers in ({}, {HEADER: "viewer"}):
         ask(console.proxy, "admin")
-        thief.cookies = console.proxy.cookies
+        thief.cookies, thief.csrf = console.proxy.cookies, console.proxy.csrf
         assert thief.get("/api/audit", headers=headers).status_code == 401
         assert closed_with(thief, **headers) == 4401
     away = console.reach("10.0.0.9")
@@ -216,7 +239,8 @@ def test_a_stolen_cookie_is_no_login(console):
 def test_a_logout_at_the_proxy_closes_the_page_that_is_open(console):
     ask(console.proxy, "operator")
     headers = {"origin": ORIGIN, HEADER: "operator"}
-    with console.proxy.websocket_connect(LIVE, headers=headers) as tab:
+    offered = ["lwd.live", f"csrf.{console.proxy.csrf}"]
+    with console.proxy.websocket_connect(LIVE, subprotocols=offered, headers=headers) as tab:
         assert tab.receive_json()["name"] == "operator"
         assert console.proxy.get("/api/fleet").status_code == 401
         while (message := tab.receive())["type"] == "websocket.send":
@@ -271,11 +295,13 @@ def test_token_origin_and_host_count_as_ever(console):
         ({"peers": ("::/0",)}, "is every address"),
         ({"peers": ("0.0.0.0/1", "10.0.0.1", "128.0.0.0/1")}, "is every address"),
         ({"peers": ("::ffff:10.0.0.1",)}, "give it as IPv4"),
+        ({"secret": "0123456789"}, "the proxy's secret has 10 characters; use 32 to 1024"),
+        ({"secret": "two words " * 4}, "without spaces, such as"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        ProxyLogin(**{"header": HEADER, **settings})
+        ProxyLogin(**{"header": HEADER, "secret": SECRET, **settings})
 
 
 @pytest.mark.parametrize(
@@ -283,9 +309,15 @@ def test_wrong_settings_are_named(settings, message):
     [
         (["--proxy", "10.0.0.1"], "proxy is 10.0.0.1, and no proxy_header is given: give --proxy-header"),
         (["--proxy-role", "admin"], "proxy_role is admin, and no proxy_header is given"),
-        (["--proxy-header", HEADER], "proxy_header is given without origin"),
-        (["--host", "0.0.0.0", "--proxy-header", HEADER], "proxy_header is given without origin"),
-        (["--host", "0.0.0.0", "--origin", ORIGIN, "--proxy-header", HEADER, "--proxy", "0.0.0.0/0"], "every address"),
+        (["--proxy-secret-file", "s"], "proxy_secret_file is s, and no proxy_header is given"),
+        (["--proxy-header", HEADER, "--origin", ORIGIN], "without proxy_secret_file: every user .* could be anybody"),
+        ([*HEADER_OPTIONS, "{run}/none", "--origin", ORIGIN], "proxy_secret_file .*none does not exist: make it with"),
+        ([*HEADER_OPTIONS, "{run}", "--origin", ORIGIN], "is a directory, not a file"),
+        ([*HEADER_OPTIONS, "{run}/open", "--origin", ORIGIN], "can be read by others: chmod 600"),
+        ([*HEADER_OPTIONS, "{run}/short", "--origin", ORIGIN], "the proxy's secret has 5 characters"),
+        ([*HEADER_OPTIONS, "{run}/secret"], "proxy_header is given without origin"),
+        (["--host", "0.0.0.0", *HEADER_OPTIONS, "{run}/secret"], "proxy_header is given without origin"),
+        (["--origin", ORIGIN, *HEADER_OPTIONS, "{run}/secret", "--proxy", "0.0.0.0/0"], "every address"),
         (
             ["--host", "0.0.0.0", "--origin", ORIGIN],
             "no account .* has a password, so nobody could log in: give --proxy-h",
@@ -294,12 +326,16 @@ def test_wrong_settings_are_named(settings, message):
     ],
 )
 def test_a_command_line_that_would_let_nobody_or_anybody_in_is_refused(run, capsys, options, message):
+    for name, text, mode in (("secret", SECRET, 0o600), ("open", SECRET, 0o640), ("short", "12345", 0o600)):
+        (run / name).write_text(text)
+        (run / name).chmod(mode)
+    options = [option.replace("{run}", str(run)) for option in options]
     assert dispatch(["console", "--run", str(run), *options]) == 1
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_browsers_come_by_the_proxys_origin_only_and_send_the_cookie_over_tls_only(tmp_path):
-    run, proxy = RunDirectory(tmp_path), ProxyLogin(header=HEADER)
+    run, proxy = RunDirectory(tmp_path), ProxyLogin(header=HEADER, secret=SECRET)
     config = ConsoleConfig(run=run, origins=(ORIGIN,), proxy=proxy)
     assert config.allowed_origins == {ORIGIN}
     assert config.secure_cookies
@@ -315,7 +351,7 @@ def test_an_account_without_a_password_takes_none(tmp_path):
     accounts.put("ada", Role.OPERATOR, None)
     # The last one is what is hashed for names that do not exist, so that these take as long.
     for password in ("correct horse battery", "", "None", "the password of nobody"):
-        assert Accounts(path).role_of("ada", password) is None
+        assert role_of(Accounts(path), "ada", password) is None
     assert Accounts(path).role_named("ada") is Role.OPERATOR
     assert Accounts(path).role_named("bob") is None
     assert not Accounts(path).has_passwords
@@ -327,7 +363,11 @@ def served(tmp_path_factory) -> Iterator[str]:
     port = free_port()
     options = f"--host 0.0.0.0 --origin http://127.0.0.1:{port} --proxy-header {HEADER} --proxy 127.0.0.2"
     run = tmp_path_factory.mktemp("run")
-    with served_console(run, *options.split(), "--proxy-role", "viewer", port=port) as url:
+    secret = run / "secret"
+    secret.write_text(f"{SECRET}\n")
+    secret.chmod(0o600)
+    options += f" --proxy-role viewer --proxy-secret-file {secret}"
+    with served_console(run, *options.split(), port=port) as url:
         yield url
 
 
@@ -335,12 +375,17 @@ def served(tmp_path_factory) -> Iterator[str]:
 @pytest.mark.parametrize("forwarded", [{}, {"X-Forwarded-For": "127.0.0.2"}, {"X-Forwarded-For": "10.0.0.9"}])
 def test_what_is_served_goes_by_who_connects_not_by_what_they_say(served, forwarded):
     """With nothing but a proxy's login it may be reached by others; a forwarded address is no proof of anything."""
-    url, headers = served, {HEADER: "ada", **forwarded}
+    url, headers = served, {HEADER: "ada", **OF_PROXY, **forwarded}
     live = {"uri": f"{url.replace('http', 'ws')}/api/live", "origin": url}
     with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2")) as proxy:
-        answer = proxy.get(f"{url}/api/session", headers=headers)
+        assert "with the proxy's secret" in sentence(
+            proxy.post(f"{url}/api/session", json={}, headers={HEADER: "ada"}), 403
+        )
+        answer = proxy.post(f"{url}/api/session", json={}, headers=headers)
         assert answer.json()["role"] == "viewer", answer.text
-    cookie = {"Cookie": f"lwd_session={answer.cookies['lwd_session']}"}
+    name = f"lwd_session_{urlsplit(url).port}"
+    cookie = {"Cookie": f"{name}={answer.cookies[name]}"}
+    live["subprotocols"] = ["lwd.live", f"csrf.{answer.json()['csrf']}"]
     with connect(**live, additional_headers={**headers, **cookie}, source_address=("127.0.0.2", 0)) as tab:
         assert '"ada"' in tab.recv()
     # Without a session it is closed with a code that browsers hear, unlike that of a handshake which is refused.

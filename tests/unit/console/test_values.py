@@ -26,6 +26,7 @@ from lwd.models.vla import SmallVLA, VLAConfig
 from lwd.recipes.run_directory import RunDirectory
 
 from ... import driven_fleet, point_mass
+from ...served_console import open_link
 
 TEXT = driven_fleet.TASK.instructions[0]
 STATISTICS = StateStatistics(mean=(0.0,) * 6, std=(1.0,) * 6)
@@ -88,8 +89,9 @@ def test_a_browser_gets_the_values_of_what_robots_see_now(fleet, server):
         accounts=Accounts(fleet.path / "none.json"),
     )  # fmt: skip
     with TestClient(create_app(config), base_url=ORIGIN) as client:
-        assert client.get("/api/session").json()["role"] == "admin"
-        with client.websocket_connect("/api/live", headers={"origin": ORIGIN}) as socket:
+        open_link(client, fleet.path)
+        offered = ["lwd.live", f"csrf.{client.headers['X-CSRF-Token']}"]
+        with client.websocket_connect("/api/live", subprotocols=offered, headers={"origin": ORIGIN}) as socket:
             socket.send_json({"kind": "watch", "robots": ["robot-0"], "hz": 5})
             seen: list[dict[str, object]] = []
             deadline_s = time.monotonic() + 60
