@@ -48,7 +48,7 @@ class Attacked:
         self.root = run / "store"
         self.store = DirectoryStore(self.root)
         self.publisher = PolicyPublisher(self.store)
-        self.link = LearnerLink(BusConfig(urls=(server.url,)))
+        self.link = LearnerLink(lambda: BusConfig(urls=(server.url,)))
         self.coordinator = Coordinator(self.store, EpisodeLimits(embodiment=EMBODIMENT))
         self.log = run / "host.log"
         self.log.touch()
