@@ -19,13 +19,17 @@ def test_frozen_processes_are_named_and_go_on(fleet):  # noqa: F811
     frozen = {name: pids[name] for name in ("coordinator", "host-a")}
     for pid in frozen.values():
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(FROZEN_S)
-    said = (fleet.run / "supervisor.log").read_text()
+    try:
+        time.sleep(FROZEN_S)
+    finally:
+        # First of all: a stopped process does not even end.
+        said = (fleet.run / "supervisor.log").read_text()
+        for pid in frozen.values():
+            os.kill(pid, signal.SIGCONT)
     for name, pid in frozen.items():
         assert f"{name} (pid {pid}) is frozen: no sign of life from its main loop for 20 s; it is stopped" in said
         # At growing intervals.
         assert said.count(f"{name} (pid {pid}) is frozen") == 2
-        os.kill(pid, signal.SIGCONT)
     assert f"host-b (pid {pids['host-b']}) is frozen" not in said
     before = len(fleet.snapshot().episodes)
     wait_until(lambda: len(fleet.snapshot().episodes) > before + 20, PATIENCE_S, fleet)
