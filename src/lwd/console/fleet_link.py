@@ -15,6 +15,7 @@ from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.complaints import Complaints
 from lwd.fleet.control_calls import ControlCalls
+from lwd.fleet.liveness import alive
 from lwd.fleet.messages import (
     CONTROL_SUBJECT,
     COORDINATOR_SUBJECT,
@@ -134,6 +135,7 @@ class FleetLink:
         """Stay connected and tell robots what is watched, until cancelled."""
         try:
             while True:
+                alive()
                 try:
                     if self._bus is None or self._bus.closed:
                         await self._connect()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lwd.data import durable
+from lwd.data.outage import Outage
 from lwd.data.run_store import open_run_store
 from lwd.data.store import ObjectStore, StoreConfig, directory_of, probe_store
 from lwd.data.validation import EpisodeLimits
@@ -136,8 +137,8 @@ class _Process:
             loop.add_signal_handler(name, self._stop.set)
         _logger.info("coordinator epoch %d at version %d", self._coordinator.epoch, self._coordinator.reader.version)
         loops = [
-            asyncio.create_task(self._until_stopped(self._serve_live)),
-            asyncio.create_task(self._until_stopped(self._work_off)),
+            asyncio.create_task(self._until_stopped("announcements cannot be dealt with", self._serve_live)),
+            asyncio.create_task(self._until_stopped("the backlog cannot be worked off", self._work_off)),
             asyncio.create_task(self._heartbeats()),
         ]
         try:
@@ -158,13 +159,15 @@ class _Process:
                 await self._bus.close()
             self._metrics.close()
 
-    async def _until_stopped(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _until_stopped(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        outage = Outage(what, "every robot keeps its spool")
         while not self._stop.is_set():
             try:
                 await step()
+                outage.succeeded()
             except (ServiceError, StoreError) as error:
-                # Both heal by themselves or by an operator; until then every robot keeps its spool.
-                _logger.warning("%s; trying again", error)
+                # Both heal by themselves or by an operator.
+                outage.failed(error)
                 await self._pause(_RETRY_S)
 
     async def _serve_live(self) -> None:

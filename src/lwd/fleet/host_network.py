@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lwd.data.outage import Outage
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError, ServiceError, StoreError
 from lwd.fleet.backoff import Backoff
@@ -204,6 +205,7 @@ class HostNetwork:
 
     async def _keep_connected(self) -> None:
         """Connect; the bus reconnects by itself unless the server refused it, or moved."""
+        outage = Outage("there is no bus", "robots go on, episodes wait in the spool")
         while True:
             if self._bus is not None and not self._bus.closed:
                 await asyncio.sleep(_RETRY_S)
@@ -216,13 +218,14 @@ class HostNetwork:
                 await bus.subscribe(LEARNER_SUBJECT, LearnerHeartbeat, self._on_learner)
                 await self.console.attach(bus)
                 self._bus = bus
+                outage.succeeded()
                 # The network is back: store and bus are worth a try at once.
                 self._wake_upload_again.set()
                 self._wake_announce_again.set()
                 self._wake_policy.set()
             except (ServiceError, ConfigError) as error:
                 # ConfigError, too: a credentials file that is being replaced stops no robot.
-                _logger.warning("%s; robots go on, episodes wait in the spool", error)
+                outage.failed(error)
                 self.stops.is_known = True
                 await asyncio.sleep(_RETRY_S)
 
@@ -257,13 +260,13 @@ class HostNetwork:
                 await self._shipper.upload()
                 backoff.succeeded()
                 self._upload_error = ""
+                if time.monotonic() > next_adoption_s:
+                    next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
+                    await self._shipper.adopt()
             except StoreError as error:
                 # New episodes do not cut the rest short: they wait in the spool with the others.
                 await self._rest("upload", error, backoff.failed(), self._wake_upload_again)
             self._wake_announce.set()
-            if time.monotonic() > next_adoption_s:
-                await self._shipper.adopt()
-                next_adoption_s = time.monotonic() + _ADOPT_EVERY_S
             if not backoff.failures:
                 await _wait(self._wake_upload, _RETRY_S)
 
@@ -289,14 +292,17 @@ class HostNetwork:
         await _wait(wake, rest_s)
 
     async def _keep_following_log(self) -> None:
+        outage = Outage("the log cannot be followed", "episodes stay in the spool")
         while True:
             try:
                 await self._shipper.follow_log()
+                outage.succeeded()
             except StoreError as error:
-                _logger.warning("%s; trying again", error)
+                outage.failed(error)
             await _wait(self._wake_log, _LOG_LOOK_S)
 
     async def _keep_policy_new(self) -> None:
+        outage = Outage("newer policies cannot be looked for", "robots keep theirs")
         next_look_s = 0.0
         while True:
             try:
@@ -304,8 +310,9 @@ class HostNetwork:
                     await self.policies.look(self._bus)
                     next_look_s = time.monotonic() + (_POLICY_LOOK_S if self.policies.newest else _RETRY_S)
                 await self.policies.load_wanted()
+                outage.succeeded()
             except StoreError as error:
-                _logger.warning("%s; robots keep their policy", error)
+                outage.failed(error)
             await _wait(self._wake_policy, _RETRY_S)
 
     async def _keep_beating(self) -> None:
