@@ -37,7 +37,7 @@ def test_a_leader_arm_elsewhere_drives_a_robot_and_labels_its_episode(tmp_path, 
 
         async with Desk.open(bus, "ada") as desk:
             desk.look_at("arm")
-            await until(lambda: desk._states.get("arm"), "there")
+            await until(lambda: desk._states.get("arm") and desk._view is not None, "there")
             looking = asyncio.create_task(look_after(desk, "arm", connect, stop))
             phase = lambda: desk._states["arm"][1].phase  # noqa: E731
             await until(lambda: leader.is_connected, "connected")

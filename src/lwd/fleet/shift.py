@@ -20,7 +20,8 @@ from lwd.types import Embodiment, FloatArray, Outcome
 _LOOK_EVERY_S = 0.1
 _SILENT_S = 3.0
 """A robot that sends no view for so long is between two episodes, or its host is gone: it is handed back."""
-_JOIN_WITHIN_S = 10.0
+_JOIN_WITHIN_S = 30.0
+"""A host that has just started tries its policy in a process of its own before the first episode begins."""
 _KEEP_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
 _BEGINS_WITHIN_S = 2.0
