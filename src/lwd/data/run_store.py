@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lwd.data.fresh_read import CachedStore
-from lwd.data.identity import IDENTITY_KEY, StoreNote
+from lwd.data.identity import IDENTITY_KEY, StoreNote, found_store
 from lwd.data.log_head import LOG_PREFIX, LogNote, log_key, sha256_of_entry, version_of
 from lwd.data.store import Created, DirectoryStore, ObjectStore, StoreConfig, StoredObject, get_or_none, open_store
 from lwd.errors import StoreError
@@ -21,7 +21,7 @@ LOOK_EVERY_S = 5.0
 """Between two comparisons of the identity: one small GET for each process. (A directory is compared at each use.)"""
 _COMPARED_AT_ONCE = (f"{LOG_PREFIX}/", "quarantine/", "policies/", "policy-bases/")
 """What its writer will rely on: the identity is compared after each, too. One small GET; a directory does it anyway."""
-_WITHOUT_IDENTITY = ("probe/",)
+_WITHOUT_IDENTITY = ("probe/", "readers/")
 """What may be created in a store that has no identity yet."""
 
 
@@ -46,10 +46,7 @@ class RunStore:
         if key in (IDENTITY_KEY, log_key(1)):
             self._require_beginning(key)
         elif not self._identified and not key.startswith(_WITHOUT_IDENTITY):
-            raise StoreError(
-                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? Into "
-                f"a new one, run `lwd data generate --run {self._run}`, or import data, or start `lwd coordinator`"
-            )
+            self._found_older()
         created = self.inner.create(key, data)
         if key == IDENTITY_KEY or (key.startswith(_COMPARED_AT_ONCE) and not isinstance(self.inner, DirectoryStore)):
             self._look_s = float("-inf")
@@ -88,6 +85,15 @@ class RunStore:
             self.log_note.sync()
             if self._identified:
                 self._look_s = time.monotonic() + LOOK_EVERY_S
+
+    def _found_older(self) -> None:
+        """Give a store of an earlier version, which has a log, its identity; an empty one gets none from here."""
+        if get_or_none(self.inner, log_key(1)) is None:
+            raise StoreError(
+                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? Into "
+                f"a new one, run `lwd data generate --run {self._run}`, or import data, or start `lwd coordinator`"
+            )
+        found_store(self)
 
     def _require_beginning(self, key: str) -> None:
         """Refuse to begin a log, or an empty store, where the run has known a log before."""
