@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from lwd.data.log import LogReader
-from lwd.data.store import DirectoryStore
+from lwd.data.log import EpisodeEntry, LogReader
+from lwd.data.store import ObjectStore
+from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Source
 
 from .journal import JournalingSpool, journal_path, read_journal
 from .servers import environment
@@ -81,14 +83,24 @@ class Mount:
 class LearningFleet:
     """The fleet of one run, under a supervisor in a process of its own."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, variables: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            variables: of the fleet's environment; given where its store is elsewhere.
+        """
         self.run = run
-        self.mount = Mount(run / "store", run / "disk")
+        self.mount = None if variables else Mount(run / "store", run / "disk")
+        self._variables = variables or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
-    def store(self) -> DirectoryStore:
-        return DirectoryStore(self.run / "store")
+    def disk(self) -> Mount:
+        assert self.mount is not None
+        return self.mount
+
+    @property
+    def store(self) -> ObjectStore:
+        return RunDirectory(self.run).store()
 
     def start(self) -> None:
         with (self.run / "supervisor.log").open("ab") as log:
@@ -96,7 +108,7 @@ class LearningFleet:
                 [sys.executable, "-m", "tests.faults.learning_fleet", "supervise", str(self.run)],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **environment()},
+                env={**os.environ, **environment(), **self._variables},
             )
 
     def stop(self) -> None:
@@ -108,7 +120,8 @@ class LearningFleet:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self.mount.close()
+        if self.mount is not None:
+            self.mount.close()
 
     def pids(self) -> dict[str, int]:
         try:
@@ -127,19 +140,22 @@ class LearningFleet:
         return found
 
     def committed(self) -> dict[str, str]:
-        """What the log holds of the fleet: SHA-256 by key. Raises if an episode is in it twice."""
+        """What the log holds of this fleet's robots: SHA-256 by key. Raises if an episode is in it twice."""
+        return {item.key: item.sha256 for item in self.entries()}
+
+    def entries(self) -> list[EpisodeEntry]:
+        """The same as the log's entries."""
         reader = LogReader(self.store)
         reader.poll()
-        return {
-            item.entry.key: item.entry.sha256
+        return [
+            item.entry
             for item in reader.snapshot.episodes.values()
-            if item.entry.source.value == "fleet"
-        }
+            if item.entry.source is Source.FLEET and item.entry.robot_id.startswith(HOSTS)
+        ]
 
-    def policy_version(self) -> int:
-        """The newest version in the store."""
-        names = [item.key for item in self.store.list("policies") if item.key.endswith(".json")]
-        return max((int(Path(name).stem) for name in names), default=-1)
+    def acted(self) -> int:
+        """The newest version that robots have acted with."""
+        return max((entry.policy_version for entry in self.entries()), default=-1)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -154,9 +170,9 @@ class LearningFleet:
         self.wait(lambda: len(self.committed()) >= before + episodes)
 
     def wait_for_policy(self) -> None:
-        """Wait until the learner has published again."""
-        before = self.policy_version()
-        self.wait(lambda: self.policy_version() > before)
+        """Wait until robots act with a newer policy: the learner trains and publishes."""
+        before = self.acted()
+        self.wait(lambda: self.acted() > before)
 
     def logs(self) -> str:
         files = [self.run / "supervisor.log", *(self.run / "logs").glob("*.log")]
@@ -185,9 +201,9 @@ class LearningFleet:
 
 
 @contextlib.contextmanager
-def learning_fleet(run: Path) -> Iterator[LearningFleet]:
-    """A fleet that runs, has committed some episodes and published some policies."""
-    fleet = LearningFleet(run)
+def learning_fleet(run: Path, variables: Mapping[str, str] | None = None) -> Iterator[LearningFleet]:
+    """A fleet that runs, has committed some episodes, and acts with a policy that its learner has published."""
+    fleet = LearningFleet(run, variables)
     try:
         fleet.start()
         fleet.wait_for_more(4)
@@ -206,7 +222,7 @@ def _supervise(run: Path) -> None:
     learner = ProcessSpec(
         name="learner",
         command=(*_LWD, "learner", *where, *_SMOKE, "--env-steps", "100000000"),
-        restart=False,
+        restart="temporary",
         ends_run=True,
         environment=one_thread,
     )
@@ -227,9 +243,10 @@ def _host(run: Path, name: str) -> None:
     from lwd.fleet import host_process
     from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
 
-    host_process.Spool = lambda root, limits: JournalingSpool(root, journal_path(run, name))  # type: ignore
+    host_process.Spool = lambda root, limits: JournalingSpool(root, journal_path(run, name))
     robots = tuple(RobotSpec(robot_id=f"{name}.robot-{number}") for number in range(ROBOTS_PER_HOST))
-    run_robot_host(RobotHostConfig(run=run, host_id=name, robots=robots, seed=HOSTS.index(name)))
+    store = RunDirectory(run).store_config
+    run_robot_host(RobotHostConfig(run=run, host_id=name, robots=robots, store=store, seed=HOSTS.index(name)))
 
 
 if __name__ == "__main__":
