@@ -45,6 +45,7 @@ from lwd.recipes.run_directory import RunDirectory
 from lwd.robots.protocol import BodyPoses
 
 from .. import driven_fleet
+from ..served_console import open_link
 
 ORIGIN = "http://testserver"
 
@@ -230,8 +231,14 @@ def console_of(path: Any, server: NatsServer) -> Iterator[TestClient]:
         accounts=Accounts(path / "none.json"),
     )
     with TestClient(create_app(config), base_url=ORIGIN) as client:
-        assert client.get("/api/session").status_code == 200
+        open_link(client, path)
         yield client
+
+
+def live(client: TestClient) -> Any:
+    """A browser's live connection."""
+    offered = ["lwd.live", f"csrf.{client.headers['X-CSRF-Token']}"]
+    return client.websocket_connect("/api/live", subprotocols=offered, headers={"Origin": ORIGIN, "Host": "testserver"})
 
 
 @pytest.fixture
@@ -253,6 +260,7 @@ def frame_of(socket: Any, robot: str, timeout_s: float = 15.0) -> None:
     while True:
         assert time.monotonic() < deadline_s, "no pose frame comes"
         message = socket.receive()
+        assert message["type"] != "websocket.close", message
         if (data := message.get("bytes")) is not None:
             assert robot_of_frame(data[4:]) == robot
             return
@@ -265,9 +273,7 @@ def read_for_ever(socket: Any) -> None:
 
 def test_two_viewers_who_watch_4096_names_each_take_the_fleet_from_nobody(tmp_path, server, fleet):
     with console_of(tmp_path, server) as client:
-        headers = {"Origin": ORIGIN, "Host": "testserver"}
-        live = lambda: client.websocket_connect("/api/live", headers=headers)  # noqa: E731
-        with live() as first, live() as second, live() as honest:
+        with live(client) as first, live(client) as second, live(client) as honest:
             for number, socket in enumerate((first, second)):
                 names = [f"{number}-{each}" for each in range(4096)]
                 socket.send_json({"kind": "watch", "robots": names, "hz": 10})
@@ -280,18 +286,15 @@ def test_two_viewers_who_watch_4096_names_each_take_the_fleet_from_nobody(tmp_pa
 
 
 def test_wrong_messages_end_their_own_connection_and_no_other(tmp_path, server, fleet):
-    with console_of(tmp_path, server) as client:
-        headers = {"Origin": ORIGIN, "Host": "testserver"}
-        live = lambda: client.websocket_connect("/api/live", headers=headers)  # noqa: E731
-        with live() as honest:
-            with live() as eve:
-                eve.send_bytes(b"\x00binary")
-                for _ in range(200):
-                    eve.send_text("{" * 100)
-                with pytest.raises(WebSocketDisconnect):
-                    read_for_ever(eve)
-            honest.send_json({"kind": "watch", "robots": ["robot-0"], "hz": 10})
-            frame_of(honest, "robot-0")
+    with console_of(tmp_path, server) as client, live(client) as honest:
+        with live(client) as eve:
+            eve.send_bytes(b"\x00binary")
+            for _ in range(200):
+                eve.send_text("{" * 100)
+            with pytest.raises(WebSocketDisconnect):
+                read_for_ever(eve)
+        honest.send_json({"kind": "watch", "robots": ["robot-0"], "hz": 10})
+        frame_of(honest, "robot-0")
 
 
 def test_a_part_that_dies_ends_the_process_and_is_named():

@@ -111,5 +111,5 @@ def test_damaged_url_file_is_named_and_made_anew(filled, content):
 def test_unreadable_url_file_is_named(filled):
     url_file(filled).unlink()
     url_file(filled).mkdir()
-    with pytest.raises(ServiceError, match=r"url cannot be read .*: delete it"):
+    with pytest.raises(ServiceError, match=r"url is a directory, not a file: remove it; then start `lwd up` again"):
         read_url(filled)

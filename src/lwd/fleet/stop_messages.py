@@ -37,7 +37,10 @@ def _printable(text: str) -> str:
 
 
 StopId = Annotated[str, Field(pattern=STOP_ID_PATTERN)]
-Words = Annotated[str, Field(max_length=MAX_REASON), AfterValidator(_printable)]
+# The description's pattern is narrower than what is taken: no JSON schema can say "printable".
+Words = Annotated[
+    str, Field(max_length=MAX_REASON, json_schema_extra={"pattern": "^[ -~]*$"}), AfterValidator(_printable)
+]
 
 
 class StopOrder(Message):

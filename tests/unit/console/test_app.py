@@ -384,7 +384,7 @@ def test_episodes_are_listed_filtered_and_opened(fleet, open_console, monkeypatc
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def interface(fleet, server):
     """The console as it is served, over TCP."""
     port = free_port()
@@ -406,6 +406,13 @@ def interface(fleet, server):
         schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         schema.config.update(headers={"cookie": f"lwd_session={cookie}", "X-CSRF-Token": csrf})
         yield schema
+        # What was asked at random has stopped all robots, too, which other tests drive.
+        headers = {"cookie": f"lwd_session={cookie}", "X-CSRF-Token": csrf, "origin": url}
+        active = httpx.get(f"{url}/api/stop", headers=headers).json()["active"]
+        if stops := [stop["stop_id"] for stop in active]:
+            release = {"stop_ids": stops, "reason": "the test is over"}
+            answer = httpx.post(f"{url}/api/stop/release", json=release, headers=headers)
+            assert answer.status_code == 200, answer.text
     finally:
         served.should_exit = True
         thread.join()

@@ -67,7 +67,7 @@ def test_damaged_run_json_is_named_and_its_remedy_works(tmp_path, data):
 
 def test_directory_in_place_of_a_file_is_named(tmp_path):
     (tmp_path / "run.json").mkdir()
-    assert "run.json cannot be read" in message(lambda: RunDirectory(tmp_path).store_config)
+    assert "run.json is a directory, not a file: remove it" in message(lambda: RunDirectory(tmp_path).store_config)
     (tmp_path / "run.json").rmdir()
     (tmp_path / "config.json").mkdir()
     assert "config.json is damaged" in message(RunDirectory(tmp_path).read_config)
