@@ -69,14 +69,14 @@ def cpu_s(pid: int) -> float:
 
 
 def recorded(run: Path) -> list[str]:
-    """Put episodes into the run's log; return their ids."""
+    """Put episodes into the run's log; return their names (ROBOT/ID)."""
     store = DirectoryStore(run / "store")
     made = [episode(number, steps=6, cameras=True) for number in range(10)]
     for each in made:
         store.create(episode_key(each.info.robot_id, each.info.episode_id), write_episode(each))
     coordinator = Coordinator(store, EpisodeLimits(embodiment=WITH_CAMERA))
     coordinator.process(coordinator.unprocessed())
-    return [each.info.episode_id for each in made]
+    return [each.info.identity for each in made]
 
 
 def test_console_take_is_answered_under_all_abuses_at_once(tmp_path, measured: Measured):

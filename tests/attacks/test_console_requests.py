@@ -43,7 +43,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
         yield Served(run, url, pid)
 
 
-@pytest.mark.parametrize("path", ["/api/login", "/api/session", "/api/logout", "/api/episodes/x/label", "/nothing"])
+@pytest.mark.parametrize("path", ["/api/login", "/api/session", "/api/logout", "/api/episodes/r/x/label", "/nothing"])
 def test_console_body_that_is_too_long_is_refused_before_it_is_read(served, path):
     with raw_http.connected(served.url) as connection:
         connection.sendall(raw_http.head(served.url, "POST", path, f"Content-Length: {600 * MEGABYTE}"))

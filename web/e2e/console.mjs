@@ -112,7 +112,7 @@ async function pressButton(page, id, episode) {
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
     return null;
-  }, episode);
+  }, `${id}/${episode}`);
   return found?.outcome === "success" ? found : null;
 }
 
