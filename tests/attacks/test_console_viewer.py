@@ -46,7 +46,7 @@ def viewer(tmp_path_factory) -> Iterator[Viewer]:
     coordinator = Coordinator(store, EpisodeLimits(embodiment=WITH_CAMERA))
     coordinator.process(coordinator.unprocessed())
     with console_process(run) as (url, pid):
-        yield Viewer(run, url, pid, [each.info.episode_id for each in made])
+        yield Viewer(run, url, pid, [each.info.identity for each in made])
 
 
 def test_console_refused_takes_at_full_speed_are_few_lines_of_the_audit_log(viewer, measured: Measured):
