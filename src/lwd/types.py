@@ -55,6 +55,8 @@ class TokenSpec:
 
     name: str
     size: int
+    names: tuple[str, ...] = ()
+    """Of its entries, in their order; empty where nobody named them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Embodiment:
     action_high: tuple[float, ...]
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Camera name -> (height, width) in pixels of its RGB images; empty in state mode."""
+    action_names: tuple[str, ...] = ()
+    """Of the action's entries, in their order; empty where nobody named them."""
 
     @property
     def state_size(self) -> int:

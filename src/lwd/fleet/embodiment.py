@@ -24,6 +24,7 @@ class _Token(BaseModel):
 
     name: str
     size: int = Field(gt=0)
+    names: tuple[str, ...] = ()
 
 
 class _EmbodimentFile(BaseModel):
@@ -37,6 +38,7 @@ class _EmbodimentFile(BaseModel):
     action_low: tuple[float, ...] = Field(min_length=1)
     action_high: tuple[float, ...]
     cameras: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    action_names: tuple[str, ...] = ()
 
 
 def fleet_embodiment(given: str) -> Embodiment:
@@ -118,11 +120,21 @@ def parse_embodiment(data: bytes, path: str) -> Embodiment:
     low, high = found.action_low, found.action_high
     if len(low) != len(high) or not all(a < b for a, b in zip(low, high, strict=True)):
         raise ConfigError(f"embodiment {path}: action_low {low} must lie below action_high {high} in every column")
+    for what, names, size in (
+        ("action_names", found.action_names, len(low)),
+        *((f"state token {token.name}", token.names, token.size) for token in found.state_tokens),
+    ):
+        if names and (len(names) != size or len(set(names)) != size):
+            raise ConfigError(
+                f"embodiment {path}: {what} has {len(names)} names for {size} numbers, or one twice: name each once, "
+                "or none"
+            )
     return Embodiment(
         name=found.name,
         control_hz=found.control_hz,
-        state_tokens=tuple(TokenSpec(name=token.name, size=token.size) for token in found.state_tokens),
+        state_tokens=tuple(TokenSpec(**token.model_dump()) for token in found.state_tokens),
         action_low=low,
         action_high=high,
         cameras=found.cameras,
+        action_names=found.action_names,
     )

@@ -22,6 +22,7 @@ _Width = Annotated[int, Field(ge=1, le=65_536)]
 _Depth = Annotated[int, Field(ge=1, le=256)]
 _Horizon = Annotated[int, Field(ge=1, le=MAX_HORIZON)]
 _Text = Annotated[str, Field(max_length=4096)]
+_Names = Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=65_536)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -32,6 +33,7 @@ class _Settings(BaseModel):
 class _Token(_Settings):
     name: str = Field(max_length=256)
     size: int = Field(ge=1, le=65_536)
+    names: _Names = ()
 
 
 class EmbodimentSettings(_Settings):
@@ -45,12 +47,21 @@ class EmbodimentSettings(_Settings):
     cameras: dict[str, tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]] = Field(
         default_factory=dict, max_length=64
     )
+    action_names: _Names = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         low, high = self.action_low, self.action_high
         if len(low) != len(high) or not all(a <= b for a, b in zip(low, high, strict=True)):
             raise ValueError("action_low must not lie above action_high, column by column")
+        for what, names, size in (
+            ("action_names", self.action_names, len(low)),
+            *((f"state token {token.name}", token.names, token.size) for token in self.state_tokens),
+        ):
+            if names and (len(names) != size or len(set(names)) != size):
+                raise ValueError(
+                    f"{what}: {len(names)} names for {size} numbers, or one twice: name each once, or none"
+                )
         return self
 
     @property
@@ -58,10 +69,11 @@ class EmbodimentSettings(_Settings):
         return Embodiment(
             name=self.name,
             control_hz=self.control_hz,
-            state_tokens=tuple(TokenSpec(name=token.name, size=token.size) for token in self.state_tokens),
+            state_tokens=tuple(TokenSpec(**token.model_dump()) for token in self.state_tokens),
             action_low=self.action_low,
             action_high=self.action_high,
             cameras=self.cameras,
+            action_names=self.action_names,
         )
 
 
