@@ -22,7 +22,7 @@ test: $(READY) lint  ## the default suite
 
 # LeRobot needs Python 3.12 and its own environment (about 6 GB with the CUDA build of torch).
 test-lerobot: $(READY_LEROBOT)  ## what needs LeRobot: its policies, datasets, robots, teleoperators
-	HF_HUB_OFFLINE=1 $(VENV_LEROBOT)/bin/pytest -m "not faults" tests/lerobot tests/field_faults
+	HF_HUB_OFFLINE=1 $(VENV_LEROBOT)/bin/pytest -m "not faults" tests/lerobot tests/field_faults/lerobot
 
 has-python312:
 	$(PYTHON312) --version >/dev/null 2>&1
