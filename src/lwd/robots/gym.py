@@ -4,7 +4,7 @@ The environment's reward is not used: success is what its `info` says under a ke
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from lwd.driving import Driving, relative_driving
 from lwd.errors import ConfigError, RobotFault
+from lwd.matching import Match, match
 from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, StepResult, Task, TokenSpec
 
 SUCCESS_KEYS = ("is_success", "success")
@@ -61,9 +62,9 @@ class GymRobot:
         self._environments: dict[str, gymnasium.Env[Any, Any]] = {}
         first = self._environment(tasks[0])
         self._layout = _Layout.of(first.observation_space)
-        self._embodiment = _embodiment(first, self._layout, settings)
-        if settings.embodiment is not None:
-            self._embodiment = _fitting(settings.embodiment, self._embodiment)
+        found = _embodiment(first, self._layout, settings)
+        self._embodiment = settings.embodiment or found
+        self._match = _fitting(self._embodiment, found, first, settings)
         self._driving = settings.driving(self._embodiment)
         self._task: Task | None = None
         self._steps = 0
@@ -110,7 +111,8 @@ class GymRobot:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
         environment = self._environment(self._task)
         try:
-            raw, _, terminated, truncated, info = environment.step(action.astype(_action_space(environment).dtype))
+            sent = self._match.action_to_robot(action).astype(_action_space(environment).dtype)
+            raw, _, terminated, truncated, info = environment.step(sent)
         except Exception as error:  # whatever a foreign environment raises
             raise RobotFault(
                 f"environment of task {self._task.name} failed: {type(error).__name__}: {error}"
@@ -164,13 +166,13 @@ class GymRobot:
         self._raw = raw
         state, pictures = self._layout.read(raw)
         # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
-        images = {name: _fitted(picture, self._embodiment.cameras[name]) for name, picture in pictures.items()}
         if self._settings.rendered is not None and self._task is not None:
-            picture = self._environment(self._task).render()
-            images["render"] = _fitted(picture, self._embodiment.cameras["render"])
+            pictures["render"] = self._environment(self._task).render()
+        sizes = self._embodiment.cameras
+        images = {name: _fitted(picture, sizes[name]) for name, picture in self._match.images(pictures).items()}
         if not np.isfinite(state).all():
             raise RobotFault(f"an observation of {self._embodiment.name} is not finite: the simulation is lost")
-        return Observation(state=state, images=images)
+        return Observation(state=self._match.state(state), images=images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,15 +244,13 @@ def _embodiment(environment: gymnasium.Env[Any, Any], layout: _Layout, settings:
     )
 
 
-def _fitting(given: Embodiment, found: Embodiment) -> Embodiment:
-    for what, one, other in (
-        ("numbers in its state", given.state_size, found.state_size),
-        ("numbers in its action", given.action_size, found.action_size),
-        ("cameras", sorted(given.cameras), sorted(found.cameras)),
-    ):
-        if one != other:
-            raise ConfigError(f"embodiment {given.name} has {one} {what}, the environment {other}: they must agree")
-    return given
+def _fitting(
+    given: Embodiment, found: Embodiment, environment: gymnasium.Env[Any, Any], settings: GymSettings
+) -> Match:
+    if settings.control_hz is None and not environment.metadata.get("render_fps"):
+        # It does not say how fast it is.
+        found = replace(found, control_hz=given.control_hz)
+    return match(given, found)
 
 
 def _action_space(environment: gymnasium.Env[Any, Any]) -> spaces.Box:
