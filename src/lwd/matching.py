@@ -4,10 +4,11 @@ Vectors, their entries and cameras are matched by name, never by count: two vect
 being the same. Whatever has the same names in another order is read in the run's order.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -121,6 +122,23 @@ def differences(run: Embodiment, found: Embodiment, *, rate: bool = True) -> tup
             f"environment to {run.control_hz:g}, or use a run whose data were recorded at {found.control_hz:g}"
         )
     return tuple(sentences)
+
+
+def first_conflict(one: Embodiment, other: Embodiment) -> tuple[str, Any, Any] | None:
+    """Return the first field in which two embodiments are not the same to a network, and both values; None if none.
+
+    A network reads its numbers by place: names of entries count, in their order, where both sides have them.
+    """
+    sides = []
+    for this, that in ((one, other), (other, one)):
+        named = {token.name for token in that.state_tokens if token.names}
+        tokens = tuple(token if token.name in named else replace(token, names=()) for token in this.state_tokens)
+        plain = replace(this, state_tokens=tokens, action_names=this.action_names if that.action_names else ())
+        # As JSON brings it back: lists for tuples.
+        sides.append(json.loads(json.dumps(asdict(replace(plain, recorded_cameras={})))))
+    return next(
+        ((field, value, sides[1][field]) for field, value in sides[0].items() if value != sides[1][field]), None
+    )
 
 
 def _action_order(run: Embodiment, found: Embodiment) -> tuple[int, ...]:

@@ -167,7 +167,8 @@ class GymRobot:
         state, pictures = self._layout.read(raw)
         # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
         if self._settings.rendered is not None and self._task is not None:
-            pictures["render"] = self._environment(self._task).render()
+            rendered: Any = self._environment(self._task).render()
+            pictures["render"] = rendered
         sizes = self._embodiment.cameras
         images = {name: _fitted(picture, sizes[name]) for name, picture in self._match.images(pictures).items()}
         if not np.isfinite(state).all():

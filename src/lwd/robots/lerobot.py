@@ -1,6 +1,6 @@
 """Any LeRobot robot as a `Robot`: cameras, joints in LeRobot's units, control rate, faults.
 
-State and action are LeRobot's features in its own order, as in the datasets that LeRobot records from the same robot:
+State and action are LeRobot's features, as in the datasets that LeRobot records from the same robot, matched by name:
 all numbers of an observation are the state, all arrays of three channels its cameras. Units stay LeRobot's (degrees or
 percent of the calibrated range), so an embodiment derived from such a dataset has its limits in them, too.
 """
@@ -116,9 +116,8 @@ class LeRobotRobot:
         self._embodiment, self._config = embodiment, config
         self._driver = LeRobotDriver(device, embodiment)
         self.pacer = Pacer(embodiment.control_hz, clock=clock, sleep=sleep)
-        features = device.observation_features
-        self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
-        self._require_fit()
+        if config.home is not None and len(config.home) != embodiment.action_size:
+            raise ConfigError(f"home has {len(config.home)} numbers; the action has {embodiment.action_size}")
         self._driving = self._describe()
         self.interrupted: Callable[[], bool] = lambda: False
         """Asked at each control step on the way to a start, and of the rest before it (`HomingRobot`)."""
@@ -136,7 +135,7 @@ class LeRobotRobot:
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """LeRobot's names of the action's columns."""
+        """LeRobot's names of the action's columns, in the embodiment's order."""
         return self._driver.actions
 
     def reset(self, task: Task, seed: int) -> Observation:
@@ -203,21 +202,6 @@ class LeRobotRobot:
         """Hold and disconnect. What motors do without a connection is LeRobot's `disable_torque_on_disconnect`."""
         self._driver.close(self._driving)
 
-    def _require_fit(self) -> None:
-        robot, sizes = self._embodiment, {name: tuple(shape[:2]) for name, shape in self._cameras.items()}
-        for what, found, wanted in (
-            ("numbers in its observations", len(self._driver.joints), robot.state_size),
-            ("numbers in its actions", len(self._driver.actions), robot.action_size),
-            ("cameras", sorted(sizes), sorted(robot.cameras)),
-        ):
-            if found != wanted:
-                raise ConfigError(
-                    f"LeRobot's {self._driver.device.name} has {found} {what}, embodiment {robot.name} has {wanted}: "
-                    "configure its cameras as they were recorded, or give the embodiment that it is"
-                )
-        if self._config.home is not None and len(self._config.home) != robot.action_size:
-            raise ConfigError(f"home has {len(self._config.home)} numbers; the action has {robot.action_size}")
-
     def _describe(self) -> Driving:
         """Positions are driven from where they are measured."""
         speeds = self._config.drive_speeds
@@ -262,7 +246,8 @@ class LeRobotRobot:
 
     def _observe(self) -> Observation:
         state_S, seen = self._driver.observe()
-        images = {name: _picture(seen[name], self._embodiment.cameras[name]) for name in self._cameras}
+        sizes = self._embodiment.cameras
+        images = {name: _picture(seen[theirs], sizes[name]) for name, theirs in self._driver.cameras.items()}
         return Observation(state=state_S, images=images)
 
 

@@ -10,8 +10,9 @@ from lerobot.robots import Robot as Device
 
 from lwd.driving import Driving
 from lwd.errors import RobotFault
+from lwd.matching import match
 from lwd.robots.limits import checked_action
-from lwd.types import Embodiment, FloatArray
+from lwd.types import Embodiment, FloatArray, TokenSpec
 
 BUSY_S = 0.5
 """For so long `hold` waits for another thread's transaction to end; LeRobot's cameras take up to .2 s for a frame."""
@@ -23,10 +24,19 @@ class LeRobotDriver:
     """Names and order of a device's columns, its last command and its last measurement."""
 
     def __init__(self, device: Device, embodiment: Embodiment) -> None:
-        """Connect nothing yet."""
+        """Connect nothing yet.
+
+        Raises:
+            ConfigError: if the device's features do not fit the embodiment.
+        """
         self.device, self._embodiment = device, embodiment
-        self.joints = tuple(name for name, kind in device.observation_features.items() if not isinstance(kind, tuple))
-        self.actions = tuple(device.action_features)
+        found = _described(device, embodiment)
+        fit = match(embodiment, found)
+        # In the embodiment's order: LeRobot's dictionaries have none.
+        self.joints = tuple(found.state_tokens[0].names[place] for place in fit.state_order)
+        self.actions = tuple(found.action_names[place] for place in fit.action_order)
+        self.cameras = fit.cameras
+        """The embodiment's names of the cameras -> the device's."""
         self._lock = threading.Lock()
         self._measured_S: FloatArray | None = None
         self._commanded_A: FloatArray | None = None
@@ -159,3 +169,18 @@ class LeRobotDriver:
             raise RobotFault(
                 f"{self.device.name} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
             ) from error
+
+
+def _described(device: Device, embodiment: Embodiment) -> Embodiment:
+    """Return what a device says of itself; its rate and its limits are the embodiment's."""
+    features = device.observation_features
+    joints, actions = tuple(n for n, kind in features.items() if not isinstance(kind, tuple)), device.action_features
+    return Embodiment(
+        name=f"LeRobot's {device.name}",
+        control_hz=embodiment.control_hz,
+        state_tokens=(TokenSpec(name="state", size=len(joints), names=joints),),
+        action_low=(-1.0,) * len(actions),
+        action_high=(1.0,) * len(actions),
+        cameras={name: (kind[0], kind[1]) for name, kind in features.items() if isinstance(kind, tuple)},
+        action_names=tuple(actions),
+    )
