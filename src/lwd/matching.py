@@ -210,13 +210,13 @@ def _counterparts(run: Mapping[str, object], found: Mapping[str, object]) -> dic
     """Return the other's name for each name of the run's; None if they differ."""
     if set(run) == set(found):
         return {name: name for name in run}
-    ours, theirs = {_as_recorded(name): name for name in run}, {_as_recorded(name): name for name in found}
+    ours, theirs = {as_recorded(name): name for name in run}, {as_recorded(name): name for name in found}
     if set(ours) != set(theirs) or len(ours) != len(run) or len(theirs) != len(found):
         return None
     return {name: theirs[key] for key, name in ours.items()}
 
 
-def _as_recorded(name: str) -> str:
+def as_recorded(name: str) -> str:
     """Return what LeRobot calls a Gymnasium environment's key in its data sets."""
     return {"agent_pos": "state", "pixels": "image"}.get(name, name.removeprefix("pixels."))
 

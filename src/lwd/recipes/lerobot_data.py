@@ -89,6 +89,7 @@ def survey(
         look_at_frames: also decode the first and last frame of every camera.
     """
     planned: list[Planned] = []
+    source.read_for(embodiment)
     for recording in source.recordings():
         item = plan(recording, source.layout, embodiment, settings)
         if look_at_frames and not item.problems:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from lwd.data.frames import decode_frame
-from lwd.data.lerobot.importing import DESCRIPTION, description_of
+from lwd.data.lerobot.importing import description_of
+from lwd.data.lerobot.layout import DESCRIPTION
 from lwd.errors import ConfigError, EpisodeRejected
 from lwd.types import Controller, Embodiment, Episode, FloatArray
 
