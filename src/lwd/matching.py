@@ -37,6 +37,10 @@ class Match:
         """Bring the other's states (..., S) into the run's order."""
         return raw_S[..., list(self.state_order)]
 
+    def state_to_robot(self, state_S: FloatArray) -> FloatArray:
+        """Bring the run's states (..., S) into the other's order."""
+        return state_S[..., np.argsort(self.state_order)]
+
     def action_from_robot(self, action_A: FloatArray) -> FloatArray:
         """Bring the other's actions (..., A) into the run's order."""
         return action_A[..., list(self.action_order)]
@@ -174,16 +178,23 @@ def _state_order(wanted: Embodiment, other_side: Embodiment) -> tuple[int, ...]:
 
 def _flat_order(both: str, run: Sequence[TokenSpec], found: Sequence[TokenSpec]) -> tuple[int, ...]:
     """Return the order if one side is one vector whose entries have names (a device's joints), else refuse."""
-    names = [[name for token in side for name in token.names] for side in (run, found)]
+    names = [flat_names(side) for side in (run, found)]
     sizes = [sum(token.size for token in side) for side in (run, found)]
     one = next((side for side in (0, 1) if len((run, found)[side]) == 1), None)
     if one is not None and sizes[0] == sizes[1] and names[one]:
-        ours, theirs = (tuple(part) if len(part) == size else () for part, size in zip(names, sizes, strict=True))
-        return column_order("the state", ours, theirs)
+        return column_order("the state", *names) or tuple(range(sizes[0]))
     raise ConfigError(
         f"{both}: vectors are matched by their names; choose those of the run, or name them alike (--state of an "
         "import, FlattenObservation or renamed keys of an environment)"
     )
+
+
+def flat_names(tokens: Sequence[TokenSpec]) -> tuple[str, ...]:
+    """Return the names of a state's entries, with their tokens' where they are not unique; none if one has none."""
+    if not all(token.names for token in tokens):
+        return ()
+    names = tuple(name for token in tokens for name in token.names)
+    return names if len(set(names)) == len(names) else tuple(f"{t.name}.{name}" for t in tokens for name in t.names)
 
 
 def _camera_differences(run: Embodiment, found: Embodiment) -> list[str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from lwd.data import durable
 from lwd.data.episode_file import read_episode
 from lwd.data.leases import SnapshotLease
-from lwd.data.lerobot.exporting import ValueOf, export_episodes
+from lwd.data.lerobot.columns import ValueOf
+from lwd.data.lerobot.exporting import export_episodes
 from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan
 from lwd.data.lerobot.layout import derived_embodiment, stride_for
 from lwd.data.log import EpisodeEntry, LogReader
@@ -139,10 +140,13 @@ def export_dataset(
     selection: Selection,
     lossless: bool,
     value: ValueOf | None,
+    like: Path | None = None,
     progress: Progress,
 ) -> int:
     """Write the selected episodes of a snapshot as a LeRobotDataset; nothing is left behind if that fails.
 
+    Args:
+        like: directory of a dataset whose features it gets; None: LWD's own choice.
     Returns:
         the number of episodes.
     Raises:
@@ -170,6 +174,7 @@ def export_dataset(
                 embodiment,
                 lossless=lossless,
                 value=value,
+                like=like,
                 on_written=lambda done: progress(done, len(entries)),
             )
             durable.replace(unfinished / EMBODIMENT_FILE, embodiment_json(embodiment))

@@ -77,6 +77,14 @@ class DatasetLayout:
             action_names=self.action.names,
         )
 
+    def recorded_state_of(self, state_TS: FloatArray) -> FloatArray:
+        """Bring the run's states into the order of the state's columns, side by side."""
+        return state_TS if self.order is None else self.order.state_to_robot(state_TS)
+
+    def recorded_action_of(self, action_TA: FloatArray) -> FloatArray:
+        """Bring the run's actions into the order of the action's column."""
+        return action_TA if self.order is None else self.order.action_to_robot(action_TA)
+
     def state_of(self, recorded_NS: FloatArray) -> FloatArray:
         """Bring the state's columns, side by side, into the run's order."""
         return recorded_NS if self.order is None else self.order.state(recorded_NS)
