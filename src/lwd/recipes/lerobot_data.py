@@ -13,14 +13,13 @@ from lwd.data.leases import SnapshotLease
 from lwd.data.lerobot.columns import ValueOf
 from lwd.data.lerobot.exporting import export_episodes
 from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan
-from lwd.data.lerobot.layout import derived_embodiment, stride_for
 from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.selection import Selection
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ObjectExists, StoreError
 from lwd.fleet.coordinator import BatchResult
-from lwd.fleet.embodiment import embodiment_json, first_embodiment, parse_embodiment, read_embodiment
+from lwd.fleet.embodiment import embodiment_json, first_embodiment
 from lwd.fleet.ingest import ingest
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Embodiment, Episode, FloatArray
@@ -41,39 +40,6 @@ class Survey:
     @property
     def accepted(self) -> tuple[Planned, ...]:
         return tuple(item for item in self.planned if not item.problems)
-
-
-def embodiment_for(
-    run: RunDirectory,
-    source: "LeRobotSource",
-    settings: ImportSettings,
-    *,
-    given: Path | None,
-    image_size: tuple[int, int] | None,
-) -> Embodiment:
-    """Return the robot that the dataset's episodes are of.
-
-    The given file counts, else the run's own, else what our exporter left, else what the features tell.
-
-    Raises:
-        ConfigError: if a file is wrong.
-    """
-    if given is not None:
-        return read_embodiment(given)
-    if (own := run.own_embodiment()) is not None:
-        return own
-    # Opening the store of a run that does not exist would make it.
-    if run.path.exists() and first_embodiment(run.store()) is not None:
-        return run.embodiment()
-    if (left := source.embodiment_json()) is not None:
-        return parse_embodiment(left, f"{source.name}/{EMBODIMENT_FILE}")
-    return derived_embodiment(
-        source.layout,
-        source.actions(),
-        name=source.robot_type or source.name,
-        control_hz=source.layout.fps / stride_for(source.layout.fps, settings.control_hz),
-        image_size=image_size,
-    )
 
 
 def survey(

@@ -174,7 +174,7 @@ def _human(episode: Episode, row: int, _: object = None) -> bool:
 
 def _success(episode: Episode, row: int, _: object = None) -> bool:
     """In the last frame alone, which shows what was achieved."""
-    return row == episode.steps and episode.info.outcome is Outcome.SUCCESS
+    return bool(row == episode.steps and episode.info.outcome is Outcome.SUCCESS)
 
 
 def _value(episode: Episode, row: int, values_T: FloatArray | None) -> Any:
@@ -202,4 +202,4 @@ def _cast(value: Any, feature: Feature) -> Any:
 
 
 def _is_video(feature: Feature) -> bool:
-    return feature["dtype"] == "video"
+    return str(feature["dtype"]) == "video"

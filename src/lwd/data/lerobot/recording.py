@@ -99,7 +99,7 @@ def problems(recording: Recording, embodiment: Embodiment, stride: float) -> lis
             found.append(
                 f"action {column}{name} reaches [{actions_TA[:, column].min():g}, {actions_TA[:, column].max():g}], "
                 f"outside the limits [{low_A[column]:g}, {high_A[column]:g}]: where the robot may do that, import all "
-                "its data sets at once, or give --limits"
+                "its datasets at once, or give --limits or --widen-limits"
             )
     if not recording.instruction.strip():
         found.append("it has no task string")
