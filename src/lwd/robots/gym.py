@@ -14,6 +14,7 @@ import numpy as np
 
 from lwd.driving import Driving, relative_driving
 from lwd.errors import ConfigError, RobotFault
+from lwd.matching import Match, match
 from lwd.robots.foreign import Foreign, as_array, shown
 from lwd.robots.gym_actions import GymActions
 from lwd.robots.gym_layout import ObservationLayout
@@ -72,10 +73,9 @@ class GymRobot:
             raise ConfigError("tasks are empty; a robot has at least one")
         self._make, self._settings, self._tasks = make, settings, {task.name: task for task in tasks}
         self._open: dict[str, _Opened] = {}
-        self._known = settings.embodiment
+        self._known: Embodiment | None = settings.embodiment
         try:
-            found = self._opened(tasks[0]).described(settings)
-            self._embodiment = self._known = settings.embodiment or found
+            self._embodiment = self._opened(tasks[0]).embodiment
         except RobotFault as fault:
             if isinstance(fault.__cause__, _WRONG_SETTINGS):
                 raise ConfigError(f"{fault}: check the environment's arguments and packages") from fault
@@ -83,6 +83,7 @@ class GymRobot:
                 raise
             _logger.warning("%s; it is tried again at the first episode", fault)
             self._embodiment = settings.embodiment
+        self._known = self._embodiment
         self._driving = settings.driving(self._embodiment)
         self._task: Task | None = None
         self._steps = 0
@@ -134,10 +135,10 @@ class GymRobot:
         if self._task is None or self._outcome is not None:
             raise RobotFault("the robot has no episode running; call reset(task, seed) before step(action)")
         task, opened = self._task, self._opened(self._task)
-        sent = opened.actions.sent(action)
-        step = _step(self._call(task, "step", lambda: opened.environment.step(sent)), task)
+        sent = opened.actions.sent(opened.match.action_to_robot(action))
         # A copy: some environments change what they were given.
-        executed = opened.actions.sent(action).astype(np.float32)
+        executed = opened.match.action_from_robot(sent.astype(np.float32))
+        step = _step(self._call(task, "step", lambda: opened.environment.step(sent)), task)
         self._steps += 1
         try:
             says = self._settings.success(step)
@@ -176,9 +177,8 @@ class GymRobot:
             with Foreign(f"making the environment of task {task.name}"):
                 environment = self._make(task)
             try:
-                opened = _Opened.of(environment)
-                if self._known is not None:
-                    _fitting(self._known, opened.described(self._settings))
+                with Foreign(f"the environment of task {task.name}"):
+                    opened = _Opened.of(environment, self._settings, self._known)
             except Exception:
                 _close(environment, task.name)
                 raise
@@ -226,14 +226,22 @@ class GymRobot:
             raise RobotFault(f"task {task.name}: {fault}") from fault
         for name in opened.layout.leaving(state):
             self._warn(name, f"observation {name} of task {task.name} leaves the space that it states")
-        # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
-        images = {name: _fitted(picture, self._embodiment.cameras[name]) for name, picture in pictures.items()}
         if self._settings.rendered is not None:
-            picture = self._call(task, "render", opened.environment.render)
-            if picture is None:
-                raise RobotFault(f"render of task {task.name} returned None; make it with render_mode='rgb_array'")
-            images["render"] = _fitted(picture, self._embodiment.cameras["render"])
-        return Observation(state=state, images=images)
+            pictures["render"] = self._rendered(task, opened.environment)
+        # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
+        sizes = self._embodiment.cameras
+        images = {name: _fitted(picture, sizes[name]) for name, picture in opened.match.images(pictures).items()}
+        return Observation(state=opened.match.state(state), images=images)
+
+    def _rendered(self, task: Task, environment: gymnasium.Env[Any, Any]) -> ByteArray:
+        what = f"render of task {task.name}"
+        returned = self._call(task, "render", environment.render)
+        if returned is None:
+            raise RobotFault(f"{what} returned None; make it with render_mode='rgb_array'")
+        picture = as_array(returned, what)
+        if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
+            raise RobotFault(f"{what} has shape {picture.shape} of {picture.dtype}; expected (height, width, 3) uint8")
+        return picture
 
     def _warn(self, key: str, text: str) -> None:
         if key not in self._warned:
@@ -248,36 +256,58 @@ class _Opened:
     environment: gymnasium.Env[Any, Any]
     layout: ObservationLayout
     actions: GymActions
+    embodiment: Embodiment
+    """What the run's file says that the robot is, else what the spaces say."""
+    match: Match
 
     @classmethod
-    def of(cls, environment: gymnasium.Env[Any, Any]) -> "_Opened":
+    def of(cls, environment: gymnasium.Env[Any, Any], settings: GymSettings, known: Embodiment | None) -> "_Opened":
+        """Read an environment's spaces, and match them with what is known of the robot.
+
+        Raises:
+            ConfigError: if they cannot be used, or do not fit.
+        """
+        layout, actions = ObservationLayout.of(environment.observation_space), GymActions.of(environment)
+        found = _described(environment, layout, actions, settings, known)
         return cls(
             environment=environment,
-            layout=ObservationLayout.of(environment.observation_space),
-            actions=GymActions.of(environment),
+            layout=layout,
+            actions=actions,
+            embodiment=known or found,
+            match=match(known or found, found),
         )
 
-    def described(self, settings: GymSettings) -> Embodiment:
-        """Return the robot that the spaces describe; limits that they leave open are the given embodiment's."""
-        low, high = self.actions.low, self.actions.high
-        if not self.actions.is_bounded:
-            if settings.embodiment is None or settings.embodiment.action_size != len(low):
-                raise ConfigError(
-                    f"actions of {settings.name} are not bounded: give its action space limits by a wrapper, or import "
-                    "demonstrations first (RUN/embodiment.json has the limits then)"
-                )
-            low, high = settings.embodiment.action_low, settings.embodiment.action_high
-        cameras = {picture.name: picture.size for picture in self.layout.pictures}
-        if settings.rendered is not None:
-            cameras["render"] = settings.rendered
-        return Embodiment(
-            name=settings.name,
-            control_hz=settings.control_hz or float(self.environment.metadata.get("render_fps") or DEFAULT_HZ),
-            state_tokens=tuple(TokenSpec(name=vector.name, size=vector.size) for vector in self.layout.vectors),
-            action_low=low,
-            action_high=high,
-            cameras=cameras,
-        )
+
+def _described(
+    environment: gymnasium.Env[Any, Any],
+    layout: ObservationLayout,
+    actions: GymActions,
+    settings: GymSettings,
+    known: Embodiment | None,
+) -> Embodiment:
+    """Return the robot that the spaces describe; limits that they leave open are those of the known one."""
+    low, high = actions.low, actions.high
+    if not actions.is_bounded:
+        if known is None or known.action_size != len(low):
+            raise ConfigError(
+                f"actions of {settings.name} are not bounded: give its action space limits by a wrapper, or import "
+                "demonstrations first (RUN/embodiment.json has the limits then)"
+            )
+        low, high = known.action_low, known.action_high
+    cameras = {picture.name: picture.size for picture in layout.pictures}
+    if settings.rendered is not None:
+        cameras["render"] = settings.rendered
+    stated_hz = settings.control_hz or environment.metadata.get("render_fps")
+    # One that does not say how fast it is fits every run.
+    otherwise_hz = DEFAULT_HZ if known is None else known.control_hz
+    return Embodiment(
+        name=settings.name,
+        control_hz=float(stated_hz or otherwise_hz),
+        state_tokens=tuple(TokenSpec(name=vector.name, size=vector.size) for vector in layout.vectors),
+        action_low=low,
+        action_high=high,
+        cameras=cameras,
+    )
 
 
 def _step(returned: Any, task: Task) -> Step:
@@ -316,17 +346,6 @@ def _close(environment: gymnasium.Env[Any, Any], name: str) -> None:
             environment.close()
     except RobotFault as fault:
         _logger.warning("%s", fault)
-
-
-def _fitting(given: Embodiment, found: Embodiment) -> Embodiment:
-    for what, one, other in (
-        ("numbers in its state", given.state_size, found.state_size),
-        ("numbers in its action", given.action_size, found.action_size),
-        ("cameras", sorted(given.cameras), sorted(found.cameras)),
-    ):
-        if one != other:
-            raise ConfigError(f"embodiment {given.name} has {one} {what}, the environment {other}: they must agree")
-    return given
 
 
 def _fitted(picture: Any, size: tuple[int, int]) -> ByteArray:

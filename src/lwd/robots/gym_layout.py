@@ -20,6 +20,8 @@ _GREY_SIDE = 16
 """Two axes of bytes, both at least so long, are a picture without colours."""
 _FAR = 10.0
 """How many times its width a number may be outside of its space: many environments leave theirs by a little."""
+_RATIO = 0.02
+"""How far the proportions of a picture may be from its space's: sides are whole pixels."""
 _SMALL = 1e-3
 """By how much of its range a float picture may leave it: rounding."""
 
@@ -88,7 +90,7 @@ class Picture:
     high: float
 
     def read(self, raw: Any) -> ByteArray:
-        """Return it as (height, width, 3) uint8; its height and width may differ from its space's.
+        """Return it as (height, width, 3) uint8; its size may differ from its space's, its proportions not.
 
         Raises:
             RobotFault: if it is no picture, or of another dtype or range than its space says.
@@ -101,6 +103,11 @@ class Picture:
             array = np.moveaxis(array, 0, -1)
         if array.ndim != 3 or array.shape[-1] not in _COLOURS or 0 in array.shape:
             raise RobotFault(f"{what} has shape {array.shape}; expected (height, width, 3)")
+        if abs(array.shape[0] * self.size[1] / (array.shape[1] * self.size[0]) - 1) > _RATIO:
+            raise RobotFault(
+                f"{what} has shape {array.shape}; its space says {self.size[0]} x {self.size[1]} (height x width), and "
+                "it would be squeezed"
+            )
         if (array.dtype.kind == "f") != self.is_float:
             raise RobotFault(f"{what} is {array.dtype}; its space says {'float' if self.is_float else 'whole numbers'}")
         array = self._bytes(array)
