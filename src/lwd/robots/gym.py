@@ -24,7 +24,7 @@ from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, S
 DEFAULT_HZ = 20.0
 MakeEnvironment = Callable[[Task], gymnasium.Env[Any, Any]]
 T = TypeVar("T")
-_WRONG_SETTINGS = (TypeError, ValueError, KeyError, ImportError, gymnasium.error.Error)
+_WRONG_SETTINGS = (TypeError, ValueError, LookupError, AssertionError, ImportError, gymnasium.error.Error)
 """What a constructor raises that would raise it again."""
 
 _logger = logging.getLogger(__name__)
