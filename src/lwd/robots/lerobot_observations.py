@@ -57,6 +57,9 @@ class ProcessedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         from lerobot.envs.utils import NEW_ROLLOUT_OPTION
 
+        if seed is not None and hasattr(self.unwrapped, "init_state_id"):
+            # LIBERO takes its stored starts in turn; here the same seed gives the same start.
+            self.unwrapped.init_state_id = seed
         # Without it an environment that has ended stays as it is: LeRobot's own reset after an episode does nothing.
         raw, info = self.env.reset(seed=seed, options={**(options or {}), NEW_ROLLOUT_OPTION: True})
         return self._processed(raw), info

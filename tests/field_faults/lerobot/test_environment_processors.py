@@ -54,6 +54,7 @@ class Arm(gymnasium.Env):
 
     def __init__(self) -> None:
         self.sent: list[np.ndarray] = []
+        self.init_state_id = 0
 
     def _observation(self) -> dict[str, object]:
         eef = {"pos": np.array([1.0, 2.0, 3.0]), "quat": np.array([0.0, 0.0, 1.0, 0.0]), "mat": np.eye(3)}
@@ -67,6 +68,7 @@ class Arm(gymnasium.Env):
         }
 
     def reset(self, *, seed=None, options=None):
+        self.begun_from, self.init_state_id = self.init_state_id, self.init_state_id + 1
         return self._observation(), {"is_success": False}
 
     def step(self, action):
@@ -124,6 +126,17 @@ def test_state_and_pictures_are_those_of_lerobots_datasets():
     np.testing.assert_allclose(seen.state, [1, 2, 3, 0, 0, np.pi, 4, 5], atol=1e-6)
     np.testing.assert_array_equal(seen.images["image"], PICTURE)
     np.testing.assert_array_equal(robot.step(np.zeros(2, np.float32)).observation.images["image"], PICTURE)
+
+
+def test_the_same_seed_takes_the_same_stored_start():
+    environments = LeRobotEnvironments("field_fault_arm", {})
+    (task,) = environments.tasks
+    robot = environments.robot((task,))
+    starts = []
+    for seed in (7, 7, 8):
+        robot.reset(task, seed)
+        starts.append(robot._opened(task).environment.unwrapped.begun_from)
+    assert starts == [7, 7, 8]
 
 
 def test_an_environment_that_raised_is_built_anew():
