@@ -203,5 +203,5 @@ class LeRobotDriver:
             raise
         except (Exception, SystemExit) as error:  # drivers raise nearly anything
             raise RobotFault(
-                f"{self.device.name} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
+                f"{lerobot_parts.name_of(self.device)} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
             ) from error

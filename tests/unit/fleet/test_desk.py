@@ -265,7 +265,7 @@ def test_a_device_takes_drives_and_hands_back_and_is_told_who_has_the_robot(tmp_
                     "paused",
                     "its operator is gone: take over and release",
                 )
-                await until(lambda: any("the cable is out; the device is connected anew" in it for it in caplog.messages))
+                await until(lambda: "the cable is out; the device is connected anew" in caplog.text)
                 # It is plugged in again, and takes the robot again.
                 stick.fault = ""
                 await until(lambda: remote.view().phase == "human")
