@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import logging
 import shlex
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ _DEPTH = 3
 """A pair of arms has arms, which have a bus and cameras."""
 _READ_RETRIES = 3
 _LEVER = "disable_torque_on_disconnect"
+
+_TYPES: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
 
 _logger = logging.getLogger(__name__)
 
@@ -177,11 +180,17 @@ def name_of(device: Any) -> str:
     return f"{name} {device.id}" if getattr(device, "id", None) else name
 
 
+def note_type(device: Any, kind: str) -> None:
+    """Remember by which of LeRobot's types a device was made: some have one class for two (so100, so101)."""
+    _TYPES[device] = kind
+
+
 def calibrate_command(device: Any) -> str:
     """Return the command that calibrates a device, with the arguments that it was made from."""
     section = "robot" if isinstance(device, Device) else "teleop"
     config = device.config
-    options = [f"--{section}.type={getattr(config, 'type', device.name)}", *_options(config, section)]
+    kind = _TYPES.get(device) or getattr(config, "type", device.name)
+    options = [f"--{section}.type={kind}", *_options(config, section)]
     return shlex.join(["lerobot-calibrate", *options])
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from lerobot.robots import Robot, RobotConfig
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig
 from lerobot.teleoperators.utils import TeleopEvents
+from lerobot.utils.bimanual import BimanualMixin
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 
 from lwd.robots.lerobot import LeRobotConfig
@@ -157,6 +158,7 @@ class BusArm(Robot):
     def configure(self) -> None:
         with self.bus.torque_disabled():
             pass
+        self._breaks("robot.configure")
 
     @check_if_not_connected
     def get_observation(self) -> dict[str, Any]:
@@ -182,6 +184,38 @@ class BusArm(Robot):
     @property
     def is_closed(self) -> bool:
         return not self.bus.is_connected and not any(camera.is_connected for camera in self.cameras.values())
+
+
+@RobotConfig.register_subclass("two_bus_arms")
+@dataclass(kw_only=True)
+class TwoBusArmsConfig(RobotConfig):
+    left: BusArmConfig
+    right: BusArmConfig
+
+
+class TwoBusArms(BimanualMixin, Robot):
+    config_class = TwoBusArmsConfig
+    name = "two_bus_arms"
+
+    def __init__(self, config: TwoBusArmsConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self.left_arm, self.right_arm = BusArm(config.left), BusArm(config.right)
+        self.cameras = {**self.left_arm.cameras, **self.right_arm.cameras}
+
+    @property
+    def observation_features(self) -> dict[str, Any]:
+        return {f"{side}_{joint}": float for side in ("left", "right") for joint in JOINTS}
+
+    @property
+    def action_features(self) -> dict[str, type]:
+        return self.observation_features
+
+    def get_observation(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def send_action(self, action: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 @TeleoperatorConfig.register_subclass("bus_leader")

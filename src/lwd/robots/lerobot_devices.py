@@ -15,6 +15,7 @@ from lerobot.robots import RobotConfig, make_robot_from_config
 from lerobot.teleoperators import Teleoperator, TeleoperatorConfig, make_teleoperator_from_config
 
 from lwd.errors import ConfigError
+from lwd.lerobot_parts import note_type
 from lwd.robots.lerobot_plugins import load_plugins
 
 _logger = logging.getLogger(__name__)
@@ -28,9 +29,11 @@ def make_device(kind: str, config: Mapping[str, Any]) -> Device:
     """
     name = _known("robot", RobotConfig, lerobot.robots, (kind, f"{kind}_follower"))
     try:
-        return make_robot_from_config(draccus.decode(RobotConfig, {"type": name, **config}))
+        device = make_robot_from_config(draccus.decode(RobotConfig, {"type": name, **config}))
     except (Exception, SystemExit) as error:  # draccus' own, and those of missing drivers
         raise ConfigError(f"LeRobot cannot make robot {name} ({error}): correct the section `robot`") from error
+    note_type(device, name)
+    return device
 
 
 def make_teleoperator(config: Mapping[str, Any]) -> Teleoperator:
@@ -41,9 +44,11 @@ def make_teleoperator(config: Mapping[str, Any]) -> Teleoperator:
     """
     kind = _known("teleoperator", TeleoperatorConfig, lerobot.teleoperators, (str(config.get("type")),))
     try:
-        return make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, dict(config)))
+        device = make_teleoperator_from_config(draccus.decode(TeleoperatorConfig, dict(config)))
     except (Exception, SystemExit) as error:  # draccus' own, and those of missing drivers
         raise ConfigError(f"LeRobot cannot make teleoperator {kind} ({error}): correct its section") from error
+    note_type(device, kind)
+    return device
 
 
 def _known(what: str, registry: Any, package: Any, names: tuple[str, ...]) -> str:

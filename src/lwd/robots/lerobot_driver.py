@@ -202,6 +202,5 @@ class LeRobotDriver:
         except RobotFault:
             raise
         except (Exception, SystemExit) as error:  # drivers raise nearly anything
-            raise RobotFault(
-                f"{lerobot_parts.name_of(self.device)} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
-            ) from error
+            name, why = lerobot_parts.name_of(self.device), f"{type(error).__name__}: {error}"
+            raise RobotFault(f"{name} cannot {what} ({why}): check its power and cables") from error
