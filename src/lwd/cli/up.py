@@ -26,6 +26,7 @@ from lwd.cli.options import (
     status,
 )
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
+from lwd.recipes.advice import after_fleet
 from lwd.recipes.fleet_up import FleetUp, run_fleet
 from lwd.recipes.methods import method_recipe
 
@@ -92,4 +93,4 @@ def run(
     online = directory.checkpoints("online").latest()
     if online is None or not online.progress.finished:
         raise KeyboardInterrupt
-    next_step(f"lwd evaluate {run} --method lwd_online, then lwd report {run}")
+    next_step(after_fleet(run, directory.embodiment(), "lwd_online"))
