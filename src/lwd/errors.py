@@ -142,6 +142,8 @@ TRY_AGAIN = 75
 """Exit status of a process whose error may be gone at the next try (EX_TEMPFAIL of sysexits.h)."""
 
 
+WRONG_USAGE = 2
+"""Exit status of a wrong command line."""
 MISCONFIGURED = 78
 """Exit status of a process whose settings are wrong: a restart would repeat the error (EX_CONFIG of sysexits.h)."""
 

@@ -5,9 +5,9 @@ import os
 import sys
 from dataclasses import dataclass
 
-from lwd.cli.parsing import USAGE_STATUS, nearest, parse
+from lwd.cli.parsing import nearest, parse
 from lwd.commands import missing_extra
-from lwd.errors import MISCONFIGURED, LWDError, exit_status, os_error_in_words
+from lwd.errors import MISCONFIGURED, WRONG_USAGE, LWDError, exit_status, os_error_in_words
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _overview(arguments: list[str]) -> int:
         return 0
     print("\n".join(lines), file=sys.stderr)
     print(f"\nlwd: there is no verb {' '.join(arguments[:2])!r}{_suggestion(arguments)}", file=sys.stderr)
-    return USAGE_STATUS
+    return WRONG_USAGE
 
 
 def _suggestion(arguments: list[str]) -> str:

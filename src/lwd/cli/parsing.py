@@ -6,14 +6,15 @@ import functools
 import io
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tyro
 
-USAGE_STATUS = 2
-"""Exit status of a wrong command line."""
+from lwd.errors import ConfigError
+
 _BORDER = "│ "
 
 
@@ -49,6 +50,29 @@ def parse(name: str, run: Callable[..., None], explanation: str | None, words: S
         raise
 
 
+def split_words(option: str, text: str, name: str, run: Callable[..., None]) -> tuple[str, ...]:
+    """Return the words of an option that are further options of another verb, once they are known to be right.
+
+    Args:
+        option: that holds them, such as --robot-options.
+        name: of the other verb.
+    Raises:
+        ConfigError: saying what is wrong with them.
+    """
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ConfigError(f"{option} is {text!r} ({error}): quote it as for a shell") from error
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            parse(name, run, None, words)
+    except SystemExit as end:
+        reason = (said.getvalue().splitlines() or [f"lwd {name}: --help is no option of a process"])[-1]
+        raise ConfigError(f"{option} is wrong: {reason}") from end
+    return words
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that a mistyped one is nearest to; None if none is near."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
@@ -61,7 +85,9 @@ def _reason(name: str, run: Callable[..., None], words: Sequence[str], box: str)
         near = nearest(unknown[0], known)
         hint = f"did you mean {near}?" if near else f"lwd {name} --help lists them"
         return f"there is no option {unknown[0]}; {hint}"
-    said = itertools.takewhile(re.compile(r".*\w").match, box.splitlines()[1:])
+    # The first part of the box, without its title; borders are drawn with other characters where these cannot be shown.
+    words_in = re.compile(r".*\w").match
+    said = itertools.takewhile(words_in, itertools.dropwhile(lambda line: not words_in(line), box.splitlines()[1:]))
     return f"{' '.join(line.strip(_BORDER) for line in said).rstrip('.:')}; lwd {name} --help explains the options"
 
 

@@ -18,6 +18,7 @@ from lwd.recipes.budget import Budget
 from lwd.recipes.method_name import MethodName
 from lwd.recipes.methods import METHODS
 from lwd.recipes.run_directory import RunDirectory
+from lwd.robots.protocol import no_success_test
 from lwd.robots.sim import world_named
 
 # Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).
@@ -86,6 +87,9 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
         require_free_port(fleet.console_port)
     if bus is not None:
         asyncio.run(_require_bus(bus))
+    if any(word.partition("=")[0] == "--lerobot" for word in fleet.robot_options):
+        # The hosts' own warnings are in their logs.
+        on_event(no_success_test("a LeRobot robot"))
     run.write_config("fleet", asdict(fleet))
     Supervisor(config, on_event=on_event).run()
 
