@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import select
 import sys
 from dataclasses import dataclass
 
@@ -137,6 +138,7 @@ def dispatch(arguments: list[str]) -> int:
     try:
         module = importlib.import_module(verb.module)
         module.run(**parse(name, module.run, module.__doc__, arguments[len(name.split()) :]))
+        sys.stdout.flush()
     except LWDError as error:
         return _failed(name, str(error), exit_status(error))
     except ModuleNotFoundError as error:
@@ -145,7 +147,9 @@ def dispatch(arguments: list[str]) -> int:
         print(missing_extra(f"lwd {name}", str(error.name), {extra, *verb.extras}), file=sys.stderr)
         return MISCONFIGURED if verb.supervised else 1
     except OSError as error:
-        return BROKEN_PIPE if _nobody_reads() else _failed(name, os_error_in_words(error), 1)
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return BROKEN_PIPE
+        return _failed(name, os_error_in_words(error), 1)
     except KeyboardInterrupt:
         print(f"\nlwd {name}: stopped; the same command continues where it was", file=sys.stderr)
         return 130
@@ -153,13 +157,13 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output was closed by its reader, such as `head`; nothing more is written to it then."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    """Whether the reader of standard output, such as `head`, has closed it; nothing more is written to it then."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _failed(name: str, reason: str, status: int) -> int:

@@ -125,9 +125,9 @@ def no_success_test(robots: str) -> str:
     """
     return (
         f"{robots} cannot tell that a task is done: an episode that reaches its time limit without a label counts as "
-        "failed, and the critic learns that. Three ways to say success: (1) the events of a LeRobot device (`events` or "
-        "`teleoperator` of --lerobot-config, or `lwd operator --teleop`); (2) a person at the console (`lwd console`, "
-        "keys 1 and 2); (3) for an environment, its own test (`lwd robot --gym ID --success KEY`)"
+        "failed, and the critic learns that. Three ways to say success: (1) the events of a LeRobot device (`events` "
+        "or `teleoperator` of --lerobot-config, or `lwd operator --teleop`); (2) a person at the console (`lwd "
+        "console`, keys 1 and 2); (3) for an environment, its own test (`lwd robot --gym ID --success KEY`)"
     )
 
 
