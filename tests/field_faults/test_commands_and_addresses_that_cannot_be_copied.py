@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from lwd.cli.console_link import show_link
+from lwd.cli.fleet_progress import watch_fleet
 from lwd.cli.main import dispatch
+from lwd.cli.options import console, next_step
 from lwd.commands import host_port, lwd_command
 from lwd.console.server import ConsoleConfig, _listen
 from lwd.errors import ConfigError, PortInUse
@@ -90,3 +92,18 @@ def test_a_rendezvous_of_ipv6_is_taken_and_named_in_brackets():
 def test_other_hosts_have_no_brackets():
     assert host_port("127.0.0.1", 1) == "127.0.0.1:1"
     assert host_port("robots.example", 1) == "robots.example:1"
+
+
+@pytest.mark.parametrize("say", [next_step, lambda text: console.print(text, soft_wrap=True)])
+def test_square_brackets_are_printed_as_they_are(say, capsys):
+    """Rich takes them for styles: `pip install '.[edge]'` lost its extra, runs/[a] its name."""
+    command = lwd_command("report", "runs/[red]a[/red]/" + 100 * "long")
+    say(f"{command} [edge,report]")
+    assert f"{command} [edge,report]\n" in capsys.readouterr().out
+
+
+def test_an_event_of_the_fleet_is_one_line(tmp_path, capsys):
+    """A terminal wraps it itself, so that a path in it can be copied."""
+    with watch_fleet(RunDirectory(tmp_path), 10) as say:
+        say(f"host-0 cannot start: {100 * 'long'} [edge]")
+    assert f"host-0 cannot start: {100 * 'long'} [edge]\n" in capsys.readouterr().err

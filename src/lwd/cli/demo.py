@@ -6,6 +6,8 @@ Every part that is finished is kept: the same command continues where it was int
 import sys
 from pathlib import Path
 
+from rich.text import Text
+
 from lwd.cli.options import BudgetOption, ConsoleOption, ObservationOption, RunOption, SeedOption, run_at
 from lwd.cli.options import console as terminal
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
@@ -47,7 +49,8 @@ def run(
         ("report", str(run)),
     ]
     for number, step in enumerate(steps, start=1):
-        terminal.rule(f"[bold]{number}/{len(steps)}[/bold]  {lwd_command(*step)}", align="left")
+        title = Text.assemble((f"{number}/{len(steps)}", "bold"), f"  {lwd_command(*step)}")
+        terminal.rule(title, align="left")
         status = run_interruptibly((sys.executable, "-m", "lwd", *step))
         if status == 130:
             raise KeyboardInterrupt

@@ -70,8 +70,9 @@ JsonOption = Annotated[
     tyro.conf.arg(name="json", help="print the figures as JSON, and nothing else, to standard output"),
 ]
 
-console = Console()
-status = Console(stderr=True)
+# Without markup: a path or an extra in square brackets is no style.
+console = Console(markup=False)
+status = Console(stderr=True, markup=False)
 """Progress and events; standard output is for results."""
 
 
@@ -86,13 +87,13 @@ class RateColumn(ProgressColumn):
 def progress(name: str) -> Iterator["Bar"]:
     """Show a bar with rate and time left."""
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=status) as bars:
         yield Bar(bars, name)
@@ -164,4 +165,4 @@ def size_bytes(text: str, option: str) -> int:
 
 def next_step(text: str) -> None:
     """Say what to do next."""
-    console.print(f"[green]next:[/green] {text}", soft_wrap=True)
+    console.print(Text.assemble(("next:", "green"), f" {text}"), soft_wrap=True)
