@@ -30,19 +30,23 @@ class Scene(gymnasium.Env):
 
     metadata: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, fps: float | None = 20, size: tuple[int, int] = (48, 64), vector: str = "state") -> None:
+    def __init__(
+        self, fps: float | None = 20, size: tuple[int, int] = (48, 64), vector: str = "state", nested: bool = False
+    ) -> None:
         self.metadata = {} if fps is None else {"render_fps": fps}
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+        picture = np.zeros((*size, 3), np.uint8)
         self.parts = {
             "effort": np.array([10, 11], np.float32),
             vector: np.array([1, 2, 3], np.float32),
-            "pixels": {"front": np.zeros((*size, 3), np.uint8)},
+            **({"pixels": {"front": picture}} if nested else {"front": picture}),
         }
+        seen = spaces.Box(0, 255, (*size, 3), np.uint8)
         self.observation_space = spaces.Dict(
             {
                 "effort": spaces.Box(-99, 99, (2,), np.float32),
                 vector: spaces.Box(-99, 99, (3,), np.float32),
-                "pixels": spaces.Dict({"front": spaces.Box(0, 255, (*size, 3), np.uint8)}),
+                **({"pixels": spaces.Dict({"front": seen})} if nested else {"front": seen}),
             }
         )
 
@@ -57,7 +61,7 @@ def robot(run: Embodiment = RUN, **scene: Any) -> GymRobot:
     return GymRobot(lambda _: Scene(**scene), (TASK,), GymSettings(name="scene", embodiment=run))
 
 
-@pytest.mark.parametrize("scene", [{}, {"vector": "agent_pos"}, {"fps": None}, {"size": (96, 128)}])
+@pytest.mark.parametrize("scene", [{}, {"vector": "agent_pos"}, {"fps": None}, {"nested": True}, {"size": (96, 128)}])
 def test_vectors_are_read_in_the_runs_order(scene):
     made = robot(**scene)
     for observation in (made.reset(TASK, 0), made.step(np.zeros(2, np.float32)).observation):
@@ -70,8 +74,8 @@ def test_vectors_are_read_in_the_runs_order(scene):
     [
         (RUN, {"vector": "pose"}, r"the state is effort \(2\), pose \(3\), the run's is state \(3\), effort \(2\)"),
         (RUN, {"fps": 50}, r"the rate is 50 Hz, the run's is 20 Hz: .*--control-hz 20.* recorded at 50"),
-        (RUN, {"size": (64, 64)}, "camera pixels.front is 64x64 .*, the run's front is 48x64: it would be squeezed"),
-        (replace(RUN, cameras={"wrist": (48, 64)}), {}, "cameras are pixels.front 48x64, the run's wrist 48x64"),
+        (RUN, {"size": (64, 64)}, "camera front is 64x64 .*, the run's front is 48x64: it would be squeezed"),
+        (replace(RUN, cameras={"wrist": (48, 64)}), {}, "cameras are front 48x64, the run's wrist 48x64"),
     ],
 )
 def test_what_differs_is_refused_at_the_start(run, scene, said):

@@ -66,4 +66,4 @@ def run(
             progress=bar,
         )
     console.print(f"{count} episodes in {lerobot}", soft_wrap=True)
-    next_step(f"LeRobotDataset('local/{lerobot.name}', root='{lerobot}') opens it")
+    next_step(f"LeRobotDataset({f'local/{lerobot.name}'!r}, root={str(lerobot)!r}) opens it")

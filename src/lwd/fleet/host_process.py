@@ -36,7 +36,7 @@ from lwd.operators.help import StuckRule
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
 from lwd.operators.scripted import ScriptedOperator
-from lwd.robots.protocol import Robot, driving_of
+from lwd.robots.protocol import Robot, driving_of, no_success_test, tells_success
 from lwd.robots.sim import TASKS, make_robot, task_named
 from lwd.types import Task
 
@@ -192,6 +192,8 @@ def run_robot_host(
                 )
             )
             remotes[spec.robot_id] = remote
+        if unjudged := [unit.robot_id for unit in units if not tells_success(unit.robot)]:
+            _logger.warning("%s", no_success_test(f"robot{'s' if len(unjudged) > 1 else ''} {', '.join(unjudged)}"))
         settings = EdgeSettings(
             tasks=tasks,
             task_weights=config.task_weights,

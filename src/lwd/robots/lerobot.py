@@ -166,6 +166,11 @@ class LeRobotRobot:
         return self._driving
 
     @property
+    def tells_success(self) -> bool:
+        """False: the arm does not see what it has done."""
+        return False
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """LeRobot's names of the action's columns, in the embodiment's order."""
         return self._driver.actions
