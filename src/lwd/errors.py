@@ -16,6 +16,7 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
+ |    +-- OperatorFault      whoever may take a robot over raised, or does not answer; the robot itself is well
  |    +-- PolicyFault        a policy raised instead of acting, or gave no usable chunk
  |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
  |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
@@ -100,6 +101,10 @@ class RobotFault(LWDError):
 
 class ActionRejected(RobotFault):
     """An action that must not reach the robot (non-finite or of the wrong shape)."""
+
+
+class OperatorFault(RobotFault):
+    """Whoever may take a robot over (a device, a script) raised or does not answer; the robot itself is well."""
 
 
 class PolicyFault(RobotFault):

@@ -72,6 +72,8 @@ class Embodiment:
     """Camera name -> (height, width) in pixels of its RGB images; empty in state mode."""
     action_names: tuple[str, ...] = ()
     """Of the action's entries, in their order; empty where nobody named them."""
+    recorded_cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Camera name -> (height, width) at which it takes its pictures, where `cameras` has other proportions."""
 
     @property
     def state_size(self) -> int:

@@ -89,7 +89,7 @@ def lerobot_environment() -> tuple[Robot, tuple[Task, ...]]:
 
 
 def aloha() -> tuple[Robot, tuple[Task, ...]]:
-    task = gym_task(ALOHA, "hand the cube over", 5)
+    task = gym_task(ALOHA, 5)
     robot, _ = gym_robots(ALOHA, task, success=None, arguments=ALOHA_ARGUMENTS)(RobotSpec(robot_id="two-arms"))
     return robot, (task,)
 

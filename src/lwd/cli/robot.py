@@ -5,6 +5,7 @@ end; SIGTERM and Ctrl-C end running episodes as truncated (outcome unknown).
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,8 +15,21 @@ from lwd.cli.options import RunOption, TasksOption, WorldOption, run_at, size_by
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
 from lwd.errors import ConfigError
 from lwd.fleet.ahead import Seam
-from lwd.fleet.host_process import RobotHostConfig, RobotSpec, run_robot_host
+from lwd.fleet.host_process import RobotHostConfig, RobotMaker, RobotSpec, run_robot_host
+from lwd.fleet.known_tasks import known_tasks, task_of_run, warn_of_unknown
+from lwd.fleet.own_robots import (
+    METAWORLD,
+    gym_robots,
+    gym_task,
+    import_modules,
+    lerobot_environment_robots,
+    lerobot_robots,
+    metaworld_robots,
+    metaworld_tasks,
+)
 from lwd.fleet.spool import SpoolLimits
+from lwd.recipes.run_directory import RunDirectory
+from lwd.types import Task
 
 
 def run(
@@ -55,10 +69,19 @@ def run(
         str | None,
         tyro.conf.arg(
             metavar="ID",
-            help="robots are this Gymnasium environment (package/Name-v0; or metaworld-mt10 with its ten tasks, "
-            "metaworld-mt10-pixels to see them in pictures); None: the run's simulated robot",
+            help="robots are this Gymnasium environment (Name-v0, package/Name-v0, module:Name-v0; or metaworld-mt10 "
+            "with its ten tasks, metaworld-mt10-pixels to see them in pictures); None: the run's simulated robot",
         ),
     ] = None,
+    imports: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(
+            name="import",
+            metavar="MODULE",
+            help="Python module that registers the environment when it is imported, such as panda_gym; may be repeated",
+        ),
+    ] = (),
     lerobot_env: Annotated[
         str | None,
         tyro.conf.arg(
@@ -82,10 +105,18 @@ def run(
     ] = None,
     success: Annotated[
         str | None,
-        tyro.conf.arg(metavar="KEY", help="key of the environment's info that says success; None: is_success, success"),
+        tyro.conf.arg(
+            metavar="RULE",
+            help="when the environment's task is done: KEY of its info, reward>=R, terminated, or "
+            "package.module:function (docs/bring-your-own.md); None: is_success or success of its info",
+        ),
     ] = None,
     instruction: Annotated[
-        str | None, tyro.conf.arg(metavar="TEXT", help="what the environment's task is called; None: from its id")
+        str | None,
+        tyro.conf.arg(
+            metavar="TEXT",
+            help="what the environment's task is called; None: as in the run's episodes, else from its id",
+        ),
     ] = None,
     time_limit: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help="control steps of an episode; None: the environment's own limit")
@@ -139,36 +170,101 @@ def run(
         store=directory.store_config,
         bus=directory.bus(),
     )
-    embodiment = directory.own_embodiment()
     if sum(given is not None for given in (lerobot, gym, lerobot_env)) > 1:
         raise ConfigError("a robot is one of --lerobot, --gym and --lerobot-env: give one of them")
-    if driving is not None and gym is None and lerobot_env is None:
-        raise ConfigError("--driving is for environments of --gym and --lerobot-env: other robots say it themselves")
-    if lerobot_env is not None:
-        from lwd.fleet.own_robots import lerobot_environment_robots
-
-        maker, kinds = lerobot_environment_robots(
-            lerobot_env, gym_arguments, tasks, embodiment=embodiment, driving=driving
-        )
-        run_robot_host(config, make=maker, tasks=kinds)
+    settings = EnvironmentOptions(
+        imports=imports,
+        arguments=gym_arguments,
+        driving=driving,
+        success=success,
+        instruction=instruction,
+        time_limit=time_limit,
+    )
+    if gym is None and lerobot_env is None:
+        settings.require_none("without --gym and --lerobot-env")
+    if lerobot_env is not None or (gym is not None and gym not in METAWORLD):
+        make, kinds = environment_robots(gym, lerobot_env, directory, settings, tasks)
+        run_robot_host(config, make=make, tasks=kinds)
+    elif gym is not None:
+        settings.require_none(f"with --gym {gym}, which says it all itself")
+        make = metaworld_robots(config, gym, embodiment=directory.own_embodiment())
+        run_robot_host(config, make=make, tasks=metaworld_tasks(tasks))
     elif lerobot is not None or lerobot_config is not None:
         if lerobot is None or lerobot_config is None or len(robots) != 1:
             raise ConfigError("a LeRobot robot needs --lerobot TYPE and --lerobot-config FILE, and one name")
-        from lwd.fleet.own_robots import lerobot_robots
-
         make, kinds = lerobot_robots(lerobot, lerobot_config, directory.embodiment())
+        warn_of_unknown(kinds, known_tasks(directory.store()))
         run_robot_host(config, make=make, tasks=kinds)
-    elif gym is not None:
-        from lwd.fleet.own_robots import METAWORLD, gym_robots, gym_task, metaworld_robots, metaworld_tasks
-
-        if gym in METAWORLD:
-            if driving is not None:
-                raise ConfigError(f"{gym} is driven as it says itself: leave --driving out")
-            maker = metaworld_robots(config, gym, embodiment=embodiment)
-            run_robot_host(config, make=maker, tasks=metaworld_tasks(tasks))
-            return
-        task = gym_task(gym, instruction, time_limit)
-        maker = gym_robots(gym, task, success=success, arguments=gym_arguments, embodiment=embodiment, driving=driving)
-        run_robot_host(config, make=maker, tasks=(task,))
     else:
         run_robot_host(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentOptions:
+    """What `lwd robot` is told of environments of --gym and --lerobot-env."""
+
+    imports: tuple[str, ...]
+    arguments: str
+    driving: str | None
+    success: str | None
+    instruction: str | None
+    time_limit: int | None
+
+    def require_none(self, when: str) -> None:
+        """Refuse what would be ignored.
+
+        Raises:
+            ConfigError: if an option is given.
+        """
+        for name, value, unset in (
+            ("import", self.imports, ()),
+            ("gym-arguments", self.arguments, "{}"),
+            ("driving", self.driving, None),
+            ("success", self.success, None),
+            ("instruction", self.instruction, None),
+            ("time-limit", self.time_limit, None),
+        ):
+            if value != unset:
+                raise ConfigError(f"--{name} means nothing {when}: leave it out")
+
+
+def environment_robots(
+    gym: str | None,
+    lerobot_env: str | None,
+    directory: RunDirectory,
+    options: EnvironmentOptions,
+    names: tuple[str, ...],
+) -> tuple[RobotMaker, tuple[Task, ...]]:
+    """Return what makes robots of an environment, and their tasks, called as in the run's episodes."""
+    if options.time_limit is not None and options.time_limit < 1:
+        raise ConfigError(f"--time-limit is {options.time_limit}; it is at least 1 control step")
+    import_modules(options.imports)
+    embodiment, known = directory.own_embodiment(), known_tasks(directory.store())
+    if lerobot_env is not None:
+        make, tasks = lerobot_environment_robots(
+            lerobot_env,
+            options.arguments,
+            names,
+            known=known,
+            instruction=options.instruction,
+            time_limit=options.time_limit,
+            success=options.success,
+            embodiment=embodiment,
+            driving=options.driving,
+        )
+    else:
+        assert gym is not None
+        task = task_of_run(gym_task(gym, options.time_limit), known, names=names, instruction=options.instruction)
+        make, tasks = (
+            gym_robots(
+                gym,
+                task,
+                success=options.success,
+                arguments=options.arguments,
+                embodiment=embodiment,
+                driving=options.driving,
+            ),
+            (task,),
+        )
+    warn_of_unknown(tasks, known)
+    return make, tasks

@@ -6,13 +6,15 @@ Nothing here loads a simulator or torch: a coordinator needs neither.
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lwd.data.log import LogReader
 from lwd.data.plain_file import read_plain_file
 from lwd.data.store import ObjectStore
 from lwd.errors import ConfigError
+from lwd.matching import check_names
 from lwd.robots.sim import SIMULATED, TASKS
 from lwd.types import Embodiment, TokenSpec
 
@@ -39,6 +41,14 @@ class _EmbodimentFile(BaseModel):
     action_high: tuple[float, ...]
     cameras: dict[str, tuple[int, int]] = Field(default_factory=dict)
     action_names: tuple[str, ...] = ()
+    recorded_cameras: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        check_names("action_names", self.action_names, len(self.action_low))
+        for token in self.state_tokens:
+            check_names(f"state token {token.name}", token.names, token.size)
+        return self
 
 
 def fleet_embodiment(given: str) -> Embodiment:
@@ -120,15 +130,6 @@ def parse_embodiment(data: bytes, path: str) -> Embodiment:
     low, high = found.action_low, found.action_high
     if len(low) != len(high) or not all(a < b for a, b in zip(low, high, strict=True)):
         raise ConfigError(f"embodiment {path}: action_low {low} must lie below action_high {high} in every column")
-    for what, names, size in (
-        ("action_names", found.action_names, len(low)),
-        *((f"state token {token.name}", token.names, token.size) for token in found.state_tokens),
-    ):
-        if names and (len(names) != size or len(set(names)) != size):
-            raise ConfigError(
-                f"embodiment {path}: {what} has {len(names)} names for {size} numbers, or one twice: name each once, "
-                "or none"
-            )
     return Embodiment(
         name=found.name,
         control_hz=found.control_hz,
@@ -137,4 +138,5 @@ def parse_embodiment(data: bytes, path: str) -> Embodiment:
         action_high=high,
         cameras=found.cameras,
         action_names=found.action_names,
+        recorded_cameras=found.recorded_cameras,
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lwd.errors import CheckpointError
+from lwd.matching import check_names
 from lwd.models.critic import CriticConfig, PretrainedCriticConfig
 from lwd.models.vla import VLAConfig
 from lwd.types import Embodiment, TokenSpec
@@ -23,6 +24,8 @@ _Depth = Annotated[int, Field(ge=1, le=256)]
 _Horizon = Annotated[int, Field(ge=1, le=MAX_HORIZON)]
 _Text = Annotated[str, Field(max_length=4096)]
 _Names = Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=65_536)]
+_Side = Annotated[int, Field(ge=1, le=8192)]
+_Size = tuple[_Side, _Side]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -44,24 +47,18 @@ class EmbodimentSettings(_Settings):
     state_tokens: tuple[_Token, ...] = Field(min_length=1, max_length=4096)
     action_low: tuple[float, ...] = Field(min_length=1, max_length=4096)
     action_high: tuple[float, ...] = Field(min_length=1, max_length=4096)
-    cameras: dict[str, tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]] = Field(
-        default_factory=dict, max_length=64
-    )
+    cameras: dict[str, _Size] = Field(default_factory=dict, max_length=64)
     action_names: _Names = ()
+    recorded_cameras: dict[str, _Size] = Field(default_factory=dict, max_length=64)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         low, high = self.action_low, self.action_high
         if len(low) != len(high) or not all(a <= b for a, b in zip(low, high, strict=True)):
             raise ValueError("action_low must not lie above action_high, column by column")
-        for what, names, size in (
-            ("action_names", self.action_names, len(low)),
-            *((f"state token {token.name}", token.names, token.size) for token in self.state_tokens),
-        ):
-            if names and (len(names) != size or len(set(names)) != size):
-                raise ValueError(
-                    f"{what}: {len(names)} names for {size} numbers, or one twice: name each once, or none"
-                )
+        check_names("action_names", self.action_names, len(low))
+        for token in self.state_tokens:
+            check_names(f"state token {token.name}", token.names, token.size)
         return self
 
     @property
@@ -74,6 +71,7 @@ class EmbodimentSettings(_Settings):
             action_high=self.action_high,
             cameras=self.cameras,
             action_names=self.action_names,
+            recorded_cameras=self.recorded_cameras,
         )
 
 

@@ -1,17 +1,20 @@
 """LeRobot's simulated environments (LIBERO, Meta-World, ...) as tasks of one `Robot` (extra `lerobot`)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
-from gymnasium import spaces
+import numpy as np
 
 from lwd.commands import missing_extra
 from lwd.errors import ConfigError
 from lwd.robots.driving_options import DrivingOptions
+from lwd.robots.foreign import said
 from lwd.robots.gym import GymRobot, GymSettings
+from lwd.robots.gym_success import SuccessTest, success_test
 from lwd.robots.known_driving import known_driving
+from lwd.robots.lerobot_observations import ProcessedEnvironment, attribute_of, processors_of
 from lwd.types import Embodiment, Task
 
 _DEFAULT_TIME_LIMIT = 500
@@ -45,79 +48,64 @@ class LeRobotEnvironments:
                 f"the package of lerobot_env {kind!r} asks questions before its first use: import it at a terminal "
                 f"(python -c 'import {kind}.{kind}'), then start again"
             ) from error
-        except (ImportError, OSError, TypeError, ValueError, KeyError, gymnasium.error.Error) as error:
+        except (Exception, SystemExit) as error:  # of somebody else's package, whatever it raises
             raise ConfigError(
-                f"lerobot_env {kind!r} with {dict(arguments)}: {type(error).__name__}: {error}"
+                f"lerobot_env {kind!r} with {dict(arguments)}: {said(error)}: install its package, check its arguments"
             ) from error
         self._kind = kind
         self.name = f"lerobot-{kind}"
+        self._config = config
         self._fps = float(config.fps)
-        self._environments: dict[str, gymnasium.Env[Any, Any]] = {}
+        self._processors = processors_of(config)
+        self._ready: dict[str, gymnasium.Env[Any, Any]] = {}
+        self._builders: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {}
         tasks = []
         for suite, numbered in suites.items():
             for number, vector in numbered.items():
-                environment = _Single(vector.envs[0])
-                task = _task(suite, number, len(numbered), environment, config)
-                self._environments[task.name] = environment
+                if not isinstance(vector, gymnasium.vector.SyncVectorEnv):
+                    raise ConfigError(f"lerobot_env {kind!r} makes a {type(vector).__name__}; a robot is one at a time")
+                task = _task(suite, number, len(numbered), vector.envs[0], config)
+                self._ready[task.name], self._builders[task.name] = vector.envs[0], vector.env_fns[0]
                 tasks.append(task)
         self.tasks = tuple(tasks)
 
     def robot(
-        self, tasks: tuple[Task, ...], *, embodiment: Embodiment | None = None, driving: DrivingOptions | None = None
+        self,
+        tasks: tuple[Task, ...],
+        *,
+        own_names: Mapping[str, str] | None = None,
+        success: SuccessTest | None = None,
+        embodiment: Embodiment | None = None,
+        driving: DrivingOptions | None = None,
     ) -> GymRobot:
         """Return the robot. It closes the environments, so there is one at a time.
 
         Args:
+            own_names: what the environment calls a task whose name here is another one.
+            success: None: `info` says it.
             driving: how a person drives it; None: as is known of the type.
         """
+        names = own_names or {}
         settings = GymSettings(
             name=self.name,
+            success=success or success_test(None),
             control_hz=self._fps,
             embodiment=embodiment,
             driving=known_driving(self._kind, driving),
         )
-        return GymRobot(lambda task: self._environments[task.name], tasks, settings)
+        return GymRobot(lambda task: self._environment(names.get(task.name, task.name)), tasks, settings)
 
-
-class _Single(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment out of LeRobot's vector of one: begins episodes as its roll-outs do, names as its datasets do."""
-
-    def __init__(self, environment: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(environment)
-        space = environment.observation_space
-        if not isinstance(space, spaces.Dict):
-            raise ConfigError(
-                f"observations are a {type(space).__name__}, not a Dict: choose obs_type pixels_agent_pos"
-            )
-        self.observation_space = spaces.Dict(_named(space.spaces))
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        from lerobot.envs.utils import NEW_ROLLOUT_OPTION
-
-        # Without it an environment that has ended stays as it is: LeRobot's own reset after an episode does nothing.
-        raw, info = self.env.reset(seed=seed, options={**(options or {}), NEW_ROLLOUT_OPTION: True})
-        return _named(raw), info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        raw, reward, terminated, truncated, info = self.env.step(action)
-        return _named(raw), reward, terminated, truncated, info
-
-
-def _named(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename as LeRobot does: pixels -> image (or the cameras' own names), agent_pos -> state."""
-    named: dict[str, Any] = {}
-    for key, value in parts.items():
-        if key == "pixels":
-            cameras = value.spaces if isinstance(value, spaces.Dict) else value
-            named |= cameras if isinstance(cameras, Mapping) else {"image": value}
-        else:
-            named["state" if key == "agent_pos" else key] = value
-    return named
+    def _environment(self, name: str) -> gymnasium.Env[Any, Any]:
+        """Return a task's environment: the one that is there, or a new one in the place of one that failed."""
+        feature = self._config.features.get("action")
+        size = None if feature is None else int(np.prod(feature.shape))
+        environment = self._ready.pop(name) if name in self._ready else self._builders[name]()
+        return ProcessedEnvironment(environment, self._processors, size)
 
 
 def _task(suite: str, number: int, count: int, environment: gymnasium.Env[Any, Any], config: Any) -> Task:
-    said = _attribute(environment, "task_description") or _attribute(environment, "task") or config.task or suite
-    limit = _attribute(environment, "_max_episode_steps") or getattr(config, "episode_length", _DEFAULT_TIME_LIMIT)
+    said = attribute_of(environment, "task_description") or attribute_of(environment, "task") or config.task or suite
+    limit = attribute_of(environment, "_max_episode_steps") or getattr(config, "episode_length", _DEFAULT_TIME_LIMIT)
     words = re.sub(r"[^A-Za-z0-9_-]+", "_", str(suite))
     return Task(
         name=words if count == 1 else f"{words}-{number}",
@@ -127,10 +115,3 @@ def _task(suite: str, number: int, count: int, environment: gymnasium.Env[Any, A
         time_limit=int(limit),
         long_horizon=False,
     )
-
-
-def _attribute(environment: gymnasium.Env[Any, Any], name: str) -> Any:
-    try:
-        return environment.get_wrapper_attr(name)
-    except AttributeError:
-        return None

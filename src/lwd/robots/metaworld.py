@@ -17,6 +17,7 @@ from metaworld.policies import ENV_POLICY_MAP
 
 from lwd.driving import Driving, drive_axis, hand_axis
 from lwd.robots.gym import GymRobot, GymSettings
+from lwd.robots.gym_success import success_test
 from lwd.types import Embodiment, FloatArray, RobotView, Task
 
 NAME = "metaworld-mt10"
@@ -128,10 +129,14 @@ def make_metaworld(
         embodiment: what the run says of the robot, the size of its picture among it; None: as the environment has it.
     """
     if not pixels:
-        settings = GymSettings(name=NAME, success="success", embodiment=embodiment, driving=metaworld_driving)
+        settings = GymSettings(
+            name=NAME, success=success_test("success"), embodiment=embodiment, driving=metaworld_driving
+        )
         return GymRobot(_environment, tasks, settings)
     size = max(embodiment.cameras["image"]) if embodiment and "image" in embodiment.cameras else _PICTURE_SIZE
-    settings = GymSettings(name=PICTURE_NAME, success="success", embodiment=embodiment, driving=metaworld_driving)
+    settings = GymSettings(
+        name=PICTURE_NAME, success=success_test("success"), embodiment=embodiment, driving=metaworld_driving
+    )
     return GymRobot(lambda task: _environment(task, size), tasks, settings)
 
 

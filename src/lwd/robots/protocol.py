@@ -131,6 +131,22 @@ def no_success_test(robots: str) -> str:
     )
 
 
+@runtime_checkable
+class SettledRobot(Protocol):
+    """A robot whose settings say what its motors do after a fault, and when its host ends."""
+
+    def failed(self) -> None:
+        """Do what the settings say after a fault, of the robot or of whoever may take it over. It holds already."""
+
+    def park(self) -> None:
+        """Go to where `close` may let go, if the settings say so; called before `close`, where nobody holds the robot.
+
+        Raises:
+            ResetInterrupted: as `reset`.
+            RobotFault: if it does not get there; then `close` does not let go.
+        """
+
+
 def driving_of(robot: Robot) -> Driving:
     """Return how a robot is driven by hand: by relative numbers, if it does not say."""
     return robot.driving if isinstance(robot, DrivenRobot) else relative_driving(robot.embodiment)
