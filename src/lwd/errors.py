@@ -16,6 +16,7 @@ LWDError
  |    +-- ResumeError        a run cannot be continued exactly
  +-- RobotFault              a robot must hold (non-finite action, lost simulator)
  |    +-- ActionRejected
+ |    +-- OperatorFault      whoever may take a robot over raised, or does not answer; the robot itself is well
  |    +-- PolicyFault        a policy raised instead of acting, or gave no usable chunk
  |    +-- ResetInterrupted   somebody took the robot over, or stopped it, on its way to its start
  |    +-- RobotStopped       nothing may move it now (somebody stopped all robots, or its loop stood still)
@@ -26,6 +27,8 @@ LWDError
       +-- ProcessFailed       a process of ours ended with an error that a restart would repeat
       +-- BusRefused        the NATS server refuses us, or we do not trust it
 """
+
+import errno
 
 
 class LWDError(Exception):
@@ -100,6 +103,10 @@ class ActionRejected(RobotFault):
     """An action that must not reach the robot (non-finite or of the wrong shape)."""
 
 
+class OperatorFault(RobotFault):
+    """Whoever may take a robot over (a device, a script) raised or does not answer; the robot itself is well."""
+
+
 class PolicyFault(RobotFault):
     """A policy raised instead of acting, or gave no usable chunk."""
 
@@ -140,7 +147,48 @@ TRY_AGAIN = 75
 """Exit status of a process whose error may be gone at the next try (EX_TEMPFAIL of sysexits.h)."""
 
 
+WRONG_USAGE = 2
+"""Exit status of a wrong command line."""
+MISCONFIGURED = 78
+"""Exit status of a process whose settings are wrong: a restart would repeat the error (EX_CONFIG of sysexits.h)."""
+
+
 def exit_status(error: BaseException) -> int:
-    """Return the exit status of a process that ends with an error: TRY_AGAIN if a restart may help, else 1."""
+    """Return the exit status of a process that ends with an error.
+
+    TRY_AGAIN if a restart may help, MISCONFIGURED if a setting is wrong, else 1.
+    """
+    if isinstance(error, ConfigError):
+        return MISCONFIGURED
     lasting = (StoreUnsafe, ObjectExists, PortInUse, ProcessFailed, BusRefused)
     return TRY_AGAIN if isinstance(error, (StoreError, ServiceError)) and not isinstance(error, lasting) else 1
+
+
+def os_error_in_words(error: OSError, path: object = None) -> str:
+    """Return what to say about an error of the operating system: what, where, and what to do.
+
+    Args:
+        path: of the file that was written or read; None: as the error says, which it does not of a full disk.
+    """
+    where = path or error.filename2 or error.filename
+    at = f" ({where})" if where else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = (
+            "free space on its disk, then repeat the command"
+            if where
+            else ("free space on the disk of the run, or of temporary files (TMPDIR), then repeat the command")
+        )
+    elif error.errno == errno.EROFS:
+        remedy = "make its file system writable, or give another path"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "change its permissions, or run the command as its owner"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        remedy = "check the path"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "allow more open files (ulimit -n)"
+    elif error.errno == errno.EIO:
+        remedy = "the disk fails: check it"
+    else:
+        remedy = "check the path, its disk or the network, then repeat the command"
+    return f"{reason}{at}: {remedy}"

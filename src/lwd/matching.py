@@ -4,10 +4,11 @@ Vectors, their entries and cameras are matched by name, never by count: two vect
 being the same. Whatever has the same names in another order is read in the run's order.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,10 @@ class Match:
     def state(self, raw_S: FloatArray) -> FloatArray:
         """Bring the other's states (..., S) into the run's order."""
         return raw_S[..., list(self.state_order)]
+
+    def state_to_robot(self, state_S: FloatArray) -> FloatArray:
+        """Bring the run's states (..., S) into the other's order."""
+        return state_S[..., np.argsort(self.state_order)]
 
     def action_from_robot(self, action_A: FloatArray) -> FloatArray:
         """Bring the other's actions (..., A) into the run's order."""
@@ -123,6 +128,23 @@ def differences(run: Embodiment, found: Embodiment, *, rate: bool = True) -> tup
     return tuple(sentences)
 
 
+def first_conflict(one: Embodiment, other: Embodiment) -> tuple[str, Any, Any] | None:
+    """Return the first field in which two embodiments are not the same to a network, and both values; None if none.
+
+    A network reads its numbers by place: names of entries count, in their order, where both sides have them.
+    """
+    sides = []
+    for this, that in ((one, other), (other, one)):
+        named = {token.name for token in that.state_tokens if token.names}
+        tokens = tuple(token if token.name in named else replace(token, names=()) for token in this.state_tokens)
+        plain = replace(this, state_tokens=tokens, action_names=this.action_names if that.action_names else ())
+        # As JSON brings it back: lists for tuples.
+        sides.append(json.loads(json.dumps(asdict(replace(plain, recorded_cameras={})))))
+    return next(
+        ((field, value, sides[1][field]) for field, value in sides[0].items() if value != sides[1][field]), None
+    )
+
+
 def _action_order(run: Embodiment, found: Embodiment) -> tuple[int, ...]:
     if run.action_size != found.action_size:
         raise ConfigError(
@@ -156,16 +178,23 @@ def _state_order(wanted: Embodiment, other_side: Embodiment) -> tuple[int, ...]:
 
 def _flat_order(both: str, run: Sequence[TokenSpec], found: Sequence[TokenSpec]) -> tuple[int, ...]:
     """Return the order if one side is one vector whose entries have names (a device's joints), else refuse."""
-    names = [[name for token in side for name in token.names] for side in (run, found)]
+    names = [flat_names(side) for side in (run, found)]
     sizes = [sum(token.size for token in side) for side in (run, found)]
     one = next((side for side in (0, 1) if len((run, found)[side]) == 1), None)
     if one is not None and sizes[0] == sizes[1] and names[one]:
-        ours, theirs = (tuple(part) if len(part) == size else () for part, size in zip(names, sizes, strict=True))
-        return column_order("the state", ours, theirs)
+        return column_order("the state", *names) or tuple(range(sizes[0]))
     raise ConfigError(
         f"{both}: vectors are matched by their names; choose those of the run, or name them alike (--state of an "
         "import, FlattenObservation or renamed keys of an environment)"
     )
+
+
+def flat_names(tokens: Sequence[TokenSpec]) -> tuple[str, ...]:
+    """Return the names of a state's entries, with their tokens' where they are not unique; none if one has none."""
+    if not all(token.names for token in tokens):
+        return ()
+    names = tuple(name for token in tokens for name in token.names)
+    return names if len(set(names)) == len(names) else tuple(f"{t.name}.{name}" for t in tokens for name in t.names)
 
 
 def _camera_differences(run: Embodiment, found: Embodiment) -> list[str]:
@@ -192,13 +221,13 @@ def _counterparts(run: Mapping[str, object], found: Mapping[str, object]) -> dic
     """Return the other's name for each name of the run's; None if they differ."""
     if set(run) == set(found):
         return {name: name for name in run}
-    ours, theirs = {_as_recorded(name): name for name in run}, {_as_recorded(name): name for name in found}
+    ours, theirs = {as_recorded(name): name for name in run}, {as_recorded(name): name for name in found}
     if set(ours) != set(theirs) or len(ours) != len(run) or len(theirs) != len(found):
         return None
     return {name: theirs[key] for key, name in ours.items()}
 
 
-def _as_recorded(name: str) -> str:
+def as_recorded(name: str) -> str:
     """Return what LeRobot calls a Gymnasium environment's key in its data sets."""
     return {"agent_pos": "state", "pixels": "image"}.get(name, name.removeprefix("pixels."))
 

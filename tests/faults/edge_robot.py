@@ -1,4 +1,4 @@
-"""A robot's program as an integrator writes it: only what `pip install lwd[edge]` brings.
+"""A robot's program as an integrator writes it: only what the extra `edge` brings.
 
 python edge_robot.py POINT_MASS.py RUN NATS_URL EPISODES
 """

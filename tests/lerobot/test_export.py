@@ -18,6 +18,8 @@ from lwd.types import Episode
 
 from .datasets import FPS, make_dataset
 
+BOTH = ("--state", "observation.state", "observation.effort")
+
 
 def output(capsys, *words: object) -> str:
     assert dispatch([str(word) for word in words]) == 0, capsys.readouterr().err
@@ -35,7 +37,7 @@ def run(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("export")
     make_dataset(directory / "cups", cameras=("front",), use_videos=False)
     words = ["data", "import", "--lerobot", str(directory / "cups"), "--run", str(directory / "run")]
-    assert dispatch([*words, "--label-column", "next.success", "--frames", "png"]) == 0
+    assert dispatch([*words, "--label-column", "next.success", "--frames", "png", *BOTH]) == 0
     return directory / "run"
 
 
@@ -48,9 +50,10 @@ def test_lerobots_loader_opens_it(run, tmp_path, capsys):
     episodes = episodes_of(run)[0::2]
     states = np.concatenate([episode.states_TS for episode in episodes])
     assert len(dataset) == len(states)
-    np.testing.assert_allclose(dataset.meta.stats["observation.state"]["mean"], states.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(dataset.meta.stats["observation.state"]["mean"], states[:, :3].mean(axis=0), rtol=1e-4)
     rows = [dataset[index] for index in range(len(dataset))]
-    np.testing.assert_array_equal(np.stack([row["observation.state"] for row in rows]), states)
+    np.testing.assert_array_equal(np.stack([row["observation.state"] for row in rows]), states[:, :3])
+    np.testing.assert_array_equal(np.stack([row["observation.effort"] for row in rows]), states[:, 3:])
     controllers = np.concatenate([[*e.controllers_T, e.controllers_T[-1]] for e in episodes])
     assert [int(row["controller"]) for row in rows] == controllers.tolist()
     assert [bool(row["intervention"]) for row in rows] == (controllers > 0).tolist()

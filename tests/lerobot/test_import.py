@@ -42,12 +42,14 @@ def episodes_of(run: Path) -> list[Episode]:
 def test_numbers_frames_tags_tasks_and_labels_come_in(made, tmp_path, capsys):
     root, written = made
     said = output(
-        capsys, "data", "import", "--lerobot", root, "--run", tmp_path / "run", "--label-column", "next.success"
-    )
+        capsys, "data", "import", "--lerobot", root, "--run", tmp_path / "run", "--label-column", "next.success",
+        "--state", "observation.state", "observation.effort",
+    )  # fmt: skip
     assert "3 episodes committed, 2 success, 1 failure" in said
     robot = read_embodiment(tmp_path / "run" / "embodiment.json")
     assert (robot.name, robot.control_hz) == ("toy_arm", FPS)
     assert [(token.name, token.size) for token in robot.state_tokens] == [("state", 3), ("effort", 2)]
+    assert robot.state_tokens[0].names == robot.action_names == ("a.pos", "b.pos", "grip.pos")
     assert dict(robot.cameras) == {"front": (HEIGHT, WIDTH), "wrist": (HEIGHT, WIDTH)}
     for index, (episode, numbers) in enumerate(zip(episodes_of(tmp_path / "run"), written, strict=True)):
         states = np.concatenate([numbers["observation.state"], numbers["observation.effort"]], axis=1)
@@ -96,8 +98,8 @@ def test_a_lower_rate_takes_every_second_frame_and_the_last_command(made, tmp_pa
     np.testing.assert_array_equal(first.actions_TA, numbers["action"][1:10:2])
     np.testing.assert_array_equal(first.controllers_T, numbers["is_intervention"][:10, 0].reshape(5, 2).max(axis=1))
     assert decode_frame(first.images["front"][0]).shape == (24, 32, 3)
-    assert "is 7" in refused(
-        capsys, "data", "import", "--lerobot", made[0], "--run", tmp_path / "b", "--control-hz", "7"
+    assert "control_hz is 21, the dataset was recorded at 20" in refused(
+        capsys, "data", "import", "--lerobot", made[0], "--run", tmp_path / "b", "--control-hz", "21"
     )
 
 
@@ -116,13 +118,15 @@ def test_a_dry_run_shows_what_is_wrong_and_writes_nothing(tmp_path, capsys):
 
 def test_a_dataset_that_does_not_fit_the_run_is_named(made, tmp_path, capsys):
     run = tmp_path / "run"
-    output(capsys, "data", "import", "--lerobot", made[0], "--run", run, "--all-success")
+    both = ("--state", "observation.state", "observation.effort")
+    output(capsys, "data", "import", "--lerobot", made[0], "--run", run, "--all-success", *both)
     other = tmp_path / "one-camera"
     make_dataset(other, cameras=("front",), use_videos=False)
     narrow = ("data", "import", "--lerobot", other, "--run", run, "--state", "observation.state")
-    rows = json.loads(output(capsys, *narrow, "--dry-run", "--json"))["episodes"]
-    assert "the state has 3 numbers (observation.state (3)), the embodiment 5" in rows[0]["problems"]
-    assert "the cameras are ['front'], the embodiment's ['front', 'wrist']" in rows[0]["problems"]
+    state, cameras = json.loads(output(capsys, *narrow, "--dry-run", "--json"))["episodes"][0]["problems"]
+    assert "the state is state ([a.pos, b.pos, grip.pos]), the run's is state ([a.pos, b.pos, grip.pos]), " in state
+    assert "effort ([a, b]): vectors are matched by their names" in state
+    assert "the cameras are front 48x64, the run's front 48x64, wrist 48x64" in cameras
     assert "no episode can come in" in refused(capsys, *narrow)
 
 
@@ -142,7 +146,7 @@ def test_a_video_that_was_cut_is_found_by_the_dry_run(tmp_path, capsys):
     [
         (("--label-column", "won"), "label column 'won' is neither a feature"),
         (("--intervention-column", "who"), "intervention column 'who' is not in the dataset"),
-        (("--state", "observation.images.front"), "has no state"),
+        (("--state", "observation.images.front"), "cannot be used: it is video"),
         (("--all-success", "--label-column", "next.success"), "choose one of"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_robot_that_does_not_answer_is_a_fault_and_the_next_episode_reconnects
 
 
 def test_a_device_that_does_not_fit_is_refused():
-    with pytest.raises(ConfigError, match="has \\['front'\\] cameras"):
+    with pytest.raises(ConfigError, match="the cameras are front 24x32, the run's none"):
         LeRobotRobot(JointRobot(JointRobotConfig(id="test")), ARM, CONFIG)
     with pytest.raises(ConfigError, match=r"LeRobot has no robot 'joint'; it has: .*so101_follower"):
         make_device("joint", {})

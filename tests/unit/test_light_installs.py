@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,4 +56,8 @@ print(sorted(loaded & REFUSED), "lwd.learner" in sys.modules, "lwd.algos" in sys
 def test_a_missing_extra_is_named():
     found = run("matplotlib", "from lwd.cli.main import main; main()", "report", "--help")
     assert found.returncode == 1
-    assert found.stderr == "lwd report needs matplotlib: pip install 'lwd[report]'\n"
+    checkout = Path(__file__).parents[2]
+    assert found.stderr == (
+        "lwd report needs matplotlib, which is not installed: "
+        f"{sys.executable} -m pip install --editable '{checkout}[edge,report]'\n"
+    )

@@ -79,5 +79,5 @@ def run(
                 )
     run_console(
         ConsoleConfig(run=run_at(run, where), host=host, port=port, origins=origin, proxy=login),
-        lambda config: show_link(config.run.path, config.port, status),
+        lambda config: show_link(config.run.path, config.port, status, config.host),
     )

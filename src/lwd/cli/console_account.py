@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from lwd.cli.options import RunOption, console, next_step, run_at
+from lwd.commands import lwd_command
 
 
 def run(
@@ -33,5 +34,5 @@ def run(
         password = getpass.getpass(f"password of {name}: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     accounts_of(directory).put(name, Role.of(role), password)
     console.print(f"{name} may log in as {role}{' through a proxy' if proxy_only else ''}")
-    login = " --proxy-header Remote-User --origin https://console.example" if proxy_only else ""
-    next_step(f"lwd console --run {run}{login}")
+    login = ("--proxy-header", "Remote-User", "--origin", "https://console.example") if proxy_only else ()
+    next_step(lwd_command("console", "--run", run, *login))

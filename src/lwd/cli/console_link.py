@@ -10,29 +10,32 @@ import tyro
 from rich.console import Console
 
 from lwd.cli.options import RunOption, console, run_at
-from lwd.errors import ConfigError
+from lwd.commands import host_port, lwd_command
+
+LOOPBACK = "127.0.0.1"
 
 
 def run(
     run: RunOption = Path("runs/demo"),
     port: Annotated[int, tyro.conf.arg(help="port that the console listens on")] = 8787,
+    host: Annotated[str, tyro.conf.arg(help="address that it listens on, such as ::1")] = LOOPBACK,
 ) -> None:
     from lwd.console.links import link_to
 
     directory = run_at(run)
-    if not directory.path.is_dir():
-        raise ConfigError(f"run {run} does not exist: make it with `lwd demo` or `lwd up`")
-    _print(link_to(directory.path, port), console)
+    _print(link_to(directory.path, port, host), console)
 
 
-def show_link(run: Path, port: int, to: Console) -> None:
+def show_link(run: Path, port: int, to: Console, host: str = LOOPBACK) -> None:
     """Say how to open the console: with a link at a terminal; not in a file, which others may be able to read."""
     from lwd.console.links import link_to
 
     if to.is_terminal:
-        _print(f"console: {link_to(run, port)}", to)
+        _print(f"console: {link_to(run, port, host)}", to)
     else:
-        _print(f"console: http://127.0.0.1:{port} (`lwd console link --run {run} --port {port}` opens it)", to)
+        other = () if host == LOOPBACK else ("--host", host)
+        command = lwd_command("console", "link", "--run", run, "--port", port, *other)
+        _print(f"console: http://{host_port(host, port)} (`{command}` opens it)", to)
 
 
 def _print(text: str, to: Console) -> None:

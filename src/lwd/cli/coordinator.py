@@ -43,7 +43,7 @@ def run(
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    directory = run_at(run, where)
+    directory = run_at(run, where, begins=embodiment is not None)
     robot = fleet_embodiment(embodiment) if embodiment else directory.embodiment()
     limits = EpisodeLimits(
         embodiment=robot,

@@ -1,8 +1,10 @@
 """Write episodes of a snapshot as a LeRobot dataset (version 3), with LeRobot's own writer.
 
-The conditions are those of `lwd data list`. The columns intervention, controller, outcome and, with --value, value
-come beside LeRobot's. Every episode has one frame more than steps: the last observation, whose action repeats the one
-before. For Lance, RLDS and other formats use LeRobot's tools on the result (docs/bring-your-own.md).
+The conditions are those of `lwd data list`. State, further vectors and action keep their names. The columns
+intervention, controller, outcome, next.reward, next.success, next.done (the last frame of a success is 1; an episode
+that nobody judged is 0) and, with --value, value come beside them; --like writes another dataset's columns instead.
+Every episode has one frame more than steps: the last observation, whose action repeats the one before. For Lance, RLDS
+and other formats use LeRobot's tools on the result (docs/bring-your-own.md).
 """
 
 from pathlib import Path
@@ -35,6 +37,14 @@ def run(
     policy_version: PolicyVersionOption = None,
     episode: EpisodeOption = (),
     lossless: Annotated[bool, tyro.conf.arg(help="pictures instead of videos: exact, and many times as large")] = False,
+    like: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR",
+            help="dataset whose features and kind of frames it gets, and no others, so that LeRobot's tools can merge "
+            "the two; None: all that is known",
+        ),
+    ] = None,
     value: Annotated[
         Path | None,
         tyro.conf.arg(
@@ -52,7 +62,8 @@ def run(
             selection=wanted,
             lossless=lossless,
             value=None if value is None else value_of(value),
+            like=like,
             progress=bar,
         )
     console.print(f"{count} episodes in {lerobot}", soft_wrap=True)
-    next_step(f"LeRobotDataset('local/{lerobot.name}', root='{lerobot}') opens it")
+    next_step(f"LeRobotDataset({f'local/{lerobot.name}'!r}, root={str(lerobot)!r}) opens it")

@@ -17,6 +17,8 @@ from lwd.cli.options import (
     run_at,
 )
 from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.commands import lwd_command
+from lwd.recipes.advice import require_simulated
 from lwd.recipes.offline_data import composition_table
 from lwd.recipes.prepare import generate_into
 from lwd.recipes.scene import recipe
@@ -30,11 +32,12 @@ def run(
     workers: WorkersOption = 2,
     where: StoreOptions = NOTED_STORE,
 ) -> None:
-    directory = run_at(run, where)
+    directory = run_at(run, where, begins=True)
+    require_simulated(run, directory.own_embodiment())
     config = replace(recipe(budget).data, embodiment=embodiment_seeing(observation))
     directory.write_config("data", asdict(config))
     with progress("data") as bar:
         rows = generate_into(directory, config, workers=workers, progress=bar)
     console.print(composition_table(rows))
     console.print(f"chart: {directory.path / 'composition.png'}")
-    next_step(f"lwd sft --run {run} --budget {budget}")
+    next_step(lwd_command("sft", "--run", run, "--budget", budget))

@@ -21,6 +21,7 @@ from lwd.cli.data_options import (
     store_at,
 )
 from lwd.cli.options import JsonOption, RunOption, console, next_step
+from lwd.commands import lwd_command
 from lwd.data.history import read_history
 from lwd.data.log import CommittedEpisode
 from lwd.data.revocation import newest_log
@@ -84,7 +85,8 @@ def run(
     hint = "; --limit 0 shows all" if len(shown) < len(found) else ""
     console.print(f"{len(shown)} of {len(found)} matching episodes, {steps} steps in all{hint}")
     if not revoked:
-        next_step(f"lwd data revoke --run {run} with the same conditions takes them out; lwd data index for SQL")
+        revoke = lwd_command("data", "revoke", "--run", run)
+        next_step(f"{revoke} with the same conditions takes them out; lwd data index for SQL")
 
 
 def _episodes(store: ObjectStore, *, revoked: bool) -> list[tuple[CommittedEpisode, dict[str, Any]]]:

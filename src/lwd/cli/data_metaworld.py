@@ -11,6 +11,7 @@ import tyro
 
 from lwd.cli.options import RunOption, TasksOption, console, next_step, progress, run_at
 from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.commands import lwd_command
 from lwd.fleet.own_robots import metaworld_tasks
 
 
@@ -33,6 +34,6 @@ def run(
 
     data = MetaWorldData(demonstrations=demonstrations, rollouts=rollouts, pixels=pixels)
     with progress("data") as bar:
-        result = generate_metaworld(run_at(run, where), data, metaworld_tasks(tasks), progress=bar)
+        result = generate_metaworld(run_at(run, where, begins=True), data, metaworld_tasks(tasks), progress=bar)
     console.print(f"{len(result.committed)} episodes committed")
-    next_step(f"lwd sft --run {run}")
+    next_step(lwd_command("sft", "--run", run))

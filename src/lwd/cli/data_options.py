@@ -15,7 +15,6 @@ from lwd.cli.options import console, run_at
 from lwd.data.log import EpisodeEntry, log_key
 from lwd.data.selection import Selection, parse_time
 from lwd.data.store import ObjectStore, get_or_none
-from lwd.errors import ConfigError
 
 RobotOption = Annotated[str | None, tyro.conf.arg(metavar="ID", help="episodes of this robot; None: of every robot")]
 SinceOption = Annotated[
@@ -74,8 +73,6 @@ def store_at(run: Path) -> ObjectStore:
         StoreError: if it had some, or is not the run's.
     """
     directory = run_at(run)
-    if not run.exists():
-        raise ConfigError(f"there is no run {run}: give the directory of an existing one with --run")
     store = directory.store()
     if get_or_none(store, log_key(1)) is None:
         raise directory.empty_store()

@@ -13,6 +13,7 @@ import tyro
 
 from lwd.cli.data_options import print_json, print_table, store_at
 from lwd.cli.options import JsonOption, RunOption, console, next_step
+from lwd.commands import lwd_command
 from lwd.data.quarantine import QuarantineCase, QuarantineRecord, case_name, open_cases, release
 from lwd.data.revocation import newest_log
 from lwd.data.selection import time_in_words
@@ -39,7 +40,8 @@ def run(
     cases = sorted(open_cases(store), key=lambda found: found[1].quarantined_at_s)
     if release:
         _release(store, cases, release, replace=replace, reason=reason or "no reason given")
-        next_step(f"the coordinator judges them at its next listing; lwd data quarantine --run {run} shows the rest")
+        rest = lwd_command("data", "quarantine", "--run", run)
+        next_step(f"the coordinator judges them at its next listing; {rest} shows the rest")
         return
     if replace or reason is not None:
         raise ConfigError("--replace and --reason go with --release: say which objects")

@@ -24,6 +24,7 @@ from lwd.cli.data_options import (
     store_at,
 )
 from lwd.cli.options import RunOption, console, next_step
+from lwd.commands import lwd_command
 from lwd.data.revocation import newest_log, require_known, revoke_selected
 
 
@@ -63,4 +64,5 @@ def run(
         f"version {done.version} revokes {len(done.episodes)} episodes"
         + (f" ({late} more than above: committed meanwhile)" if late > 0 else "")
     )
-    next_step(f"lwd data list --run {run} --revoked shows them; lwd data retain --run {run} frees their space later")
+    shown, freed = (lwd_command("data", *verb, "--run", run) for verb in (("list", "--revoked"), ("retain",)))
+    next_step(f"{shown} shows them; {freed} frees their space later")

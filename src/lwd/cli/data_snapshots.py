@@ -10,6 +10,7 @@ import tyro
 
 from lwd.cli.data_options import print_json, print_table, store_at
 from lwd.cli.options import JsonOption, RunOption, console, next_step
+from lwd.commands import lwd_command
 from lwd.data.history import read_history
 from lwd.data.selection import time_in_words
 from lwd.errors import ConfigError
@@ -64,4 +65,4 @@ def run(
         f"{len(shown)} of {len(history.entries)} versions; version {snapshot.version} holds {len(snapshot.episodes)} "
         f"episodes, {snapshot.steps} steps; {len(snapshot.revoked)} are revoked"
     )
-    next_step(f"lwd data list --run {run} shows the episodes")
+    next_step(f"{lwd_command('data', 'list', '--run', run)} shows the episodes")

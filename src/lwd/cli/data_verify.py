@@ -38,8 +38,6 @@ def run(
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
-    if not run.exists():
-        raise ConfigError(f"there is no run {run}: give the directory of an existing one with --run")
     if fill_holes and not repair:
         raise ConfigError("fill_holes is given without repair: give --repair, too")
     directory = run_at(run)

@@ -6,10 +6,14 @@ Every part that is finished is kept: the same command continues where it was int
 import sys
 from pathlib import Path
 
+from rich.text import Text
+
 from lwd.cli.options import BudgetOption, ConsoleOption, ObservationOption, RunOption, SeedOption, run_at
 from lwd.cli.options import console as terminal
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
+from lwd.commands import lwd_command
 from lwd.errors import ConfigError, LWDError
+from lwd.recipes.advice import require_simulated
 from lwd.recipes.interrupt import run_interruptibly
 from lwd.recipes.run_directory import RunDirectory
 from lwd.recipes.scene import recipe
@@ -27,7 +31,8 @@ def run(
     console: ConsoleOption = False,
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
-    directory = run_at(run, where)
+    directory = run_at(run, where, begins=True)
+    require_simulated(run, directory.own_embodiment())
     _require_same(directory, {"budget": budget, "seed": seed, "observation": observation})
     settings = recipe(budget)
     at, same = ("--run", str(run)), ("--budget", budget)
@@ -44,12 +49,13 @@ def run(
         ("report", str(run)),
     ]
     for number, step in enumerate(steps, start=1):
-        terminal.rule(f"[bold]{number}/{len(steps)}[/bold]  lwd {' '.join(step)}", align="left")
+        title = Text.assemble((f"{number}/{len(steps)}", "bold"), f"  {lwd_command(*step)}")
+        terminal.rule(title, align="left")
         status = run_interruptibly((sys.executable, "-m", "lwd", *step))
         if status == 130:
             raise KeyboardInterrupt
         if status != 0:
-            raise StepFailed(f"`lwd {' '.join(step)}` failed; mend it and run the same demo command again")
+            raise StepFailed(f"`{lwd_command(*step)}` failed; mend it and run the same demo command again")
     terminal.print(f"open {directory.path / 'report.html'} in a browser")
 
 

@@ -18,6 +18,7 @@ from lwd.cli.options import (
 )
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
+from lwd.recipes.advice import after_fleet
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import run_filtered_bc
 
@@ -32,8 +33,9 @@ def run(
 ) -> None:
     torch.set_num_threads(threads)
     settings = recipe(budget)
+    directory = run_at(run, where)
     with watched("filtered_bc", "loss/flow", require_device(device)) as control:
         checkpoint = run_filtered_bc(
-            run_at(run, where), settings, updates=settings.imitation_updates, seed=seed, control=control
+            directory, settings, updates=settings.imitation_updates, seed=seed, control=control
         )
-    finish(checkpoint, f"lwd evaluate {run} --method filtered_bc")
+    finish(checkpoint, lambda: after_fleet(run, directory.embodiment(), "filtered_bc"))

@@ -34,7 +34,7 @@ def watch_fleet(run: RunDirectory, env_steps: int) -> Iterator[Callable[[str], N
         watcher = threading.Thread(target=look, daemon=True)
         watcher.start()
         try:
-            yield lambda event: status.print(f"[dim]{event}[/dim]", highlight=False)
+            yield lambda event: status.print(event, style="dim", highlight=False, soft_wrap=True)
         finally:
             done.set()
             watcher.join()

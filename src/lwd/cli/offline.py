@@ -24,8 +24,10 @@ from lwd.cli.options import (
 from lwd.cli.prefix_options import PrefixCacheOption, PrefixDirectoryOption, cache_of
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
+from lwd.commands import lwd_command
 from lwd.errors import ConfigError
 from lwd.models.critic import PretrainedCriticConfig
+from lwd.recipes.advice import after_fitting, start_fleet
 from lwd.recipes.methods import METHODS, method_recipe
 from lwd.recipes.stages import described, run_offline
 
@@ -60,7 +62,8 @@ def run(
     torch.set_num_threads(threads)
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).offline
     if not METHODS[method].offline:
-        raise ConfigError(f"method {method!r} has no offline stage: run `lwd up --method {method}` after SFT")
+        command = lwd_command("up", "--run", run, "--method", method)
+        raise ConfigError(f"method {method!r} has no offline stage: run `{command}` after SFT")
     if critic_language is None and (critic_states_at_once or critic_vision != PretrainedCriticConfig.vision):
         raise ConfigError(
             "--critic-vision and --critic-states-at-once are of a pretrained critic: give --critic-language"
@@ -73,9 +76,16 @@ def run(
         settings = dataclasses.replace(settings, critic=critic)
     cache = cache_of(prefix_cache, prefix_directory, run)
     directory.write_config("offline", described(settings, seed=seed))
-    chosen = "" if method == "lwd" else f" --method {method}"
-    chosen += "" if quantile_level is None else f" --quantile-level {quantile_level}"
+    chosen = () if method == "lwd" else ("--method", method)
+    level = () if quantile_level is None else ("--quantile-level", quantile_level)
     metric = "loss/value" if method == "recap" else "critic/q_mean"
     with watched("offline", metric, require_device(device), prefix_cache=cache) as control:
         checkpoint = run_offline(directory, settings, seed=seed, control=control)
-    finish(checkpoint, f"lwd up --run {run} --budget {budget}{chosen}   (or lwd evaluate {checkpoint.policy_path})")
+
+    def then() -> str:
+        robot = directory.embodiment()
+        return after_fitting(
+            robot, start_fleet(run, robot, ("--budget", budget, *chosen, *level)), checkpoint.policy_path
+        )
+
+    finish(checkpoint, then)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.desk import Desk
 from lwd.fleet.json_options import json_object
+from lwd.fleet.no_terminal import nobody_answers
 from lwd.fleet.shift import help_the_fleet, look_after
 from lwd.operators.protocol import Operator
 from lwd.operators.scripted import ScriptedHelper
@@ -91,10 +92,20 @@ async def _teleoperate(
 
     def connect(embodiment: Embodiment) -> AbstractContextManager[Operator]:
         second = None if events is None else make_teleoperator(events)
+        # It is connected by its first episode, in here: whatever it had opened by then is closed.
         return contextlib.closing(LeRobotOperator(make_teleoperator(device), embodiment, events=second))
 
-    # Cancelled, not asked to stop: what was driven must hold at once.
+    # Cancelled, not asked to stop: what was driven must hold at once. Ctrl-C like that, too: a second one would
+    # interrupt the closing of a device.
     if (task := asyncio.current_task()) is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with nobody_answers("lwd operator"):
+        await _sit_down(bus, name, robot_id, connect)
+
+
+async def _sit_down(
+    bus: BusConfig, name: str, robot_id: str, connect: Callable[[Embodiment], AbstractContextManager[Operator]]
+) -> None:
     async with Desk.open(bus, name) as desk:
         await look_after(desk, robot_id, connect, asyncio.Event())

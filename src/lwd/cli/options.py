@@ -22,6 +22,7 @@ from rich.text import Text
 
 from lwd.cli.services import NOTED_STORE, ServiceOptions, StoreOptions
 from lwd.errors import ConfigError
+from lwd.recipes.advice import no_run
 from lwd.recipes.budget import Budget
 from lwd.recipes.method_name import MethodName
 from lwd.recipes.run_directory import RunDirectory
@@ -69,8 +70,9 @@ JsonOption = Annotated[
     tyro.conf.arg(name="json", help="print the figures as JSON, and nothing else, to standard output"),
 ]
 
-console = Console()
-status = Console(stderr=True)
+# Without markup: a path or an extra in square brackets is no style.
+console = Console(markup=False)
+status = Console(stderr=True, markup=False)
 """Progress and events; standard output is for results."""
 
 
@@ -85,13 +87,13 @@ class RateColumn(ProgressColumn):
 def progress(name: str) -> Iterator["Bar"]:
     """Show a bar with rate and time left."""
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=status) as bars:
         yield Bar(bars, name)
@@ -125,16 +127,25 @@ def require_device(device: str) -> str:
     return device
 
 
-def run_at(path: Path, services: StoreOptions = NOTED_STORE) -> RunDirectory:
+def run_at(path: Path, services: StoreOptions = NOTED_STORE, *, begins: bool = False) -> RunDirectory:
     """Return the run directory at a path, with its store and bus noted.
 
+    A run that is not there is made only where the verb begins runs, or where an option says that its store or bus is
+    elsewhere: a mistyped path leaves nothing behind.
+
+    Args:
+        begins: whether a new run may begin with this verb.
     Raises:
-        ConfigError: if the path is something else than a directory, or the run has its store or bus elsewhere.
+        ConfigError: if the path is something else than a directory, there is no such run, or the run has its store or
+            bus elsewhere.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"run {path} is a file: give a directory with --run")
+    store = services.store_config()
     bus = services.bus_config() if isinstance(services, ServiceOptions) else None
-    return RunDirectory(path).at(store=services.store_config(), bus=bus)
+    if not (begins or path.is_dir() or store or bus):
+        raise no_run(path)
+    return RunDirectory(path).at(store=store, bus=bus)
 
 
 _SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -154,4 +165,4 @@ def size_bytes(text: str, option: str) -> int:
 
 def next_step(text: str) -> None:
     """Say what to do next."""
-    console.print(f"[green]next:[/green] {text}", soft_wrap=True)
+    console.print(Text.assemble(("next:", "green"), f" {text}"), soft_wrap=True)

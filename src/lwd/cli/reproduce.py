@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from lwd.cli.options import console, status
 from lwd.errors import ConfigError
@@ -70,7 +71,7 @@ def run(
     console.print(f"results: {where / 'experiment.md'}")
     failed = [record for record in experiment.engine.records.values() if record.failed]
     for record in failed:
-        status.print(f"[red]failed[/red] {record.name}: {record.error}", highlight=False)
+        status.print(Text.assemble(("failed", "red"), f" {record.name}: {record.error}"))
     if not done:
         status.print("stopped; the same command continues")
         if request.stop:

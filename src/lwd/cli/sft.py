@@ -21,7 +21,9 @@ from lwd.cli.options import (
 from lwd.cli.prefix_options import PrefixCacheOption, PrefixDirectoryOption, cache_of
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.cli.stage_progress import finish, watched
+from lwd.commands import lwd_command
 from lwd.errors import ConfigError
+from lwd.recipes.advice import after_fitting
 from lwd.recipes.pretrained import PretrainedPolicy
 from lwd.recipes.scene import recipe
 from lwd.recipes.stages import described, run_sft
@@ -112,7 +114,8 @@ def run(
     directory.write_config("sft", described(settings, seed=seed, pretrained=start))
     with watched("sft", "loss/flow", require_device(device), prefix_cache=cache) as control:
         checkpoint = run_sft(directory, settings, seed=seed, pretrained=start, control=control)
-    finish(checkpoint, f"lwd offline --run {run} --budget {budget}   (or lwd evaluate {checkpoint.policy_path})")
+    offline = lwd_command("offline", "--run", run, "--budget", budget)
+    finish(checkpoint, lambda: after_fitting(directory.embodiment(), offline, checkpoint.policy_path))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """A stage under a progress bar that Ctrl-C ends cleanly."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lwd.cli.options import next_step, progress, status
@@ -23,13 +23,15 @@ def watched(name: str, metric: str, device: str, *, prefix_cache: PrefixCache | 
         yield Control(watch=watch, stop=lambda: request.stop, device=device, prefix_cache=prefix_cache)
 
 
-def finish(checkpoint: Checkpoint, then: str) -> None:
+def finish(checkpoint: Checkpoint, then: Callable[[], str]) -> None:
     """Say what to do next.
 
+    Args:
+        then: says it; not called if the stage was stopped.
     Raises:
         KeyboardInterrupt: if the stage was stopped before its end.
     """
     if not checkpoint.progress.finished:
         status.print(f"{checkpoint.progress.stage} stopped at update {checkpoint.progress.update}; that is saved")
         raise KeyboardInterrupt
-    next_step(then)
+    next_step(then())

@@ -3,7 +3,6 @@
 Ends when the online stage has used its fleet steps, or on Ctrl-C; the same command continues. Logs are in RUN/logs.
 """
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,9 @@ from lwd.cli.options import (
     run_at,
     status,
 )
+from lwd.cli.parsing import split_words
 from lwd.cli.services import NOTED_SERVICES, ServiceOptions
+from lwd.recipes.advice import after_fleet
 from lwd.recipes.fleet_up import FleetUp, run_fleet
 from lwd.recipes.methods import method_recipe
 
@@ -69,6 +70,8 @@ def run(
     ] = "",
     where: ServiceOptions = NOTED_SERVICES,
 ) -> None:
+    from lwd.cli import learner, robot
+
     directory, settings = run_at(run, where), method_recipe(budget, method, quantile_level=quantile_level).fleet
     fleet = FleetUp(
         budget=budget,
@@ -82,8 +85,8 @@ def run(
         device=require_device(device),
         nats_port=nats_port,
         console_port=console_port if console else None,
-        robot_options=tuple(shlex.split(robot_options)),
-        learner_options=tuple(shlex.split(learner_options)),
+        robot_options=split_words("--robot-options", robot_options, "robot", robot.run),
+        learner_options=split_words("--learner-options", learner_options, "learner", learner.run),
     )
     if console:
         show_link(directory.path, console_port, status)
@@ -92,4 +95,4 @@ def run(
     online = directory.checkpoints("online").latest()
     if online is None or not online.progress.finished:
         raise KeyboardInterrupt
-    next_step(f"lwd evaluate {run} --method lwd_online, then lwd report {run}")
+    next_step(after_fleet(run, directory.embodiment(), "lwd_online"))

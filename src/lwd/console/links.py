@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from lwd.commands import host_port, without_brackets
 from lwd.console.accounts import Accounts
 from lwd.data import durable
 
@@ -47,12 +48,12 @@ class Links:
         return self._directory / hashlib.sha256(token.encode()).hexdigest()
 
 
-def link_to(run: Path, port: int) -> str:
-    """Return what one opens to use the console at a port of loopback: a link, or with accounts just its address.
+def link_to(run: Path, port: int, host: str = "127.0.0.1") -> str:
+    """Return what one opens to use the console at an address of loopback: a link, or with accounts just its address.
 
     Raises:
         ConfigError: if the accounts are damaged.
         StoreError: if the run's directory cannot be written.
     """
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host_port(without_brackets(host), port)}"
     return url if len(Accounts(run / "console" / "accounts.json")) else Links(run).new(url)

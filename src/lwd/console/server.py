@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from lwd.commands import host_port, lwd_command, without_brackets
 from lwd.console.accounts import Accounts
 from lwd.console.app import AppConfig, create_app
 from lwd.console.connections import BACKLOG, Connections, GuardedWebSocket, guarded_by
@@ -35,6 +36,8 @@ class ConsoleConfig:
     """Who logs people in instead of passwords."""
 
     def __post_init__(self) -> None:
+        # A frozen dataclass: an address in brackets is the one inside.
+        object.__setattr__(self, "host", without_brackets(self.host))
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; it must lie in [1, 65535]")
         for origin in self.origins:
@@ -76,8 +79,8 @@ class ConsoleConfig:
         if self.proxy is not None and not self.origins:
             raise ConfigError("proxy_header is given without origin: give the proxy's, such as https://console.example")
         if self.is_loopback and self.proxy is None:
-            names = ("127.0.0.1", "localhost", "[::1]")
-            return frozenset((*self.origins, *(f"http://{name}:{self.port}" for name in names)))
+            names = ("127.0.0.1", "localhost", "::1", self.host)
+            return frozenset((*self.origins, *(f"http://{host_port(name, self.port)}" for name in names)))
         if not self.origins:
             raise ConfigError(
                 f"host is {self.host}, so browsers need a name: give --origin https://NAME or http://NAME:PORT"
@@ -108,19 +111,18 @@ def run_console(config: ConsoleConfig, on_link: Callable[[ConsoleConfig], None] 
         ServiceError: if a part that it needs has ended.
     """
     accounts = accounts_of(config.run)
+    add = lwd_command("console", "account", "--run", config.run.path, "--name", "NAME", "--role", "admin")
     if config.proxy is None and config.reached_by and not len(accounts):
         raise ConfigError(
             f"{config.reached_by}, and there are no accounts: add one with "
-            f"`lwd console account --run {config.run.path} --name NAME --role admin`, let a proxy log people in "
+            f"`{add}`, let a proxy log people in "
             "(--proxy-header), or use --host 127.0.0.1 without --origin"
         )
     if config.proxy is None and len(accounts) and not accounts.has_passwords:
         raise ConfigError(
             f"no account of {config.run.path} has a password, so nobody could log in: give --proxy-header, or add one "
-            f"with `lwd console account --run {config.run.path} --name NAME --role admin`"
+            f"with `{add}`"
         )
-    if not config.run.path.is_dir():
-        raise ConfigError(f"run {config.run.path} does not exist: make it with `lwd demo` or `lwd up`")
     app = create_app(
         AppConfig(
             run=config.run,
@@ -134,7 +136,7 @@ def run_console(config: ConsoleConfig, on_link: Callable[[ConsoleConfig], None] 
     )
     listening = _listen(config.host, config.port)
     _limit_log()
-    _logger.info("console of %s: http://%s:%d", config.run.path, config.host, config.port)
+    _logger.info("console of %s: http://%s", config.run.path, host_port(config.host, config.port))
     if config.proxy is None and not len(accounts):
         on_link(config)
     server = uvicorn.Server(
@@ -174,5 +176,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise PortInUse(f"{host}:{port} cannot be listened on ({error.strerror}): choose another --port") from error
+        raise PortInUse(
+            f"{host_port(host, port)} cannot be listened on ({error.strerror}): choose another --port"
+        ) from error
     return listening

@@ -189,4 +189,5 @@ class explained:  # noqa: N801  (used like a function)
             return
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"no space left to write {self._path}: free space on its disk") from error
-        raise StoreError(f"cannot write {self._path} ({error.strerror}): check the path and its permissions") from error
+        remedy = "make its file system writable" if error.errno == errno.EROFS else "check the path and its permissions"
+        raise StoreError(f"cannot write {self._path} ({error.strerror}): {remedy}") from error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lwd.commands import lwd_command
 from lwd.data.fresh_read import CachedStore
 from lwd.data.identity import IDENTITY_KEY, StoreNote, found_store
 from lwd.data.log_head import LOG_PREFIX, LogNote, log_key, sha256_of_entry, version_of
@@ -90,8 +91,9 @@ class RunStore:
         """Give a store of an earlier version, which has a log, its identity; an empty one gets none from here."""
         if get_or_none(self.inner, log_key(1)) is None:
             raise StoreError(
-                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? Into "
-                f"a new one, run `lwd data generate --run {self._run}`, or import data, or start `lwd coordinator`"
+                f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? A new one "
+                f"is begun by `lwd data import`, by `{lwd_command('data', 'generate', '--run', self._run)}` (simulated "
+                "robots), or by `lwd coordinator`"
             )
         found_store(self)
 

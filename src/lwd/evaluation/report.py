@@ -6,12 +6,12 @@ run (names, instructions, settings) is escaped.
 
 import html
 import json
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from lwd.data import durable
 from lwd.evaluation import diagnostics, plots
 from lwd.evaluation.fleet_curves import Quantiles
 from lwd.evaluation.run_data import RunData
@@ -27,10 +27,10 @@ def write_report(run: RunData, path: Path, values: Sequence[Drawing] = ()) -> Ru
 
     Args:
         values: drawings of single episodes (see value_episodes.py), shown in their order.
+    Raises:
+        StoreError: if the disk is full or the directory cannot be written.
     """
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(render_report(run, values), encoding="utf-8")
-    temporary.replace(path)
+    durable.replace(path.absolute(), render_report(run, values).encode())
     return summarise_run(run)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from lwd.data import durable
 from lwd.data.plain_file import read_plain_file
 from lwd.errors import ConfigError
 from lwd.evaluation.statistics import Interval, mean_over_tasks, wilson_interval
@@ -111,14 +112,12 @@ class EvaluationResult:
         return success_scores(self.episodes)
 
     def save(self, path: Path) -> None:
-        """Write the result atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(_RESULT.dump_json(self, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        """Write the result atomically.
+
+        Raises:
+            StoreError: if the disk is full or the directory cannot be written.
+        """
+        durable.replace(path.absolute(), _RESULT.dump_json(self, indent=1))
 
 
 _RESULT: TypeAdapter[EvaluationResult] = TypeAdapter(EvaluationResult)
@@ -197,10 +196,18 @@ class EvaluationJournal:
         A line that a crash left half written is dropped (its episode is run again).
 
         Raises:
-            ConfigError: if the file belongs to another evaluation (policy, world, seed or instructions).
+            ConfigError: if the file belongs to another evaluation (policy, world, seed or instructions), or is damaged.
+            StoreError: if the disk is full or the directory cannot be written.
         """
         self._path = path
         self._episodes: list[EpisodeResult] = []
+        try:
+            with durable.explained(path):
+                self._open(path, header)
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}): delete it to start anew") from error
+
+    def _open(self, path: Path, header: EvaluationHeader) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole, _, _torn = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
         lines = whole.splitlines()
@@ -223,8 +230,12 @@ class EvaluationJournal:
         return tuple(self._episodes)
 
     def append(self, episode: EpisodeResult) -> None:
-        """Record one finished episode; it is on the disk when this returns."""
-        with self._path.open("ab") as file:
+        """Record one finished episode; it is on the disk when this returns.
+
+        Raises:
+            StoreError: if the disk is full.
+        """
+        with durable.explained(self._path), self._path.open("ab") as file:
             file.write(_EPISODE.dump_json(episode) + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -66,6 +66,7 @@ class FleetEpisode:
     key: str
     """Of the episode's object in the store."""
     robot_id: str
+    embodiment: str
     task: str
     source: Source
     outcome: Outcome

@@ -11,6 +11,7 @@ from lwd.evaluation.fleet_curves import Quantiles
 from lwd.evaluation.results import EvaluationResult
 from lwd.evaluation.run_data import METHODS, RunData
 from lwd.evaluation.statistics import Interval, paired_difference
+from lwd.robots.sim import SIMULATED
 
 _BEST_FIRST = ("lwd_online", "lwd_offline")
 
@@ -234,7 +235,9 @@ def _missing(run: RunData) -> tuple[str, ...]:
     if not run.fleet:
         missing.append("No fleet episode was committed, so there is no learning curve, human help or version lag.")
     if not run.evaluations:
-        missing.append("No method was evaluated on fixed seeds (run `lwd evaluate`).")
+        brought = run.episodes and all(episode.embodiment not in SIMULATED for episode in run.episodes)
+        why = "the run's robot is not one of the simulated ones" if brought else "run `lwd evaluate`"
+        missing.append(f"No method was evaluated on fixed seeds ({why}).")
     if run.evaluations:
         wanted = ("sft", "lwd_offline", "lwd_online")
         missing += [f"{METHODS[name]} was not evaluated." for name in wanted if name not in run.evaluations]

@@ -225,7 +225,10 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # raises for what is no number
     except ValueError as error:
-        raise ConfigError(f"nats_url {_without_secret(url)!r} is no URL ({error})") from error
+        shown = _without_secret(url)
+        bare = shown.partition("://")[2].count(":") > 1 and "[" not in shown
+        remedy = "; write an IPv6 address in brackets, such as nats://[::1]:4222" if bare else ""
+        raise ConfigError(f"nats_url {shown!r} is no URL ({error}){remedy}") from error
     return parts
 
 

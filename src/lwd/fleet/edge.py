@@ -8,13 +8,12 @@ costs nothing, and the policy runs on full batches.
 import functools
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 
-from lwd.errors import PolicyFault, ResetInterrupted, RobotFault, RobotStopped
+from lwd.errors import OperatorFault, PolicyFault, ResetInterrupted, RobotFault, RobotStopped
 from lwd.fleet.ahead import ChunkAhead
 from lwd.fleet.edge_settings import EdgeSettings, FleetRobot
 from lwd.fleet.host_network import HostNetwork, HostState, HostStatus
@@ -22,18 +21,16 @@ from lwd.fleet.liveness import alive
 from lwd.fleet.messages import axes_of
 from lwd.fleet.policy_faults import load_chunks
 from lwd.fleet.release import LoadedPolicy
-from lwd.fleet.slot import Slot, random_of
+from lwd.fleet.slot import TRAINING_SEEDS, Slot, random_of
 from lwd.fleet.watchdog import Watchdog
 from lwd.robots.holding import Holder
 from lwd.robots.plan_age import InferenceTimes
 from lwd.robots.protocol import HomingRobot, driving_of
 from lwd.robots.session import EpisodeSession
-from lwd.types import Episode, Outcome, Source
+from lwd.types import Episode, Outcome
 
 __all__ = ["TRAINING_SEEDS", "EdgeSettings", "FleetRobot", "RobotHost"]
 
-TRAINING_SEEDS = 2**30
-"""Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 _IDLE_S = 0.02
 _DRIVEN_IDLE_S = 0.003
 """The same while a person drives a robot: a step must begin when it is due."""
@@ -43,8 +40,9 @@ _ROLLS_S = 0.05
 """Where a policy usually takes longer, wheels are held while it is asked: they would go on with their last velocity."""
 _REST_S = 1.0
 """How long a robot rests after a fault; longer with every fault in a row."""
+_MAX_REST_S = 30.0
 _MAX_FAULTS = 5
-"""Faults of one robot in a row after which the host gives up, for its supervisor to start it anew."""
+"""Faults in a row of each robot of a simulating host after which it gives up, for its supervisor to start it anew."""
 
 _ENDINGS = tuple(outcome for outcome in Outcome if outcome is not Outcome.UNLABELLED)
 """How an episode of a robot can end."""
@@ -99,11 +97,14 @@ class RobotHost:
         self._shortage = ""
         self._next_complaint_s = 0.0
 
-    def run(self, should_stop: Callable[[], bool]) -> None:
-        """Run episodes. On return all running ones were truncated and handed over.
+    def run(self, should_stop: Callable[[], bool], at_once: Callable[[], bool] = lambda: False) -> None:
+        """Run episodes. On return all running ones were truncated and handed over, and the robots are parked.
 
+        Args:
+            at_once: whether a robot that is being parked must hold where it is.
         Raises:
-            RobotFault: if one robot fails again and again.
+            ConfigError: if a robot refuses its configuration when it begins its first episode.
+            RobotFault: if every robot, all of them simulated, fails again and again.
         """
         self._should_stop = should_stop
         self._watchdog.start()
@@ -120,13 +121,16 @@ class RobotHost:
                 if not moved:
                     time.sleep(_DRIVEN_IDLE_S if any(slot.is_driven for slot in self._slots) else _IDLE_S)
         finally:
-            self._watchdog.close()
             for slot in self._slots:
                 slot.holder.hold()
             if self._ahead is not None:
                 self._ahead.close()
             self._truncate_all()
             self._publish_status("stopping", force=True)
+            for slot in self._slots:
+                self._watchdog.turn("robot.reset", slot.unit.robot_id)
+                slot.park(lambda: self._network.latch.is_set or at_once())
+            self._watchdog.close()
 
     @property
     def env_steps(self) -> int:
@@ -191,32 +195,14 @@ class RobotHost:
         return bool(self._shortage)
 
     def _begin(self, slot: Slot, policy: LoadedPolicy) -> None:
-        task = slot.next_task(self._settings)
-        slot.begun += 1
-        self._begun += 1
-        self._watchdog.turn("robot.reset", slot.unit.robot_id)
+        robot_id = slot.unit.robot_id
+        self._watchdog.turn("robot.reset", robot_id)
         try:
-            slot.session = EpisodeSession(
-                slot.unit.robot,
-                task,
-                str(slot.random.choice(task.instructions)),
-                seed=int(slot.random.integers(TRAINING_SEEDS)),
-                robot_id=slot.unit.robot_id,
-                source=Source.FLEET,
-                policy_version=policy.version,
-                world=slot.unit.world,
-                operator=slot.unit.operator,
-                gate=self._watchdog.gates[slot.unit.robot_id],
-                # In the order in which the robot recorded them, also across its restarts; unique by the last part,
-                # for a robot that goes on with another machine's empty spool.
-                episode_id=f"{slot.unit.start:06d}-{slot.begun:06d}-{uuid.uuid4().hex[:16]}",
-            )
-            slot.policy = policy
-            self._network.console.note_fault(slot.unit.robot_id, "")
+            slot.begin(self._settings, policy, self._watchdog.gates[robot_id])
+            self._begun += 1
+            self._network.console.note_fault(robot_id, "")
         except (RobotStopped, ResetInterrupted) as error:
-            _logger.warning("robot %s begins no episode: %s", slot.unit.robot_id, error)
-            # It is asked again once it may: this one was none.
-            self._begun -= 1
+            _logger.warning("robot %s begins no episode: %s", robot_id, error)
         except RobotFault as error:
             self._fault(slot, error)
         self._watchdog.turn("the host")
@@ -248,10 +234,11 @@ class RobotHost:
 
     def _wants_chunk(self, slot: Slot, session: EpisodeSession) -> bool:
         """Whether the policy is to be asked for this robot; it is observed anew if it stood, and held if it rolls."""
-        if not session.needs_chunk:
-            return False
         try:
-            session.look_again()
+            with slot.its_fault():
+                if not session.needs_chunk:
+                    return False
+                session.look_again()
         except RobotFault as error:
             self._fault(slot, error)
             return False
@@ -265,7 +252,8 @@ class RobotHost:
             return False
         self._watchdog.turn("policy.act")
         try:
-            return self._ahead.fill(session)
+            with slot.its_fault():
+                return self._ahead.fill(session)
         except RobotFault as error:
             self._fault(slot, error)
             return True
@@ -282,71 +270,82 @@ class RobotHost:
     def _step_all(self) -> bool:
         moved = False
         for slot in self._slots:
-            session = slot.session
-            if session is None:
+            if (session := slot.session) is None:
                 continue
-            slot.show(session, self._network.console)
-            if not slot.is_due or session.needs_chunk:
-                continue
-            if session.held:
-                self._look(slot, session)
-                continue
-            moved = True
-            before = session.steps
-            self._watchdog.turn("robot.step", slot.unit.robot_id)
+            episode = None
             try:
-                if self._ahead is not None and slot.policy is not None:
-                    self._ahead.update(session, slot.policy)
-                session.step()
+                with slot.its_fault():
+                    moved |= self._step(slot, session)
+                    episode = session.episode() if session.done else None
             except RobotStopped:
                 # Somebody stopped it, or the loop stood still: `_heed` sees to all robots.
                 return False
             except RobotFault as error:
                 self._fault(slot, error)
-                continue
-            if session.steps > before:
-                self._env_steps += 1
-                self._human_steps += session.human_acts
-                now_s, period_s = time.monotonic(), 1 / slot.unit.robot.embodiment.control_hz
-                # In step with the clock: no two at once after a pause, and no wait after running ahead.
-                on_time_s = slot.next_step_s + period_s
-                slot.next_step_s = on_time_s if now_s < on_time_s <= now_s + period_s else now_s + period_s
-            if session.discarded:
+                moved = True
+            if episode is not None:
+                slot.faults = 0
+                self._hand_over(slot, episode)
+            elif session.discarded:
                 _logger.info("robot %s: episode %s is discarded", slot.unit.robot_id, session.episode_id)
                 slot.end()
-            elif session.done:
-                slot.faults = 0
-                slot.show(session, self._network.console)
-                self._hand_over(slot, session.episode())
         return moved
+
+    def _step(self, slot: Slot, session: EpisodeSession) -> bool:
+        """Let one robot take a step if it is due. Returns whether it did."""
+        slot.show(session, self._network.console)
+        if not slot.is_due or session.needs_chunk:
+            return False
+        if session.held:
+            self._look(slot, session)
+            return False
+        before = session.steps
+        self._watchdog.turn("robot.step", slot.unit.robot_id)
+        if self._ahead is not None and slot.policy is not None:
+            self._ahead.update(session, slot.policy)
+        session.step()
+        if session.steps > before:
+            self._env_steps += 1
+            self._human_steps += session.human_acts
+            now_s, period_s = time.monotonic(), 1 / slot.unit.robot.embodiment.control_hz
+            # In step with the clock: no two at once after a pause, and no wait after running ahead.
+            on_time_s = slot.next_step_s + period_s
+            slot.next_step_s = on_time_s if now_s < on_time_s <= now_s + period_s else now_s + period_s
+        if session.done:
+            slot.show(session, self._network.console)
+        return True
 
     def _look(self, slot: Slot, session: EpisodeSession) -> None:
         self._watchdog.turn("robot.observe", slot.unit.robot_id)
         try:
-            session.look()
+            with slot.its_fault():
+                session.look()
         except RobotFault as error:
             self._fault(slot, error)
 
     def _fault(self, slot: Slot, error: RobotFault) -> None:
-        """A robot holds: what it recorded is truncated. A simulated one rests before its next episode.
+        """A robot holds: what it recorded is truncated, and it rests before its next episode. The others go on.
 
         Of a real one that failed itself nobody knows how it stands, and going to its start may hurt: it waits for a
-        person.
+        person. One whose device for taking it over failed stands well; the device is connected anew.
         """
-        its_own = not isinstance(error, PolicyFault)
-        slot.faults += its_own  # where the policy failed another version helps
-        if slot.policy is not None:
+        robot_id, of_policy = slot.unit.robot_id, isinstance(error, PolicyFault)
+        its_own = not isinstance(error, (PolicyFault, OperatorFault))
+        slot.unwell |= its_own
+        slot.faults += not of_policy  # where the policy failed another version helps
+        if slot.policy is not None and not isinstance(error, OperatorFault):
             self._network.policies.failed(slot.policy.version, error)
-        _logger.error("robot %s: %s", slot.unit.robot_id, error)
+        _logger.error("robot %s: %s", robot_id, error)
         # Before its operator is told that the episode is over: a fault is no reason to hand the robot back.
-        self._network.console.note_fault(slot.unit.robot_id, str(error))
+        self._network.console.note_fault(robot_id, str(error))
         self._truncate(slot)
-        waits = its_own and slot.may_wait
-        if slot.faults >= _MAX_FAULTS and not waits:
-            raise RobotFault(f"robot {slot.unit.robot_id} failed {slot.faults} times in a row: {error}") from error
-        slot.rest_until_s = time.monotonic() + _REST_S * max(slot.faults, 1)
-        if waits:
+        if not of_policy:
+            slot.failed()
+        if slot.may_wait and its_own:
             slot.wait_for_person()
+        elif not any(other.unit.is_real or other.faults < _MAX_FAULTS for other in self._slots):
+            raise RobotFault(f"robot {robot_id} failed {slot.faults} times in a row: {error}") from error
+        slot.rest_until_s = time.monotonic() + min(_REST_S * max(slot.faults, 1), _MAX_REST_S)
 
     def _hand_over(self, slot: Slot, episode: Episode) -> None:
         self._outcomes[episode.info.outcome] += 1
@@ -357,8 +356,8 @@ class RobotHost:
         self._network.submit(episode)
 
     def _truncate(self, slot: Slot) -> None:
-        if slot.session is not None and slot.session.steps > 0:
-            self._hand_over(slot, slot.session.truncate())
+        if (episode := slot.truncated()) is not None:
+            self._hand_over(slot, episode)
         else:
             slot.end()
 

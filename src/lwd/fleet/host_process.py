@@ -1,5 +1,6 @@
 """The process of a robot host: builds robots and network, runs until told to stop, leaves nothing behind."""
 
+import contextlib
 import logging
 import signal
 import time
@@ -21,6 +22,7 @@ from lwd.fleet.edge import EdgeSettings, FleetRobot, RobotHost
 from lwd.fleet.host_network import HostNetwork
 from lwd.fleet.liveness import alive
 from lwd.fleet.metrics_file import MetricsFile
+from lwd.fleet.no_terminal import nobody_answers
 from lwd.fleet.policy_trial import ProcessTrial, Trial, TrialLimits
 from lwd.fleet.release import PolicyFollower, PolicyLoader
 from lwd.fleet.shipper import Shipper
@@ -34,7 +36,7 @@ from lwd.operators.help import StuckRule
 from lwd.operators.protocol import Operator
 from lwd.operators.remote import RemoteOperator
 from lwd.operators.scripted import ScriptedOperator
-from lwd.robots.protocol import Robot, driving_of
+from lwd.robots.protocol import Robot, driving_of, no_success_test, tells_success
 from lwd.robots.sim import TASKS, make_robot, task_named
 from lwd.types import Task
 
@@ -137,6 +139,9 @@ def run_robot_host(
 ) -> None:
     """Run until SIGTERM or SIGINT, or until a limit is reached and its episodes are committed.
 
+    However it ends, every robot and every device of an operator is closed, also where another one fails at it. A second
+    signal ends a robot's way to where it is let go. Nothing asks a question at a terminal.
+
     Args:
         make: builds the robots; simulated ones if None.
         tasks: what the robots do; the embodiment's tasks by their names in the configuration if None.
@@ -165,14 +170,18 @@ def run_robot_host(
     stop_files = StopFileThread(StopFiles(config.run), latch)
     units = []
     remotes: dict[str, RemoteOperator] = {}
+    devices = contextlib.ExitStack()
     try:
+        devices.enter_context(nobody_answers())
         for spec in config.robots:
             robot, operator = make(spec)
+            devices.callback(_close, f"robot {spec.robot_id}", robot.close)
             remote = RemoteOperator(
                 driving_of(robot),
                 otherwise=operator,
                 help_rule=StuckRule(patience=config.help_patience),
             )
+            devices.callback(_close, f"the operator of robot {spec.robot_id}", remote.close)
             units.append(
                 FleetRobot(
                     robot_id=spec.robot_id,
@@ -183,6 +192,8 @@ def run_robot_host(
                 )
             )
             remotes[spec.robot_id] = remote
+        if unjudged := [unit.robot_id for unit in units if not tells_success(unit.robot)]:
+            _logger.warning("%s", no_success_test(f"robot{'s' if len(unjudged) > 1 else ''} {', '.join(unjudged)}"))
         settings = EdgeSettings(
             tasks=tasks,
             task_weights=config.task_weights,
@@ -193,21 +204,30 @@ def run_robot_host(
             seam=config.seam,
         )
         console = ConsoleLink(config.host_id, remotes)
-        _run(config, units, console, settings, spool, load, trial, stop, latch, stop_files)
+        _run(config, units, console, settings, spool, load, trial, stop, latch, stop_files, devices)
     finally:
         stop_files.close()
         stop_signal.close()
-        for unit in units:
-            unit.robot.close()
+        devices.close()
         spool.close()
 
 
+def _close(what: str, close: Callable[[], None]) -> None:
+    """Close something; the others have their turn whatever happens."""
+    try:
+        close()
+    except (Exception, SystemExit):  # of foreign devices and environments, nearly anything
+        _logger.exception("%s could not be closed", what)
+
+
 class _StopFlag:
-    """Set by signals. A plain flag: an Event's lock could deadlock within one thread."""
+    """Set by signals. Plain flags: an Event's lock could deadlock within one thread."""
 
     is_set = False
+    is_set_again = False
 
     def set(self, *_: object) -> None:
+        self.is_set_again = self.is_set
         self.is_set = True
 
 
@@ -234,6 +254,7 @@ def _run(
     stop: "_StopFlag",
     latch: StopLatch,
     stop_files: StopFileThread,
+    devices: contextlib.ExitStack,
 ) -> None:
     store = store_of(config.run, config.store)
     if load is None:
@@ -265,8 +286,10 @@ def _run(
     )
     stop_files.report = network.stops.report
     try:
-        RobotHost(units, settings, network).run(lambda: stop.is_set)
+        RobotHost(units, settings, network).run(lambda: stop.is_set, lambda: stop.is_set_again)
     finally:
+        # Before the store is waited for: who waits too long is killed.
+        devices.close()
         if trial is not None:
             trial.close()
         if not network.drain(10.0, committed=False):

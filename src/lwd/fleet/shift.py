@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from lwd.errors import ConfigError, ControlRefused, ServiceError
+from lwd.errors import ConfigError, ControlRefused, RobotFault, ServiceError
 from lwd.fleet.desk import Desk
 from lwd.fleet.messages import ControlVerb, OperatorView
 from lwd.fleet.views import robot_view, viewed_embodiment
@@ -24,6 +24,9 @@ _JOIN_WITHIN_S = 30.0
 """A host that has just started tries its policy in a process of its own before the first episode begins."""
 _KEEP_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
+_MOST_REST_S = 30.0
+_WORKED_S = 60.0
+"""A device that answered so long has its faults forgiven."""
 _BEGINS_WITHIN_S = 2.0
 """After `resume` a robot says within this time that it is driven; a view from before says that it holds."""
 _VERBS: dict[Outcome, ControlVerb] = {
@@ -68,11 +71,14 @@ async def look_after(
 ) -> None:
     """Take one robot whenever the person at the device acts, and hand it back when they let go; until `stop`.
 
+    A device that stops answering leaves the robot holding, until somebody takes it; it is connected anew, after rests
+    that grow, and may take the robot again.
+
     Args:
         make: connects the device, for the robot's embodiment; leaving it disconnects.
     Raises:
         ConfigError: if the device does not fit the robot.
-        RobotFault: if the device does not answer; a robot that it drove holds.
+        RobotFault: if the device cannot be connected at the first try.
         ServiceError: if the robot is not there.
     """
     desk.look_at(robot_id)
@@ -81,26 +87,47 @@ async def look_after(
         raise ServiceError(
             f"robot {robot_id} shows nothing for {_JOIN_WITHIN_S:g} s: is its host running, with an episode?"
         )
-    with make(viewed_embodiment(view)) as operator:
-        operator.begin(robot_view(view), 0)
-        _logger.info("robot %s: %s may take it over", robot_id, desk.operator_id)
-        pace = _Pace()
-        refused = False
-        while not stop.is_set():
+    faults, was_connected = 0, False
+    while not stop.is_set():
+        begun_s = time.monotonic()
+        try:
+            with make(viewed_embodiment(view)) as operator:
+                operator.begin(robot_view(view), 0)
+                was_connected = True
+                await _follow(desk, robot_id, operator, stop)
+        except RobotFault as error:
+            if not was_connected:
+                raise
+            faults = 1 if time.monotonic() - begun_s > _WORKED_S else faults + 1
+            rest_s = min(_TRY_AGAIN_S * faults, _MOST_REST_S)
+            _logger.error("robot %s: %s; the device is connected anew in %g s", robot_id, error, rest_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), rest_s)
             desk.require_bus()
-            view = await desk.next_view(_LOOK_EVERY_S)
-            if view is None or not pace.is_due(view):
-                continue
-            wish = operator.poll(robot_view(view))
-            if wish.intent is Intent.OBSERVE:
-                refused = False
-            elif not refused:
-                try:
-                    await attend(desk, robot_id, operator, stop, wish=wish, may_resume=False)
-                except (ControlRefused, ServiceError) as error:
-                    _logger.warning("robot %s: %s (let go of the device, then try again)", robot_id, error)
-                    refused = True
-                desk.look_at(robot_id)
+            desk.look_at(robot_id)
+            view = await desk.next_view(_LOOK_EVERY_S) or view
+
+
+async def _follow(desk: Desk, robot_id: str, operator: Operator, stop: asyncio.Event) -> None:
+    """Ask a connected device at each step, and take the robot whenever the person at it acts; until `stop`."""
+    _logger.info("robot %s: %s may take it over", robot_id, desk.operator_id)
+    pace = _Pace()
+    refused = False
+    while not stop.is_set():
+        desk.require_bus()
+        view = await desk.next_view(_LOOK_EVERY_S)
+        if view is None or not pace.is_due(view):
+            continue
+        wish = operator.poll(robot_view(view))
+        if wish.intent is Intent.OBSERVE:
+            refused = False
+        elif not refused:
+            try:
+                await attend(desk, robot_id, operator, stop, wish=wish, may_resume=False)
+            except (ControlRefused, ServiceError) as error:
+                _logger.warning("robot %s: %s (let go of the device, then try again)", robot_id, error)
+                refused = True
+            desk.look_at(robot_id)
 
 
 async def attend(

@@ -1,21 +1,29 @@
 """A robot of a host and its present episode."""
 
+import contextlib
 import logging
 import time
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from lwd.errors import ConfigError, LWDError, ResetInterrupted, RobotFault
 from lwd.fleet.console_link import ConsoleLink
 from lwd.fleet.edge_settings import EdgeSettings, FleetRobot
 from lwd.fleet.messages import AxisStatus, RobotStatus
 from lwd.fleet.release import LoadedPolicy
 from lwd.fleet.views import scene_of
 from lwd.operators.remote import RemoteOperator
+from lwd.robots.gate import Gate
 from lwd.robots.holding import Holder
-from lwd.robots.protocol import PosedRobot, driving_of
+from lwd.robots.protocol import HomingRobot, PosedRobot, SettledRobot, driving_of
 from lwd.robots.session import EpisodeSession
-from lwd.types import Task
+from lwd.types import Episode, Source, Task
+
+TRAINING_SEEDS = 2**30
+"""Seeds of the fleet lie in [0, 2^30); evaluation uses the ones above."""
 
 _logger = logging.getLogger(__name__)
 
@@ -35,6 +43,10 @@ class Slot:
     rest_until_s: float = 0.0
     next_step_s: float = 0.0
     """When a robot that a person drives makes its next step: they see the world in real time."""
+    unwell: bool = False
+    """Whether it failed and has begun no episode since: nobody knows how it stands."""
+    was_reset: bool = False
+    """Whether an episode of it has begun: from then on no error of its ends the host."""
     old_plans: int = 0
     """Plans of episodes that are over which were too old to be executed."""
     session: EpisodeSession | None = None
@@ -68,6 +80,96 @@ class Slot:
     def rolls(self) -> bool:
         """Whether the robot goes on moving while nothing is sent: a real one whose action is a velocity."""
         return self.unit.is_real and any(not axis.absolute for axis in driving_of(self.unit.robot).axes)
+
+    @contextlib.contextmanager
+    def its_fault(self) -> Iterator[None]:
+        """Whatever a robot or its operator raises is a fault of that robot, and not the end of its host.
+
+        Raises:
+            ConfigError: one of ours, at its first start.
+            RobotFault: everything else.
+        """
+        try:
+            yield
+        except RobotFault:
+            raise
+        except (Exception, SystemExit) as error:  # of foreign devices and environments, nearly anything
+            if isinstance(error, ConfigError) and not self.was_reset:
+                raise
+            if not isinstance(error, LWDError):
+                _logger.exception("robot %s", self.unit.robot_id)
+            raise RobotFault(f"{type(error).__name__}: {error}") from error
+
+    def begin(self, settings: EdgeSettings, policy: LoadedPolicy, gate: Gate) -> None:
+        """Begin an episode; a device that may take the robot over is connected before it moves.
+
+        Raises:
+            ConfigError: as `its_fault`.
+            RobotFault: if robot or operator fail; there is no episode then.
+        """
+        task, unit = self.next_task(settings), self.unit
+        self.begun += 1
+        with self.its_fault():
+            if self.remote is not None:
+                self.remote.connect()
+            self.session = EpisodeSession(
+                unit.robot,
+                task,
+                str(self.random.choice(task.instructions)),
+                seed=int(self.random.integers(TRAINING_SEEDS)),
+                robot_id=unit.robot_id,
+                source=Source.FLEET,
+                policy_version=policy.version,
+                world=unit.world,
+                operator=unit.operator,
+                gate=gate,
+                # In the order in which the robot recorded them, also across its restarts; unique by the last part,
+                # for a robot that goes on with another machine's empty spool.
+                episode_id=f"{unit.start:06d}-{self.begun:06d}-{uuid.uuid4().hex[:16]}",
+            )
+        self.policy, self.was_reset, self.unwell = policy, True, False
+
+    def truncated(self) -> Episode | None:
+        """Return what its episode recorded so far; None: nothing."""
+        if self.session is None or self.session.steps == 0:
+            return None
+        try:
+            return self.session.truncate()
+        except Exception:
+            # Of what a foreign robot said no episode can be made: no reason to end the host.
+            _logger.exception("robot %s: episode %s cannot be kept", self.unit.robot_id, self.session.episode_id)
+            return None
+
+    def failed(self) -> None:
+        """After a fault the robot does what its settings say; without any it holds."""
+        if isinstance(self.unit.robot, SettledRobot):
+            try:
+                with self.its_fault():
+                    self.unit.robot.failed()
+            except RobotFault as error:
+                _logger.error("robot %s: %s", self.unit.robot_id, error)
+
+    def park(self, interrupted: Callable[[], bool]) -> None:
+        """The host ends: the robot does what its settings say, unless it is held, stopped or has failed; then it holds.
+
+        Args:
+            interrupted: whether it must hold on its way.
+        """
+        robot, robot_id = self.unit.robot, self.unit.robot_id
+        if not isinstance(robot, SettledRobot):
+            return
+        if self.unwell or interrupted() or not self.may_begin:
+            _logger.info("robot %s goes nowhere: somebody holds it, or it had a fault", robot_id)
+            return
+        if isinstance(robot, HomingRobot):
+            robot.interrupted = lambda: interrupted() or not self.may_begin
+        try:
+            with self.its_fault():
+                robot.park()
+        except ResetInterrupted as error:
+            _logger.warning("robot %s: %s", robot_id, error)
+        except (ConfigError, RobotFault) as error:
+            _logger.error("robot %s: %s", robot_id, error)
 
     def end(self) -> None:
         """The episode is over: the robot holds where it is, and the next one waits for whoever holds the lease."""

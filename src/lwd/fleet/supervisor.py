@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lwd.data import durable
-from lwd.errors import TRY_AGAIN, ConfigError, ProcessFailed, ServiceError
+from lwd.errors import MISCONFIGURED, TRY_AGAIN, WRONG_USAGE, ConfigError, ProcessFailed, ServiceError
 from lwd.fleet.frozen import FrozenWatch
 from lwd.fleet.kept_server import KeptServer
 from lwd.fleet.liveness import Pulse
@@ -42,8 +43,9 @@ class ProcessSpec:
     command: tuple[str, ...]
     """Such as (sys.executable, "-m", "lwd", "coordinator", ...)."""
     restart: Literal["always", "temporary"] = "always"
-    """Start it again when it ends with an error. "temporary": only where the next try may succeed (exit status 75: a
-    store or bus that does not answer) or where a signal killed it; any other error ends the run."""
+    """Start it again when it ends with an error, unless a setting is wrong (exit status 78, or 2 for a wrong command
+    line): that ends the run. "temporary": only where the next try may succeed (exit status 75: a store or bus that does
+    not answer) or where a signal killed it; any other error ends the run."""
     restart_frozen_after_s: float | None = 600.0
     """Kill it and start it again when its main loop has stood still for so long. None: never, only say so; for robot
     hosts, since a killed one cannot tell its robots to hold."""
@@ -78,6 +80,9 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     failures: int = 0
+    """In a row: the backoff grows with them."""
+    ends: int = 0
+    """All ends with an error."""
     start_at_s: float = 0.0
     finished: bool = False
     log_begins: int = 0
@@ -188,6 +193,8 @@ class Supervisor:
             child.finished = True
             self._on_event(f"{spec.name} is done")
             return spec.ends_run
+        if status in (WRONG_USAGE, MISCONFIGURED):
+            raise ProcessFailed(f"{spec.name} cannot start: {self._reason(child)} (more in {self._log(spec)})")
         if spec.restart == "temporary" and status > 0 and status != TRY_AGAIN:
             raise ProcessFailed(
                 f"{spec.name} ended with status {status}; the end of {self._log(spec)}:\n{self._tail(child, 2000)}"
@@ -196,10 +203,15 @@ class Supervisor:
             child.failures = 0
         backoff_s = min(_FIRST_BACKOFF_S * 2**child.failures, _MAX_BACKOFF_S)
         child.failures += 1
+        child.ends += 1
         child.start_at_s = time.monotonic() + backoff_s
         event = f"{spec.name} ended with status {status}; starting it again in {backoff_s:g} s"
-        if child.failures > 1:
-            event += f"; failure {child.failures} in a row, the end of {self._log(spec)}:\n{self._tail(child, 600)}"
+        # Of all failures, not of those in a row: one that works for a minute each time must say why it ends, too.
+        if child.ends > 1:
+            event += (
+                f"; failure {child.ends}. It is tried again, {_MAX_BACKOFF_S:g} s apart at most, until it works or you "
+                f"stop the run. The end of {self._log(spec)}:\n{self._tail(child, 600)}"
+            )
         self._on_event(event)
         return False
 
@@ -224,6 +236,12 @@ class Supervisor:
 
     def _log(self, spec: ProcessSpec) -> Path:
         return self._config.run / "logs" / f"{spec.name}.log"
+
+    def _reason(self, child: _Child) -> str:
+        """What a verb of ours said last, as `lwd robot: ...`; else the end of what it has written."""
+        text = self._tail(child, 4000)
+        said = list(re.finditer(r"^lwd [a-z][a-z -]*(?::| needs) ", text, re.MULTILINE))
+        return text[said[-1].start() :] if said else text
 
     def _tail(self, child: _Child, size: int) -> str:
         """The end of what its last start has written, at most."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch.distributed import FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from lwd.commands import host_port, without_brackets
 from lwd.errors import ConfigError, ServiceError
 from lwd.learner.interfaces import Address, interface_of, listening_addresses, loopback_interface
 
@@ -147,9 +148,10 @@ def private_address(text: str) -> tuple[str, int]:
     """
     host, _, port = text.rpartition(":")
     try:
-        if not port.isascii() or not 1 <= int(port) <= 65535:
+        # Without brackets nobody can tell whether the last number is a port or the end of the address.
+        if not port.isascii() or not 1 <= int(port) <= 65535 or (":" in host) != (host[:1] == "["):
             raise ValueError
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        address = ipaddress.ip_address(without_brackets(host))
     except ValueError as error:
         raise ConfigError(
             f"rendezvous is {text!r}: give ADDRESS:PORT, the private address of the first machine as a number, such as "
@@ -175,9 +177,9 @@ def require_private_address(address: Address) -> None:
 def exposure(address: str, port: int) -> str:
     """Say what whoever reaches a group's address can do."""
     return (
-        f"whoever reaches {address}:{port}, or another port of these processes on that network, can read the training "
-        "data and the weights, alter the training, and put weights of their own into the policy that robots get: "
-        "nothing is encrypted or authenticated there. Let only trusted machines reach it"
+        f"whoever reaches {host_port(address, port)}, or another port of these processes on that network, can read the "
+        "training data and the weights, alter the training, and put weights of their own into the policy that robots "
+        "get: nothing is encrypted or authenticated there. Let only trusted machines reach it"
     )
 
 
@@ -217,9 +219,9 @@ def open_store(member: Member, timeout_s: float) -> Store:
         )
     except (RuntimeError, OSError) as error:
         raise ServiceError(
-            f"learner process {member.rank} of {member.size} cannot meet the others at {member.address}:{member.port} "
-            f"({str(error).splitlines()[0]}): start `lwd learner` with the same --rendezvous on every machine, on the "
-            "one with that address with --host-rank 0"
+            f"learner process {member.rank} of {member.size} cannot meet the others at "
+            f"{host_port(member.address, member.port)} ({str(error).splitlines()[0]}): start `lwd learner` with the "
+            "same --rendezvous on every machine, on the one with that address with --host-rank 0"
         ) from error
 
 
@@ -233,8 +235,8 @@ def require_private_sockets(member: Member) -> None:
     for address, port in listening_addresses():
         if not address.is_loopback and address != own:
             raise ConfigError(
-                f"torch.distributed listens on {address}:{port}, which is neither loopback nor {own}: use an interface "
-                "that has the rendezvous address alone"
+                f"torch.distributed listens on {host_port(str(address), port)}, which is neither loopback nor {own}: "
+                "use an interface that has the rendezvous address alone"
             )
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lwd.batch import ObservationBatch
 from lwd.errors import ConfigError, ShapeError
+from lwd.matching import first_conflict
 from lwd.models.acting import ActingPolicy
 from lwd.models.critic import ValueCritic
 from lwd.models.flow_policy import FlowPolicy
@@ -31,7 +32,7 @@ class BestOfN(ActingPolicy):
         super().__init__()
         if samples < 1:
             raise ConfigError(f"samples is {samples}; best-of-N needs at least one chunk to choose from")
-        if policy.embodiment != critic.embodiment:
+        if first_conflict(policy.embodiment, critic.embodiment):
             raise ShapeError(
                 f"the policy is of embodiment {policy.embodiment.name!r}, the critic of {critic.embodiment.name!r}"
             )

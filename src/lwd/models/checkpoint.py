@@ -20,6 +20,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from lwd.errors import CheckpointError
+from lwd.matching import first_conflict
 from lwd.models.advantage import AdvantagePolicy
 from lwd.models.best_of_n import BestOfN
 from lwd.models.critic import ValueCritic
@@ -186,16 +187,17 @@ def load_value(source: Path | str | bytes) -> ValueCritic:
 def require_embodiment(network: Policy | ValueCritic, embodiment: Embodiment) -> None:
     """Check that a loaded network fits a robot.
 
+    Names of entries count where both have them, in their order: a network reads its numbers by place.
+
     Raises:
         CheckpointError: naming the first field that differs.
     """
-    trained, wanted = _plain(network.embodiment), _plain(embodiment)
-    for field, value in wanted.items():
-        if trained[field] != value:
-            raise CheckpointError(
-                f"the checkpoint was trained for {field} = {trained[field]!r}, the robot has {value!r}: "
-                "use a checkpoint of this embodiment"
-            )
+    if (wrong := first_conflict(network.embodiment, embodiment)) is not None:
+        field, trained, has = wrong
+        raise CheckpointError(
+            f"the checkpoint was trained for {field} = {trained!r}, the robot has {has!r}: use a checkpoint of this "
+            "embodiment"
+        )
 
 
 def sha256_of(data: bytes) -> str:
@@ -210,11 +212,6 @@ def _network_bytes(
     description = {"format": FORMAT, "kind": kind, "embodiment": asdict(embodiment), **metadata}
     # One key only: safetensors writes several in random order, and equal networks must be equal bytes.
     return save(here, metadata={"lwd": json.dumps(description)})
-
-
-def _plain(embodiment: Embodiment) -> dict[str, Any]:
-    """An embodiment as JSON would bring it back: lists for tuples."""
-    return dict(json.loads(json.dumps(asdict(embodiment))))
 
 
 def _read(source: Path | str | bytes, kind: str) -> tuple[NetworkFile, dict[str, torch.Tensor]]:

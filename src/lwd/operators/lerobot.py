@@ -4,14 +4,16 @@ Gamepads and keyboards say themselves when a person acts, and how an episode end
 it is moved and lets go when it rests; labels then come from a second device.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from lerobot.teleoperators import Teleoperator
 from lerobot.teleoperators.utils import TeleopEvents
 
-from lwd.errors import ConfigError, RobotFault
+from lwd import lerobot_parts
+from lwd.errors import ConfigError, OperatorFault, RobotFault
 from lwd.operators.protocol import OBSERVE, Command, Intent, RobotView
 from lwd.types import Embodiment, FloatArray, Outcome
 
@@ -23,7 +25,7 @@ REST_STEPS = 15
 
 
 class LeRobotOperator:
-    """Asks a device at every step. Connects it when it is made."""
+    """Asks a device at every step. `connect` connects it, and `begin` if nobody did; one that failed, anew."""
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class LeRobotOperator:
         *,
         events: Teleoperator | None = None,
     ) -> None:
-        """Connect.
+        """Connect nothing yet.
 
         Args:
             action_names: of the robot's action, in its order; None: the device's own, in its order.
@@ -58,39 +60,79 @@ class LeRobotOperator:
                 "a leader arm of the same kind, or a robot that takes the device's own commands"
             )
         self._says_when = hasattr(device, "get_teleop_events")
-        for one in {id(device): device, id(self._events): self._events}.values():
-            if not one.is_connected:
-                one.connect()
+        self._failed: set[int] = set()
+        """The devices that did not answer when they were asked last."""
         self._rest_A: FloatArray | None = None
         self._still = REST_STEPS
 
+    def connect(self) -> None:
+        """Connect what is not connected, or did not answer; what is left of it is closed first.
+
+        Raises:
+            OperatorFault: if a device cannot be connected, or needs calibration. Of that one nothing is open then.
+        """
+        for one in self._devices:
+            if lerobot_parts.is_open(one) and id(one) not in self._failed:
+                continue
+            if lerobot_parts.anything_open(one):
+                lerobot_parts.release(one, let_go=True)
+            self._ask(one, functools.partial(lerobot_parts.connect, one, may_let_go=True, let_go=True), "connect")
+
     def begin(self, view: RobotView, seed: int) -> None:
-        """A new episode: the person lets go of the device first."""
+        """A new episode: the person lets go of the device first.
+
+        Raises:
+            OperatorFault: as `connect`.
+        """
+        self.connect()
         self._rest_A, self._still = None, REST_STEPS
 
     def poll(self, view: RobotView) -> Command:
         """Label if the person says how it ended; take over if the person acts.
 
         Raises:
-            RobotFault: if the device does not answer.
+            OperatorFault: if a device does not answer, or answers what is no action.
         """
-        try:
-            # In this order: LeRobot's keyboard forgets the pressed keys when it is asked for events.
-            action = self._device.get_action()
-            events = self._events.get_teleop_events() if hasattr(self._events, "get_teleop_events") else {}
-        except Exception as error:  # drivers raise nearly anything
-            raise RobotFault(f"teleoperator {self._device.name} does not answer ({error}): plug it in") from error
+        # In this order: LeRobot's keyboard forgets the pressed keys when it is asked for events.
+        action = self._ask(self._device, self._device.get_action, "say what to do")
+        events: Mapping[Any, Any] = {}
+        if hasattr(self._events, "get_teleop_events"):
+            events = self._ask(self._events, self._events.get_teleop_events, "say how the episode ends") or {}
         if (outcome := _label(events)) is not None:
             return Command(intent=Intent.LABEL, outcome=outcome)
-        action_A = np.array([self._number(name, action) for name in self._names], np.float32)
+        action_A = self._ask(self._device, lambda: self._numbers(action), "say all that the robot needs")
         acts = bool(events.get(TeleopEvents.IS_INTERVENTION)) if self._says_when else self._is_moved(action_A)
         return Command(intent=Intent.TAKE_OVER, action=action_A) if acts else OBSERVE
 
     def close(self) -> None:
-        """Release the devices."""
-        for one in {id(self._device): self._device, id(self._events): self._events}.values():
-            if one.is_connected:
-                one.disconnect()
+        """Release every device; errors are logged."""
+        for one in self._devices:
+            if lerobot_parts.anything_open(one):
+                lerobot_parts.release(one, let_go=True)
+
+    @property
+    def _devices(self) -> tuple[Teleoperator, ...]:
+        return tuple({id(one): one for one in (self._device, self._events)}.values())
+
+    def _ask(self, device: Teleoperator, call: Callable[[], Any], what: str) -> Any:
+        self._failed.add(id(device))
+        try:
+            answer = call()
+        except RobotFault as error:
+            raise OperatorFault(str(error)) from error
+        except (Exception, SystemExit) as error:  # drivers raise nearly anything
+            raise OperatorFault(
+                f"{lerobot_parts.name_of(device)} cannot {what} ({type(error).__name__}: {error}): check its power and "
+                "cables"
+            ) from error
+        self._failed.discard(id(device))
+        return answer
+
+    def _numbers(self, action: Mapping[str, Any]) -> FloatArray:
+        action_A = np.array([self._number(name, action) for name in self._names], np.float32)
+        if not np.isfinite(action_A).all():
+            raise ValueError(f"it says {dict(zip(self._names, map(float, action_A), strict=True))}")
+        return action_A
 
     def _number(self, name: str, action: Mapping[str, Any]) -> float:
         value = float(action[name])

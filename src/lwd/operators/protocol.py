@@ -1,6 +1,6 @@
 """Who may take over a robot, and what they can tell it."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lwd.types import HOLD, OBSERVE, Command, FloatArray, Intent, RobotView
 
@@ -15,6 +15,21 @@ class Operator(Protocol):
 
     def poll(self, view: RobotView) -> Command:
         """Say what to do at the next step."""
+
+
+@runtime_checkable
+class DeviceOperator(Protocol):
+    """An operator with a device, which is connected before the robot goes to its start, and closed at the end."""
+
+    def connect(self) -> None:
+        """Connect what is not connected, or has failed.
+
+        Raises:
+            OperatorFault: if it cannot be.
+        """
+
+    def close(self) -> None:
+        """Release the device, whatever state it is in."""
 
 
 class Expert(Protocol):

@@ -3,15 +3,16 @@
 Two threads meet here. The robots' thread polls; the network's thread brings the operator's commands in.
 """
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from lwd.driving import Driving
-from lwd.errors import ControlRefused
+from lwd.errors import ControlRefused, OperatorFault, RobotFault
 from lwd.operators.help import HelpRule
-from lwd.operators.protocol import OBSERVE, Command, Intent, Operator, RobotView
+from lwd.operators.protocol import OBSERVE, Command, DeviceOperator, Intent, Operator, RobotView
 from lwd.operators.takeover import Label, Phase, Takeover
 from lwd.types import FloatArray, Outcome
 
@@ -65,10 +66,39 @@ class RemoteOperator:
         self._help = ""
         self._help_since_s = 0.0
 
+    def connect(self) -> None:
+        """Connect the device of whoever acts otherwise, if it has one.
+
+        Raises:
+            OperatorFault: if it cannot be.
+        """
+        if isinstance(self._otherwise, DeviceOperator):
+            with self._its_fault():
+                self._otherwise.connect()
+
+    def close(self) -> None:
+        """Release it."""
+        if isinstance(self._otherwise, DeviceOperator):
+            self._otherwise.close()
+
+    @contextlib.contextmanager
+    def _its_fault(self) -> Iterator[None]:
+        try:
+            yield
+        except RobotFault:
+            raise
+        except (Exception, SystemExit) as error:  # of a device or a script, nearly anything
+            raise OperatorFault(f"{type(self._otherwise).__name__} raised {type(error).__name__}: {error}") from error
+
     def begin(self, view: RobotView, seed: int) -> None:
-        """A new episode begins; a robot that is under a lease holds first."""
+        """A new episode begins; a robot that is under a lease holds first.
+
+        Raises:
+            OperatorFault: if whoever acts otherwise fails.
+        """
         if self._otherwise is not None:
-            self._otherwise.begin(view, seed)
+            with self._its_fault():
+                self._otherwise.begin(view, seed)
         with self._lock:
             self._takeover.begin()
             self._help = ""
@@ -96,7 +126,11 @@ class RemoteOperator:
             return self._takeover.may_begin
 
     def poll(self, view: RobotView) -> Command:
-        """Return the remote operator's command, or that of the other one."""
+        """Return the remote operator's command, or that of the other one.
+
+        Raises:
+            OperatorFault: if that one fails.
+        """
         with self._lock:
             before = self._takeover.phase
             command = self._takeover.next(view)
@@ -107,7 +141,8 @@ class RemoteOperator:
             return command
         if self._otherwise is None:
             return OBSERVE
-        command = self._otherwise.poll(view)
+        with self._its_fault():
+            command = self._otherwise.poll(view)
         return replace(command, operator_id=SCRIPTED) if command.intent is Intent.TAKE_OVER else command
 
     def _look_for_help(self, view: RobotView) -> bool:

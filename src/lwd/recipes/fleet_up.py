@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from lwd.commands import missing_extra
 from lwd.errors import ConfigError
 from lwd.fleet.bus import Bus
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.nats_server import require_free_port
 from lwd.fleet.supervisor import ProcessSpec, Supervisor, SupervisorConfig
+from lwd.recipes.advice import require_robot_kind
 from lwd.recipes.budget import Budget
 from lwd.recipes.method_name import MethodName
 from lwd.recipes.methods import METHODS
 from lwd.recipes.run_directory import RunDirectory
+from lwd.robots.protocol import no_success_test
 from lwd.robots.sim import world_named
 
 # Small matrices: a second thread per process costs more than it gives (measured in facts and docs/recipe.md).
@@ -74,15 +77,19 @@ def run_fleet(run: RunDirectory, fleet: FleetUp, *, on_event: Callable[[str], No
     config = SupervisorConfig(
         run=run.path, groups=processes(run, fleet), embedded_bus=bus is None, nats_port=fleet.nats_port
     )
+    require_robot_kind(run.path, run.own_embodiment(), fleet.robot_options)
     run.finished("sft", "sft")
     if METHODS[fleet.method].offline:
         run.finished("offline", "offline")
     if fleet.console_port is not None:
         if importlib.util.find_spec("fastapi") is None:
-            raise ConfigError("the console needs fastapi: pip install 'lwd[console]', or leave --console out")
+            raise ConfigError(f"{missing_extra('the console', 'fastapi', ['console'])}; or leave --console out")
         require_free_port(fleet.console_port)
     if bus is not None:
         asyncio.run(_require_bus(bus))
+    if any(word.partition("=")[0] == "--lerobot" for word in fleet.robot_options):
+        # The hosts' own warnings are in their logs.
+        on_event(no_success_test("a LeRobot robot"))
     run.write_config("fleet", asdict(fleet))
     Supervisor(config, on_event=on_event).run()
 

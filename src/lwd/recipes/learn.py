@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwd.commands import lwd_command
 from lwd.data import durable
 from lwd.errors import ServiceError
 from lwd.evaluation.results import EvaluationResult, load_result
@@ -196,12 +197,12 @@ def _finished(run: Path, stage: str) -> bool:
 
 
 def _verb(say: Callable[[str], None], *arguments: str) -> None:
-    say("lwd " + " ".join(arguments))
+    say(lwd_command(*arguments))
     status = subprocess.run(verb_command(*arguments), check=False).returncode
     if status == 130:
         raise KeyboardInterrupt
     if status != 0:
-        raise ServiceError(f"`lwd {' '.join(arguments)}` failed with status {status}; mend it and run this again")
+        raise ServiceError(f"`{lwd_command(*arguments)}` failed with status {status}; mend it and run this again")
 
 
 _NAMES = {

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from lwd.data import durable
 from lwd.data.episode_file import read_episode
 from lwd.data.leases import SnapshotLease
-from lwd.data.lerobot.exporting import ValueOf, export_episodes
+from lwd.data.lerobot.columns import ValueOf
+from lwd.data.lerobot.exporting import export_episodes
 from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan
-from lwd.data.lerobot.layout import derived_embodiment, stride_for
 from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.selection import Selection
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import ConfigError, ObjectExists, StoreError
 from lwd.fleet.coordinator import BatchResult
-from lwd.fleet.embodiment import embodiment_json, first_embodiment, parse_embodiment, read_embodiment
+from lwd.fleet.embodiment import embodiment_json, first_embodiment
 from lwd.fleet.ingest import ingest
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Embodiment, Episode, FloatArray
@@ -42,39 +42,6 @@ class Survey:
         return tuple(item for item in self.planned if not item.problems)
 
 
-def embodiment_for(
-    run: RunDirectory,
-    source: "LeRobotSource",
-    settings: ImportSettings,
-    *,
-    given: Path | None,
-    image_size: tuple[int, int] | None,
-) -> Embodiment:
-    """Return the robot that the dataset's episodes are of.
-
-    The given file counts, else the run's own, else what our exporter left, else what the features tell.
-
-    Raises:
-        ConfigError: if a file is wrong.
-    """
-    if given is not None:
-        return read_embodiment(given)
-    if (own := run.own_embodiment()) is not None:
-        return own
-    # Opening the store of a run that does not exist would make it.
-    if run.path.exists() and first_embodiment(run.store()) is not None:
-        return run.embodiment()
-    if (left := source.embodiment_json()) is not None:
-        return parse_embodiment(left, f"{source.name}/{EMBODIMENT_FILE}")
-    return derived_embodiment(
-        source.layout,
-        source.actions(),
-        name=source.robot_type or source.name,
-        control_hz=source.layout.fps / stride_for(source.layout.fps, settings.control_hz),
-        image_size=image_size,
-    )
-
-
 def survey(
     source: "LeRobotSource",
     embodiment: Embodiment,
@@ -89,6 +56,7 @@ def survey(
         look_at_frames: also decode the first and last frame of every camera.
     """
     planned: list[Planned] = []
+    source.read_for(embodiment)
     for recording in source.recordings():
         item = plan(recording, source.layout, embodiment, settings)
         if look_at_frames and not item.problems:
@@ -138,10 +106,13 @@ def export_dataset(
     selection: Selection,
     lossless: bool,
     value: ValueOf | None,
+    like: Path | None = None,
     progress: Progress,
 ) -> int:
     """Write the selected episodes of a snapshot as a LeRobotDataset; nothing is left behind if that fails.
 
+    Args:
+        like: directory of a dataset whose features it gets; None: LWD's own choice.
     Returns:
         the number of episodes.
     Raises:
@@ -169,6 +140,7 @@ def export_dataset(
                 embodiment,
                 lossless=lossless,
                 value=value,
+                like=like,
                 on_written=lambda done: progress(done, len(entries)),
             )
             durable.replace(unfinished / EMBODIMENT_FILE, embodiment_json(embodiment))

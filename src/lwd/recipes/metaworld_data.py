@@ -47,8 +47,10 @@ def generate_metaworld(
     robot = make_metaworld(tasks, pixels=data.pixels)
     try:
         store = run.store()
-        if first_embodiment(store) not in (None, robot.embodiment.name):
-            raise ConfigError(f"run {run.path} is of {first_embodiment(store)!r}: give another --run")
+        described = run.own_embodiment()
+        for there in (first_embodiment(store), None if described is None else described.name):
+            if there not in (None, robot.embodiment.name):
+                raise ConfigError(f"run {run.path} is of {there!r}: give another --run")
         durable.replace(run.embodiment_path, embodiment_json(robot.embodiment))
         reader = LogReader(store)
         reader.poll()

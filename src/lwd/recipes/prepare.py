@@ -7,8 +7,10 @@ from threading import Event, Thread
 
 from lwd.data.log import LogReader
 from lwd.data.validation import EpisodeLimits
-from lwd.errors import EpisodeRejected
+from lwd.errors import ConfigError, EpisodeRejected
+from lwd.fleet.embodiment import first_embodiment
 from lwd.fleet.ingest import ingest
+from lwd.recipes.advice import require_simulated
 from lwd.recipes.offline_data import (
     CompositionRow,
     OfflineDataConfig,
@@ -31,10 +33,14 @@ def generate_into(
     """Make what the run's store lacks of the configured data; return the composition of all its data.
 
     Raises:
+        ConfigError: if the run is another robot's.
         EpisodeRejected: if an episode failed validation; it lies in the store's quarantine.
         StoreError: if the store cannot be written; what was committed stays.
     """
+    require_simulated(run.path, run.own_embodiment())
     store = run.store()
+    if (there := first_embodiment(store)) not in (None, config.embodiment):
+        raise ConfigError(f"run {run.path} has episodes of {there}, not of {config.embodiment}: give another --run")
     reader = LogReader(store)
     reader.poll()
     committed = frozenset(item.entry.episode_id for item in reader.snapshot.episodes.values())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lwd.commands import lwd_command
 from lwd.data import durable
 from lwd.data.run_store import has_known_a_log, open_run_store
 from lwd.data.store import ObjectStore, StoreConfig, directory_of, open_store
@@ -16,6 +17,7 @@ from lwd.errors import CheckpointError, ConfigError, LWDError, StoreError
 from lwd.fleet.bus_config import BusConfig
 from lwd.fleet.embodiment import built_in, first_embodiment, read_embodiment
 from lwd.fleet.nats_server import url_file
+from lwd.recipes.advice import fill
 from lwd.recipes.run_record import NAME, RunRecord
 from lwd.types import Embodiment
 
@@ -71,7 +73,7 @@ class RunDirectory:
                 f"the log in {self.store_config.url} is empty, but {why}: is the disk mounted? Restore the store from "
                 "a copy, or begin a new run with another --run"
             )
-        return CheckpointError(f"the store of run {self.path} is empty: run `lwd data generate --run {self.path}`")
+        return CheckpointError(f"the store of run {self.path} is empty: {fill(self.path, self.own_embodiment())}")
 
     def bus(self) -> BusConfig | None:
         """The run's message bus; None: the embedded one that `lwd up` starts."""
@@ -153,7 +155,8 @@ class RunDirectory:
         found = self.checkpoints(stage).latest()
         if found is None or not found.progress.finished:
             state = "has not begun" if found is None else f"stopped at update {found.progress.update}"
-            raise CheckpointError(f"stage {stage!r} of run {self.path} {state}: run `lwd {verb} --run {self.path}`")
+            command = lwd_command(verb, "--run", self.path)
+            raise CheckpointError(f"stage {stage!r} of run {self.path} {state}: run `{command}`")
         return found
 
     def read_config(self) -> dict[str, Any]:
@@ -196,10 +199,12 @@ class RunDirectory:
 
         Raises:
             ConfigError: if another process runs it.
+            StoreError: if the run cannot be written.
         """
         path = self.lock_path(stage)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        with durable.explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -33,6 +33,7 @@ from lwd.models.lerobot.adapters import AdaptedVLA
 from lwd.models.lerobot.vla import LeRobotVLA
 from lwd.models.normalization import StateStatistics
 from lwd.models.vla import SmallVLA
+from lwd.recipes.advice import fill
 from lwd.recipes.algorithms import build_lwd, build_recap, small_policy, stage_files
 from lwd.recipes.prefix_cache import PrefixCache, prefix_metrics
 from lwd.recipes.pretrained import PretrainedPolicy
@@ -132,7 +133,7 @@ def _sft(
     view = reader.arena.view
     if not any(info.source is Source.DEMONSTRATION for info in view.infos):
         raise CheckpointError(
-            f"the store of run {run.path} has no demonstrations: run `lwd data generate --run {run.path}`"
+            f"the store of run {run.path} has no demonstrations: {fill(run.path, run.own_embodiment())}"
         )
     torch.manual_seed(seed)
     policy: FlowPolicy

@@ -1,22 +1,24 @@
 """Any LeRobot robot as a `Robot`: cameras, joints in LeRobot's units, control rate, faults.
 
-State and action are LeRobot's features in its own order, as in the datasets that LeRobot records from the same robot:
+State and action are LeRobot's features, as in the datasets that LeRobot records from the same robot, matched by name:
 all numbers of an observation are the state, all arrays of three channels its cameras. Units stay LeRobot's (degrees or
 percent of the calibrated range), so an embodiment derived from such a dataset has its limits in them, too.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from lerobot.robots import Robot as Device
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lwd.driving import Driving, drive_axis
 from lwd.errors import ConfigError, ResetInterrupted, RobotFault
+from lwd.lerobot_parts import NotCalibrated, has_lever, name_of
 from lwd.pictures import fitted
 from lwd.robots.lerobot_driver import LeRobotDriver
 from lwd.robots.limits import checked_action
@@ -27,6 +29,14 @@ _VELOCITY = re.compile(r"\.(vel|vx|vy|vtheta)$|^delta_")
 """LeRobot's names of columns that are no positions: wheels, and differences of a hand's."""
 _GRIPPER = re.compile(r"gripper")
 """LeRobot's names of columns that keep their last command when the robot is held."""
+CONNECT_TRIES = 3
+CONNECT_PAUSE_S = 1.0
+"""Between two tries to connect: a camera or a bus needs a moment after it was closed."""
+_HOME_WITHIN = 0.05
+"""Part of a column's range by which a robot that is at home may be beside it."""
+_SETTLES_WITHIN_S = 2.0
+
+_logger = logging.getLogger(__name__)
 
 
 class _Task(BaseModel):
@@ -60,6 +70,21 @@ class LeRobotConfig(BaseModel):
     drive_speeds: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """How fast an operator at the console drives columns of the action, in their units per second; without: a quarter
     of the range per second (a velocity: half the largest one)."""
+
+    on_fault: Literal["hold", "release"] = "hold"
+    """What the motors do after a fault of the robot or of its teleoperator: stay where they are, with torque, or let go
+    (the robot is disconnected)."""
+    on_exit: Literal["home", "hold", "release"] = "home"
+    """What they do when the host ends: the robot goes to `home` slowly and lets go there; they keep their torque; or
+    they let go where they are. Without `home`, where somebody stopped or holds the robot, after a fault, and where it
+    does not get there, `home` is `hold`."""
+
+    @model_validator(mode="after")
+    def _heed_lerobots_own(self) -> Self:
+        # Of a file from before there was on_exit: motors that were not to let go do not.
+        if self.robot.get("disable_torque_on_disconnect") is False and "on_exit" not in self.model_fields_set:
+            object.__setattr__(self, "on_exit", "hold")
+        return self
 
     def tasks_at(self, control_hz: float) -> tuple[Task, ...]:
         """Return the tasks with their limits in control steps."""
@@ -117,15 +142,21 @@ class LeRobotRobot:
         self._embodiment, self._config = embodiment, config
         self._driver = LeRobotDriver(device, embodiment)
         self.pacer = Pacer(embodiment.control_hz, clock=clock, sleep=sleep)
-        features = device.observation_features
-        self._cameras = {name: kind for name, kind in features.items() if isinstance(kind, tuple)}
-        self._require_fit()
+        if config.home is not None and len(config.home) != embodiment.action_size:
+            raise ConfigError(f"home has {len(config.home)} numbers; the action has {embodiment.action_size}")
         self._driving = self._describe()
         self.interrupted: Callable[[], bool] = lambda: False
         """Asked at each control step on the way to a start, and of the rest before it (`HomingRobot`)."""
         self._task: Task | None = None
         self._steps = 0
         self._outcome: Outcome | None = None
+        self._is_parked = False
+        if not has_lever(device):
+            _logger.warning(
+                "LeRobot's %s has no setting of what its motors do without a connection: on_fault and on_exit only "
+                "decide when it is disconnected, and whether it goes home before",
+                name_of(device),
+            )
 
     @property
     def embodiment(self) -> Embodiment:
@@ -136,23 +167,28 @@ class LeRobotRobot:
         return self._driving
 
     @property
+    def tells_success(self) -> bool:
+        """False: the arm does not see what it has done."""
+        return False
+
+    @property
     def action_names(self) -> tuple[str, ...]:
-        """LeRobot's names of the action's columns."""
+        """LeRobot's names of the action's columns, in the embodiment's order."""
         return self._driver.actions
 
     def reset(self, task: Task, seed: int) -> Observation:
-        """Connect if necessary, go home, rest, and observe.
+        """Connect if necessary (three times at most, with a pause), go home, rest, and observe.
 
         Raises:
             ResetInterrupted: if `interrupted` says so, or another thread holds the robot; it holds.
             RobotFault: if the robot does not answer.
         """
-        self._task = None
-        self._driver.connect()
+        self._task, self._is_parked = None, False
+        self._connect()
         if self._config.home is not None:
             spread = np.random.default_rng(seed).uniform(-1, 1, self._embodiment.action_size)
             self._go((np.asarray(self._config.home) + self._config.home_spread * spread).astype(np.float32))
-        self._rest()
+        self._rest(self._config.pause_s)
         self._task, self._steps, self._outcome = task, 0, None
         observation = self._observe()
         self.pacer.begin()
@@ -200,24 +236,48 @@ class LeRobotRobot:
     def privileged(self) -> Mapping[str, Any]:
         return {}
 
-    def close(self) -> None:
-        """Hold and disconnect. What motors do without a connection is LeRobot's `disable_torque_on_disconnect`."""
-        self._driver.close(self._driving)
+    def failed(self) -> None:
+        """After a fault: let go, if `on_fault` says so. Else the robot holds, with torque."""
+        if self._config.on_fault == "release":
+            self._driver.let_go()
 
-    def _require_fit(self) -> None:
-        robot, sizes = self._embodiment, {name: tuple(shape[:2]) for name, shape in self._cameras.items()}
-        for what, found, wanted in (
-            ("numbers in its observations", len(self._driver.joints), robot.state_size),
-            ("numbers in its actions", len(self._driver.actions), robot.action_size),
-            ("cameras", sorted(sizes), sorted(robot.cameras)),
-        ):
-            if found != wanted:
-                raise ConfigError(
-                    f"LeRobot's {self._driver.device.name} has {found} {what}, embodiment {robot.name} has {wanted}: "
-                    "configure its cameras as they were recorded, or give the embodiment that it is"
-                )
-        if self._config.home is not None and len(self._config.home) != robot.action_size:
-            raise ConfigError(f"home has {len(self._config.home)} numbers; the action has {robot.action_size}")
+    def park(self) -> None:
+        """Go home slowly, if `on_exit` says so, for `close` to let go there.
+
+        Raises:
+            ResetInterrupted: if `interrupted` says so, or another thread holds the robot; it holds.
+            RobotFault: if it does not answer, or does not get there.
+        """
+        if self._config.on_exit != "home" or self._config.home is None or not self._driver.was_moved:
+            return
+        home_A = np.asarray(self._config.home, np.float32)
+        self._task = None
+        self._driver.connect()
+        self._go(home_A)
+        left, holds = round(_SETTLES_WITHIN_S * self._embodiment.control_hz), self._driver.holds
+        while (away := self._away_from(home_A)) and left:
+            if self.interrupted() or not self._driver.send_unless_held(home_A, holds):
+                self.hold()
+                raise ResetInterrupted(f"{self._driver.device.name} holds on the way home")
+            self.pacer.wait()
+            left -= 1
+        if away:
+            raise RobotFault(f"{name_of(self._driver.device)} does not get home: {', '.join(away)} is elsewhere")
+        self._is_parked = True
+
+    def close(self) -> None:
+        """Hold and disconnect every part; the motors do what `on_exit` says. Errors are logged."""
+        how = self._config.on_exit
+        # What connecting turned on of a robot that was never moved goes off again.
+        as_found = how == "home" and self._driver.stands_as_found
+        let_go = how == "release" or self._is_parked or as_found
+        if not let_go and self._driver.was_moved:
+            _logger.warning(
+                "%s is left holding, its motors keep their torque%s: to let go, support it and switch its power off",
+                name_of(self._driver.device),
+                "" if how == "hold" else " (it is not at a home position)",
+            )
+        self._driver.close(self._driving, let_go=let_go)
 
     def _describe(self) -> Driving:
         """Positions are driven from where they are measured."""
@@ -253,17 +313,42 @@ class LeRobotRobot:
             # So that a hold on the way knows where the joints are.
             self._driver.observe()
 
-    def _rest(self) -> None:
+    def _rest(self, seconds: float) -> None:
         holds = self._driver.holds
-        for _ in range(round(self._config.pause_s * self._embodiment.control_hz)):
+        for _ in range(round(seconds * self._embodiment.control_hz)):
             if self.interrupted() or self._driver.holds != holds:
                 self.hold()
                 raise ResetInterrupted(f"{self._driver.device.name} holds before its episode")
             self.pacer.rest(1 / self._embodiment.control_hz)
 
+    def _connect(self) -> None:
+        for _ in range(CONNECT_TRIES - 1):
+            try:
+                self._driver.connect()
+            except NotCalibrated:
+                raise
+            except RobotFault as error:
+                _logger.warning("%s; all of it is closed, and tried again in %g s", error, CONNECT_PAUSE_S)
+                self._rest(CONNECT_PAUSE_S)
+            else:
+                return
+        self._driver.connect()
+
+    def _away_from(self, goal_A: FloatArray) -> list[str]:
+        """Return the columns of positions that are not where they were sent."""
+        state_S, _ = self._driver.observe()
+        limits = zip(self._embodiment.action_low, self._embodiment.action_high, strict=True)
+        return [
+            name
+            for name, axis, goal, (low, high) in zip(self.action_names, self._driving.axes, goal_A, limits, strict=True)
+            if axis.absolute and axis.measured is not None and not axis.keeps
+            and abs(float(state_S[axis.measured]) - goal) > _HOME_WITHIN * (high - low)
+        ]  # fmt: skip
+
     def _observe(self) -> Observation:
         state_S, seen = self._driver.observe()
-        images = {name: _picture(seen[name], self._embodiment.cameras[name]) for name in self._cameras}
+        sizes = self._embodiment.cameras
+        images = {name: _picture(seen[theirs], sizes[name]) for name, theirs in self._driver.cameras.items()}
         return Observation(state=state_S, images=images)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from lerobot.robots import Robot as Device
 
+from lwd import lerobot_parts
 from lwd.driving import Driving
 from lwd.errors import RobotFault
+from lwd.matching import match
 from lwd.robots.limits import checked_action
-from lwd.types import Embodiment, FloatArray
+from lwd.types import Embodiment, FloatArray, TokenSpec
 
 BUSY_S = 0.5
 """For so long `hold` waits for another thread's transaction to end; LeRobot's cameras take up to .2 s for a frame."""
@@ -23,28 +25,58 @@ class LeRobotDriver:
     """Names and order of a device's columns, its last command and its last measurement."""
 
     def __init__(self, device: Device, embodiment: Embodiment) -> None:
-        """Connect nothing yet."""
+        """Connect nothing yet.
+
+        Raises:
+            ConfigError: if the device's features do not fit the embodiment.
+        """
         self.device, self._embodiment = device, embodiment
-        self.joints = tuple(name for name, kind in device.observation_features.items() if not isinstance(kind, tuple))
-        self.actions = tuple(device.action_features)
+        found = _described(device, embodiment)
+        fit = match(embodiment, found)
+        # In the embodiment's order: LeRobot's dictionaries have none.
+        self.joints = tuple(found.state_tokens[0].names[place] for place in fit.state_order)
+        self.actions = tuple(found.action_names[place] for place in fit.action_order)
+        self.cameras = fit.cameras
+        """The embodiment's names of the cameras -> the device's."""
         self._lock = threading.Lock()
         self._measured_S: FloatArray | None = None
         self._commanded_A: FloatArray | None = None
         self._held_A: FloatArray | None = None
         """What `hold` sends until another command: measured once, else an arm would sink a little with each hold."""
+        self._found_held: bool | None = None
+        """Whether its motors had torque before it was connected; None: nobody knows."""
         self.holds = 0
         """How often the device was held, by whatever thread."""
 
+    @property
+    def was_moved(self) -> bool:
+        """Whether it was sent anything, since its motors were let go: an arm may be in the air."""
+        return self._commanded_A is not None
+
+    @property
+    def stands_as_found(self) -> bool:
+        """Whether it was sent nothing, and its motors are not known to have had torque before it was connected."""
+        return not self.was_moved and self._found_held is not True
+
     def connect(self) -> None:
-        """Connect if necessary.
+        """Connect if necessary; what is open of a device of which a part was lost is closed first.
+
+        Motors that have torque keep it. After a failure nothing is open.
 
         Raises:
-            RobotFault: if the device does not answer.
+            RobotFault: if the device does not answer, or needs calibration.
         """
         with self._lock:
-            if not self.device.is_connected:
-                # Never calibrate here: it asks questions at a terminal.
-                self._ask(lambda: self.device.connect(calibrate=False), "connect")
+            if lerobot_parts.is_open(self.device):
+                return
+            if lerobot_parts.anything_open(self.device):
+                lerobot_parts.release(self.device, let_go=False)
+            # Measured anew: somebody may have moved it meanwhile.
+            self._held_A = self._measured_S = None
+            # Never calibrate here: it asks questions at a terminal.
+            self._found_held = self._ask(
+                lambda: lerobot_parts.connect(self.device, may_let_go=not self.was_moved), "connect"
+            )
 
     def observe(self) -> tuple[FloatArray, Mapping[str, Any]]:
         """Return the joints (S,) and everything that the device observes.
@@ -105,14 +137,36 @@ class LeRobotDriver:
         finally:
             self._lock.release()
 
-    def close(self, driving: Driving) -> None:
-        """Hold, then disconnect."""
+    def let_go(self) -> None:
+        """Disconnect with the motors' torque off. Never raises: what fails is logged."""
+        self._release(let_go=True)
+        self._commanded_A = self._held_A = None
+
+    def close(self, driving: Driving, *, let_go: bool) -> None:
+        """Hold, then disconnect everything; never raises for a device that does not answer, but logs it.
+
+        Args:
+            let_go: whether the motors' torque goes off, as far as LeRobot has a say in it.
+        """
         try:
-            self.hold(driving)
+            if lerobot_parts.is_open(self.device):
+                self.hold(driving)
         except RobotFault as error:
             _logger.error("%s", error)
-        if self.device.is_connected:
-            self.device.disconnect()
+        self._release(let_go=let_go)
+
+    def _release(self, *, let_go: bool) -> None:
+        # Without the lock, too: a call that hangs must not keep the other parts open.
+        locked = self._lock.acquire(timeout=BUSY_S)
+        try:
+            was_open = lerobot_parts.anything_open(self.device)
+            if was_open:
+                lerobot_parts.release(self.device, let_go=let_go)
+            elif let_go and self.was_moved:
+                lerobot_parts.let_go_of_closed(self.device)
+        finally:
+            if locked:
+                self._lock.release()
 
     def _still(self, driving: Driving) -> FloatArray:
         moves_on = any(not axis.absolute for axis in driving.axes)
@@ -155,7 +209,23 @@ class LeRobotDriver:
     def _ask(self, call: Callable[[], Any], what: str) -> Any:
         try:
             return call()
-        except Exception as error:  # drivers raise nearly anything
-            raise RobotFault(
-                f"{self.device.name} cannot {what} ({type(error).__name__}: {error}): check its power and cables"
-            ) from error
+        except RobotFault:
+            raise
+        except (Exception, SystemExit) as error:  # drivers raise nearly anything
+            name, why = lerobot_parts.name_of(self.device), f"{type(error).__name__}: {error}"
+            raise RobotFault(f"{name} cannot {what} ({why}): check its power and cables") from error
+
+
+def _described(device: Device, embodiment: Embodiment) -> Embodiment:
+    """Return what a device says of itself; its rate and its limits are the embodiment's."""
+    features = device.observation_features
+    joints, actions = tuple(n for n, kind in features.items() if not isinstance(kind, tuple)), device.action_features
+    return Embodiment(
+        name=f"LeRobot's {device.name}",
+        control_hz=embodiment.control_hz,
+        state_tokens=(TokenSpec(name="state", size=len(joints), names=joints),),
+        action_low=(-1.0,) * len(actions),
+        action_high=(1.0,) * len(actions),
+        cameras={name: (kind[0], kind[1]) for name, kind in features.items() if isinstance(kind, tuple)},
+        action_names=tuple(actions),
+    )

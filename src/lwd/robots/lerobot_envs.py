@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from lwd.commands import missing_extra
 from lwd.errors import ConfigError
 from lwd.robots.driving_options import DrivingOptions
 from lwd.robots.foreign import said
@@ -34,9 +35,7 @@ class LeRobotEnvironments:
             from lerobot.envs.configs import EnvConfig
             from lerobot.envs.factory import make_env
         except ImportError as error:
-            raise ConfigError(
-                f"LeRobot is not installed ({error}): pip install 'lwd[lerobot]' on Python 3.12"
-            ) from error
+            raise ConfigError(missing_extra("lerobot_env", f"lerobot ({error})", ["edge", "lerobot"])) from error
         known = EnvConfig.get_known_choices()
         if kind not in known:
             raise ConfigError(f"lerobot_env is {kind!r}; LeRobot knows {', '.join(sorted(known))}")

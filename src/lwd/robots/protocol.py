@@ -103,6 +103,50 @@ class HomingRobot(Protocol):
     `ResetInterrupted`. So it does when another thread calls `hold` on the way."""
 
 
+@runtime_checkable
+class JudgingRobot(Protocol):
+    """A robot that says whether it can tell by itself that a task is done. One that does not say so can."""
+
+    @property
+    def tells_success(self) -> bool:
+        """Whether its steps end with success where the task is done; if not, only a person's label says so."""
+
+
+def tells_success(robot: Robot) -> bool:
+    """Return whether a robot has a success test of its own."""
+    return robot.tells_success if isinstance(robot, JudgingRobot) else True
+
+
+def no_success_test(robots: str) -> str:
+    """Return the warning about robots without a success test, with the three ways to get one.
+
+    Args:
+        robots: how the message names them, such as `robot arm-0`.
+    """
+    return (
+        f"{robots} cannot tell that a task is done: an episode that reaches its time limit without a label counts as "
+        "failed, and the critic learns that. Three ways to say success: (1) the events of a LeRobot device (`events` "
+        "or `teleoperator` of --lerobot-config, or `lwd operator --teleop`); (2) a person at the console (`lwd "
+        "console`, keys 1 and 2); (3) for an environment, its own test (`lwd robot --gym ID --success KEY`)"
+    )
+
+
+@runtime_checkable
+class SettledRobot(Protocol):
+    """A robot whose settings say what its motors do after a fault, and when its host ends."""
+
+    def failed(self) -> None:
+        """Do what the settings say after a fault, of the robot or of whoever may take it over. It holds already."""
+
+    def park(self) -> None:
+        """Go to where `close` may let go, if the settings say so; called before `close`, where nobody holds the robot.
+
+        Raises:
+            ResetInterrupted: as `reset`.
+            RobotFault: if it does not get there; then `close` does not let go.
+        """
+
+
 def driving_of(robot: Robot) -> Driving:
     """Return how a robot is driven by hand: by relative numbers, if it does not say."""
     return robot.driving if isinstance(robot, DrivenRobot) else relative_driving(robot.embodiment)

@@ -148,4 +148,4 @@ def test_a_link_is_printed_at_a_terminal_only(tmp_path, capsys):
         assert words in output.getvalue()
         assert ("/#/link/" in output.getvalue()) is terminal
     assert dispatch(["console", "link", "--run", str(tmp_path / "none")]) == 1
-    assert "does not exist: make it with" in capsys.readouterr().err
+    assert f"there is no run {tmp_path / 'none'}" in capsys.readouterr().err

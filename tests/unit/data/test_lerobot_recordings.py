@@ -36,7 +36,7 @@ def recording(frames: int = 7, **changes) -> Recording:
 
 @pytest.fixture
 def layout():
-    return layout_of(FEATURES, 30.0)
+    return layout_of(FEATURES, 30.0, state=("observation.state", "observation.velocity"))
 
 
 @pytest.fixture
@@ -47,16 +47,14 @@ def arm(layout):
 def test_features_become_a_robot(layout, arm):
     assert [(token.name, token.size) for token in arm.state_tokens] == [("state", 2), ("velocity", 1)]
     assert dict(arm.cameras) == {"front": (48, 64)}
-    assert (arm.action_low, arm.action_high) == ((0.0, -6.0), (6.0, 0.0))
+    assert np.allclose((arm.action_low, arm.action_high), ((-0.6, -6.6), (6.6, 0.6)))
     assert layout.controller == "intervention"
     assert set(layout.left_out) == {"observation.images.depth", "observation.grid"}
+    assert [token.names for token in arm.state_tokens] == [("a", "b"), ()]
     assert parse_embodiment(embodiment_json(arm), "here") == arm
 
 
-def test_a_column_that_never_moves_has_limits_and_bad_numbers_make_none(layout):
-    actions = np.array([[np.nan, 5], [2, 5], [1, 5]], np.float32)
-    found = derived_embodiment(layout, actions, name="arm", control_hz=30.0, image_size=(8, 8))
-    assert (found.action_low, found.action_high) == ((1.0, 4.0), (2.0, 6.0))
+def test_without_a_finite_number_there_are_limits_all_the_same(layout):
     nothing = derived_embodiment(layout, np.full((2, 2), np.nan, np.float32), name="a", control_hz=1, image_size=None)
     assert (nothing.action_low, nothing.action_high) == ((-1.0, -1.0), (1.0, 1.0))
 
@@ -73,7 +71,12 @@ def test_chosen_features_keep_their_order_and_cameras_stay():
 @pytest.mark.parametrize(
     ("features", "options", "explanation"),
     [
-        ({key: FEATURES[key] for key in ("action",)}, {}, "has no state"),
+        ({key: FEATURES[key] for key in ("action",)}, {}, "has no observation.state, so it has no state"),
+        (
+            {"observation.a": FEATURES["action"], "observation.b": FEATURES["action"], "action": FEATURES["action"]},
+            {},
+            "has no observation.state but observation.a, observation.b: name the state's with --state",
+        ),
         ({key: FEATURES[key] for key in ("observation.state",)}, {}, "has no vector `action`"),
         (FEATURES, {"state": ("observation.grid",)}, "'observation.grid' cannot be used: it is float32 of shape"),
         (FEATURES, {"state": ("observation.pose",)}, "'observation.pose' is not in the dataset"),
@@ -100,10 +103,10 @@ def test_a_stride_takes_the_last_command_of_the_merged_frames(frames, observed):
     assert steps.human_T.tolist() == [0, 1, 0][: len(observed) - 1]
 
 
-def test_rates_are_whole_parts():
-    assert [stride_for(30, hz) for hz in (None, 30, 15, 10, 7.5)] == [1, 1, 2, 3, 4]
-    for wrong in (20, 60, 0, -10):
-        with pytest.raises(ConfigError, match="divided by a whole number"):
+def test_rates_are_the_recordings_or_below():
+    assert [stride_for(30, hz) for hz in (None, 30, 15, 10, 7.5, 20)] == [1, 1, 2, 3, 4, 1.5]
+    for wrong in (31, 60, 0, -10, float("nan")):
+        with pytest.raises(ConfigError, match="give that or less"):
             stride_for(30, wrong)
 
 
@@ -114,7 +117,7 @@ def test_rates_are_whole_parts():
         ({"states_NS": np.full((7, 3), np.inf, np.float32)}, "state is not finite in 7 frames, first in 0"),
         (
             {"actions_NA": np.full((7, 2), 7.0, np.float32)},
-            r"action 0 reaches \[7, 7\], the embodiment allows \[0, 6\]",
+            r"action 0 reaches \[7, 7\], outside the limits \[-0.6, 6.6\]: .* --limits",
         ),
         ({"instruction": " "}, "no task string"),
         ({"states_NS": np.zeros((7, 3), np.float32)}, ""),

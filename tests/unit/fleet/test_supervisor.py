@@ -67,9 +67,9 @@ def test_a_process_that_crashes_again_says_why(tmp_path, monkeypatch):
     failures = [event for event in events if event.startswith("host ended with status 1")]
     assert "\n" not in failures[0]
     for event in failures[1:]:
-        assert "the end of " in event
+        assert "The end of " in event
         assert event.count("the camera is unplugged") == 1
-    assert "failure 2 in a row" in failures[1]
+    assert "failure 2. It is tried again, 30 s apart at most, until it works or you stop the run" in failures[1]
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit(75)", "os.kill(os.getpid(), 9)"])

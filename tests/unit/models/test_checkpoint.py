@@ -55,3 +55,16 @@ def test_parameters_survive_exactly(policy):
     loaded = load_policy(policy_bytes(policy))
     for name, tensor in policy.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_names_count_where_both_sides_have_them(policy, embodiment):
+    """A checkpoint from before there were names stays usable."""
+    named = dataclasses.replace(embodiment, action_names=tuple(f"joint {i}" for i in range(embodiment.action_size)))
+    require_embodiment(policy, named)
+    require_embodiment(load_policy(policy_bytes(policy)), dataclasses.replace(named, recorded_cameras={"top": (4, 4)}))
+    trained = load_policy(policy_bytes(policy))
+    trained.embodiment = named
+    require_embodiment(trained, embodiment)
+    turned = dataclasses.replace(named, action_names=tuple(reversed(named.action_names)))
+    with pytest.raises(CheckpointError, match=r"action_names = \['joint 0'.*the robot has \['joint [1-9]"):
+        require_embodiment(trained, turned)

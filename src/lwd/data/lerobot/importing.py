@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
-from lwd.data.lerobot.recording import Recording, control_steps, controllers, problems, task_name
+from lwd.data.lerobot.recording import Recording, control_steps, controllers, frames_at, problems, task_name
 from lwd.errors import ConfigError
 from lwd.pictures import fitted
 from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source
@@ -17,8 +17,6 @@ from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Sour
 if TYPE_CHECKING:
     from lwd.data.lerobot.source import LeRobotSource
 
-DESCRIPTION = "lwd.episode"
-"""Column in which our exporter leaves an episode's description, in its first frame."""
 EMBODIMENT_FILE = "meta/lwd_embodiment.json"
 """Where our exporter leaves what the robot is, below the dataset's directory."""
 FrameFormat = Literal["jpeg", "png"]
@@ -74,7 +72,7 @@ def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, se
     return Planned(
         recording=recording,
         info=info,
-        steps=max(0, -(-recording.frames // stride) - 1),
+        steps=max(0, len(frames_at(recording.frames, stride)) - 1),
         problems=tuple(found),
     )
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lwd.data.validation import ACTION_TOLERANCE
 from lwd.types import ByteArray, Controller, Embodiment, FloatArray, Outcome
@@ -48,31 +49,37 @@ class Steps:
     human_T: ByteArray | None
 
 
-def control_steps(recording: Recording, stride: int) -> Steps:
+def control_steps(recording: Recording, stride: float) -> Steps:
     """Return the steps of a recording, `stride` recorded frames each.
 
     A dataset has one observation for every action, an episode one more: what the last action led to was not recorded.
-    So the last frame gives the last observation, and its action is dropped. With a stride above 1 the last command of
-    the merged frames is the step's action, which is right for targets (absolute actions), and a step is human if one
-    of its frames is.
+    So the last frame gives the last observation, and its action is dropped. With a stride above 1 each observation is
+    the recorded frame that is nearest to its time, and the last command before the next one is the step's action, which
+    is right for targets (absolute actions); nothing is interpolated. A step is human if one of its frames is.
     """
-    observed = np.arange(0, recording.frames, stride)
-    steps = len(observed) - 1
-    commanded = observed[:-1] + stride - 1
+    observed = frames_at(recording.frames, stride)
     human_T = None
-    if recording.human_N is not None:
-        human_T = recording.human_N[: steps * stride].reshape(steps, stride).max(axis=1)
+    if recording.human_N is not None and len(observed) > 1:
+        human_T = np.maximum.reduceat(recording.human_N[: observed[-1]], observed[:-1])
     return Steps(
         frame_of_T=tuple(observed.tolist()),
         states_TS=recording.states_NS[observed],
-        actions_TA=recording.actions_NA[commanded],
+        actions_TA=recording.actions_NA[observed[1:] - 1],
         human_T=human_T,
     )
 
 
-def problems(recording: Recording, embodiment: Embodiment, stride: int) -> list[str]:
+def frames_at(frames: int, stride: float) -> npt.NDArray[np.int64]:
+    """Return the recorded frames that are nearest to the control steps; the later one of two that are as near."""
+    times = np.arange(int(frames / stride) + 2) * stride
+    nearest: npt.NDArray[np.int64] = np.floor(times + 0.5).astype(np.int64)
+    within: npt.NDArray[np.int64] = nearest[nearest < frames]
+    return within
+
+
+def problems(recording: Recording, embodiment: Embodiment, stride: float) -> list[str]:
     """Return in words what keeps an episode out; nothing if it can come in."""
-    if recording.frames < stride + 1:
+    if len(frames_at(recording.frames, stride)) < 2:
         return [f"{recording.frames} frames are no step at this rate"]
     found = []
     for name, values in (("state", recording.states_NS), ("action", recording.actions_NA)):
@@ -88,9 +95,11 @@ def problems(recording: Recording, embodiment: Embodiment, stride: int) -> list[
         inside_A = ((actions_TA >= low_A - slack_A) & (actions_TA <= high_A + slack_A)).all(axis=0)
         if not inside_A.all():
             column = int(np.argmin(inside_A))
+            name = f" ({embodiment.action_names[column]})" if embodiment.action_names else ""
             found.append(
-                f"action {column} reaches [{actions_TA[:, column].min():g}, {actions_TA[:, column].max():g}], the "
-                f"embodiment allows [{low_A[column]:g}, {high_A[column]:g}]"
+                f"action {column}{name} reaches [{actions_TA[:, column].min():g}, {actions_TA[:, column].max():g}], "
+                f"outside the limits [{low_A[column]:g}, {high_A[column]:g}]: where the robot may do that, import all "
+                "its datasets at once, or give --limits or --widen-limits"
             )
     if not recording.instruction.strip():
         found.append("it has no task string")

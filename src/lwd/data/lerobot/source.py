@@ -16,12 +16,12 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
-from lwd.data.lerobot.importing import DESCRIPTION, EMBODIMENT_FILE, Planned
+from lwd.data.lerobot.importing import EMBODIMENT_FILE, Planned
 from lwd.data.lerobot.labels import outcome_of_column
-from lwd.data.lerobot.layout import Camera, DatasetLayout, layout_of
+from lwd.data.lerobot.layout import DESCRIPTION, Camera, DatasetLayout, layout_of
 from lwd.data.lerobot.recording import Recording
 from lwd.errors import ConfigError
-from lwd.types import ByteArray, FloatArray, Outcome
+from lwd.types import ByteArray, Embodiment, FloatArray, Outcome
 
 _DECODED_AT_ONCE = 32
 """Frames of a video that are in memory at a time."""
@@ -57,7 +57,8 @@ class LeRobotSource:
                 "or its id on the hub"
             ) from error
         meta = self._dataset.meta
-        self.layout: DatasetLayout = layout_of(meta.features, float(meta.fps), state=state, controller=controller)
+        self._state, self._controller = tuple(state), controller
+        self._layout: DatasetLayout | None = None
         self.robot_type = str(meta.robot_type or "")
         self._label = label
         if label is not None and label not in meta.features and label not in meta.episodes.column_names:
@@ -66,6 +67,29 @@ class LeRobotSource:
             )
         # Rows as Arrow gives them: no tensors, no pictures.
         self._rows = self._dataset.hf_dataset.with_format("arrow")
+
+    @property
+    def layout(self) -> DatasetLayout:
+        """What of it becomes episodes.
+
+        Raises:
+            ConfigError: if a feature is missing, or cannot be used.
+        """
+        if self._layout is None:
+            self.read_for(None)
+        assert self._layout is not None
+        return self._layout
+
+    def read_for(self, run: Embodiment | None) -> None:
+        """From now on read numbers and cameras as a run has them: its tokens, its order, its names.
+
+        Raises:
+            ConfigError: if a feature is missing, or cannot be used.
+        """
+        meta = self._dataset.meta
+        self._layout = layout_of(
+            meta.features, float(meta.fps), state=self._state, controller=self._controller, label=self._label, run=run
+        )
 
     @property
     def episodes(self) -> int:
@@ -77,9 +101,9 @@ class LeRobotSource:
         return path.read_bytes() if path.is_file() else None
 
     def actions(self) -> FloatArray:
-        """Return (N, A), all recorded actions."""
+        """Return (N, A), all recorded actions, in the run's order."""
         key = self.layout.action.key
-        return _matrix(self._rows.select_columns([key])[:][key])
+        return self.layout.action_of(_matrix(self._rows.select_columns([key])[:][key]))
 
     def recordings(self) -> Iterator[Recording]:
         """Yield the numbers of every episode, in their order."""
@@ -170,8 +194,8 @@ class LeRobotSource:
         return Recording(
             index=index,
             instruction=str(instructions[0]) if instructions else "",
-            states_NS=np.concatenate([_matrix(table[column.key]) for column in layout.state], axis=1),
-            actions_NA=_matrix(table[layout.action.key]),
+            states_NS=layout.state_of(np.concatenate([_matrix(table[column.key]) for column in layout.state], axis=1)),
+            actions_NA=layout.action_of(_matrix(table[layout.action.key])),
             human_N=human_N,
             outcome=outcome,
             description=description,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lwd.commands import missing_extra
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.lerobot.vla import LeRobotVLA
 
@@ -35,7 +36,7 @@ class AdaptedVLA(LeRobotVLA):
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
-            raise ConfigError(f"adapters need peft ({error}): pip install 'lwd[lerobot]'") from error
+            raise ConfigError(missing_extra("--lora", f"peft ({error})", ["learner", "lerobot"])) from error
         self.__dict__.update(deepcopy(plain.__dict__, _shared(plain)))
         names = [
             name

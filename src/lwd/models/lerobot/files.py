@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lwd.commands import missing_extra
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.adapters import AdaptedVLA
@@ -246,5 +247,5 @@ def _needs_lerobot() -> "Iterator[None]":
         yield
     except ImportError as error:
         raise ConfigError(
-            f"LeRobot's policies need LeRobot ({error}): use Python 3.12 and pip install 'lwd[lerobot]'"
+            missing_extra("a policy of LeRobot's", f"lerobot ({error})", ["learner", "lerobot"])
         ) from error
