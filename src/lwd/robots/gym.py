@@ -25,7 +25,7 @@ from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, S
 DEFAULT_HZ = 20.0
 MakeEnvironment = Callable[[Task], gymnasium.Env[Any, Any]]
 T = TypeVar("T")
-_WRONG_SETTINGS = (TypeError, ValueError, LookupError, AssertionError, ImportError, gymnasium.error.Error)
+WRONG_SETTINGS = (TypeError, ValueError, LookupError, AssertionError, ImportError, gymnasium.error.Error)
 """What a constructor raises that would raise it again."""
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class GymRobot:
         try:
             self._embodiment = self._opened(tasks[0]).embodiment
         except RobotFault as fault:
-            if isinstance(fault.__cause__, _WRONG_SETTINGS):
+            if isinstance(fault.__cause__, WRONG_SETTINGS):
                 raise ConfigError(f"{fault}: check the environment's arguments and packages") from fault
             if settings.embodiment is None:
                 raise
