@@ -21,6 +21,7 @@ import tyro
 from lwd.cli.data_options import print_json, print_table
 from lwd.cli.options import JsonOption, RunOption, console, next_step, progress, run_at
 from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.commands import lwd_command
 from lwd.data.lerobot.importing import FrameFormat, ImportSettings
 from lwd.data.lerobot.labels import read_labels
 from lwd.errors import ConfigError, EpisodeRejected
@@ -114,7 +115,7 @@ def run(
     # Here, not above: the verb explains itself without LeRobot.
     from lwd.data.lerobot.source import LeRobotSource
 
-    directory = run_at(run, where)
+    directory = run_at(run, where, begins=True)
     if sum([label_column is not None, labels is not None, all_success]) > 1:
         raise ConfigError("choose one of --label-column, --labels and --all-success")
     if not lerobot:
@@ -155,15 +156,14 @@ def run(
                 result = import_dataset(directory, dataset, item, settings, progress=bar)
             committed += len(result.committed)
             if result.quarantined:
-                raise EpisodeRejected(
-                    f"{len(result.quarantined)} episodes were refused: lwd data quarantine --run {run}"
-                )
+                shown = lwd_command("data", "quarantine", "--run", run)
+                raise EpisodeRejected(f"{len(result.quarantined)} episodes were refused: {shown}")
     left = sum(len(item.planned) - len(item.accepted) for item in found)
     note = f"; {left} were left out (--dry-run says why)" if left else ""
     console.print(f"{committed} episodes committed, {_labels(found)}{note}", soft_wrap=True)
     if directory.embodiment_path.exists():
         console.print(f"robot: {directory.embodiment_path}", soft_wrap=True)
-    next_step(f"lwd sft --run {run}")
+    next_step(lwd_command("sft", "--run", run))
 
 
 def _names(wanted: list[str]) -> list[str]:
