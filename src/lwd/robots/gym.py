@@ -15,6 +15,7 @@ import numpy as np
 from lwd.driving import Driving, relative_driving
 from lwd.errors import ConfigError, RobotFault
 from lwd.matching import Match, match
+from lwd.pictures import fitted
 from lwd.robots.foreign import Foreign, as_array, shown
 from lwd.robots.gym_actions import GymActions
 from lwd.robots.gym_layout import ObservationLayout
@@ -24,7 +25,7 @@ from lwd.types import ByteArray, Embodiment, FloatArray, Observation, Outcome, S
 DEFAULT_HZ = 20.0
 MakeEnvironment = Callable[[Task], gymnasium.Env[Any, Any]]
 T = TypeVar("T")
-_WRONG_SETTINGS = (TypeError, ValueError, LookupError, AssertionError, ImportError, gymnasium.error.Error)
+WRONG_SETTINGS = (TypeError, ValueError, LookupError, AssertionError, ImportError, gymnasium.error.Error)
 """What a constructor raises that would raise it again."""
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class GymRobot:
         try:
             self._embodiment = self._opened(tasks[0]).embodiment
         except RobotFault as fault:
-            if isinstance(fault.__cause__, _WRONG_SETTINGS):
+            if isinstance(fault.__cause__, WRONG_SETTINGS):
                 raise ConfigError(f"{fault}: check the environment's arguments and packages") from fault
             if settings.embodiment is None:
                 raise
@@ -230,7 +231,7 @@ class GymRobot:
             pictures["render"] = self._rendered(task, opened.environment)
         # Not every environment gives the sizes that its own spaces promise (gym-aloha does not).
         sizes = self._embodiment.cameras
-        images = {name: _fitted(picture, sizes[name]) for name, picture in opened.match.images(pictures).items()}
+        images = {name: fitted(picture, sizes[name]) for name, picture in opened.match.images(pictures).items()}
         return Observation(state=opened.match.state(state), images=images)
 
     def _rendered(self, task: Task, environment: gymnasium.Env[Any, Any]) -> ByteArray:
@@ -346,15 +347,3 @@ def _close(environment: gymnasium.Env[Any, Any], name: str) -> None:
             environment.close()
     except RobotFault as fault:
         _logger.warning("%s", fault)
-
-
-def _fitted(picture: Any, size: tuple[int, int]) -> ByteArray:
-    """Return a picture at (height, width), by its nearest pixels."""
-    found = np.asarray(picture)
-    if found.shape == (*size, 3) and found.dtype == np.uint8:
-        return found
-    if found.ndim != 3 or found.shape[-1] != 3:
-        raise RobotFault(f"the environment rendered shape {found.shape}; make it with render_mode='rgb_array'")
-    rows = np.arange(size[0]) * found.shape[0] // size[0]
-    columns = np.arange(size[1]) * found.shape[1] // size[1]
-    return np.ascontiguousarray(found[rows][:, columns], dtype=np.uint8)

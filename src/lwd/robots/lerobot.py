@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lwd.driving import Driving, drive_axis
 from lwd.errors import ConfigError, ResetInterrupted, RobotFault
 from lwd.lerobot_parts import NotCalibrated, has_lever, name_of
+from lwd.pictures import fitted
 from lwd.robots.lerobot_driver import LeRobotDriver
 from lwd.robots.limits import checked_action
 from lwd.robots.pacing import Pacer
@@ -352,8 +353,8 @@ class LeRobotRobot:
 
 
 def _picture(frame: Any, size: tuple[int, int]) -> ByteArray:
-    """Return a camera's frame at the embodiment's (height, width), by its nearest pixels."""
-    found = np.asarray(frame)
-    rows = np.arange(size[0]) * found.shape[0] // size[0]
-    columns = np.arange(size[1]) * found.shape[1] // size[1]
-    return np.ascontiguousarray(found[rows][:, columns], dtype=np.uint8)
+    """Return a camera's frame at the embodiment's (height, width)."""
+    try:
+        return fitted(frame, size)
+    except ValueError as error:
+        raise RobotFault(f"a camera gives what no camera should: {error}") from error

@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 
 from lwd.commands import missing_extra
-from lwd.errors import ConfigError
+from lwd.errors import ConfigError, RobotFault
 from lwd.robots.driving_options import DrivingOptions
 from lwd.robots.foreign import said
-from lwd.robots.gym import GymRobot, GymSettings
+from lwd.robots.gym import WRONG_SETTINGS, GymRobot, GymSettings
 from lwd.robots.gym_success import SuccessTest, success_test
 from lwd.robots.known_driving import known_driving
 from lwd.robots.lerobot_observations import ProcessedEnvironment, attribute_of, processors_of
@@ -30,6 +30,7 @@ class LeRobotEnvironments:
             arguments: of its configuration, such as {"task": "libero_spatial"}.
         Raises:
             ConfigError: if LeRobot, the type or the environment's package is not there, or an argument is wrong.
+            RobotFault: if it cannot be made for a reason that may pass.
         """
         try:
             from lerobot.envs.configs import EnvConfig
@@ -48,10 +49,12 @@ class LeRobotEnvironments:
                 f"the package of lerobot_env {kind!r} asks questions before its first use: import it at a terminal "
                 f"(python -c 'import {kind}.{kind}'), then start again"
             ) from error
-        except (Exception, SystemExit) as error:  # of somebody else's package, whatever it raises
+        except (*WRONG_SETTINGS, OSError) as error:
             raise ConfigError(
                 f"lerobot_env {kind!r} with {dict(arguments)}: {said(error)}: install its package, check its arguments"
             ) from error
+        except (Exception, SystemExit) as error:  # no graphics memory, and what else may pass
+            raise RobotFault(f"lerobot_env {kind!r} with {dict(arguments)}: {said(error)}") from error
         self._kind = kind
         self.name = f"lerobot-{kind}"
         self._config = config

@@ -101,6 +101,10 @@ class ArmConfig(EnvConfig):
         return {}
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False):
+        if self.task == "crowded":
+            raise RuntimeError("no graphics memory left")
+        if self.task == "wrong":
+            raise ValueError("no such task")
         if self.halves:
             self.features["action"] = PolicyFeature(type=FeatureType.ACTION, shape=(3,))
         return {"arm": {0: gymnasium.vector.SyncVectorEnv([Arm])}}
@@ -169,6 +173,13 @@ def test_actions_pass_the_postprocessor_and_limits_are_the_policys():
     assert robot.step(np.array([2.0, -1.0, 0.5], np.float32)).executed is None
     (sent,) = robot._opened(task).environment.unwrapped.sent
     np.testing.assert_array_equal(sent, np.array([1.0, -0.5], np.float32))
+
+
+def test_an_environment_that_cannot_be_made_says_why_and_ends_the_run_only_if_it_never_can():
+    with pytest.raises(ConfigError, match=r"'task': 'wrong'.: ValueError: no such task: install its package"):
+        LeRobotEnvironments("field_fault_arm", {"task": "wrong"})
+    with pytest.raises(RobotFault, match=r"'task': 'crowded'.: RuntimeError: no graphics memory left"):
+        LeRobotEnvironments("field_fault_arm", {"task": "crowded"})
 
 
 def test_its_only_task_is_the_runs():

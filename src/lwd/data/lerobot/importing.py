@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from PIL import Image
 
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
 from lwd.data.lerobot.recording import Recording, control_steps, controllers, frames_at, problems, task_name
 from lwd.errors import ConfigError
+from lwd.pictures import fitted
 from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment
     def frames(camera: Camera) -> Iterator[bytes]:
         height, width = embodiment.cameras[camera.name]
         for frame in source.frames(planned.recording.index, camera, steps.frame_of_T):
-            yield encoded(resized(frame, (height, width)), settings.frames)
+            yield encoded(fitted(frame, (height, width)), settings.frames)
 
     return Episode(
         info=planned.info,
@@ -97,13 +97,6 @@ def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment
         ),
         images={camera.name: tuple(frames(camera)) for camera in source.layout.cameras},
     )
-
-
-def resized(frame: ByteArray, size: tuple[int, int]) -> ByteArray:
-    """Return a frame at (height, width); the whole picture is kept, so its sides may change their ratio."""
-    if frame.shape[:2] == size:
-        return frame
-    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BOX))
 
 
 def encoded(frame: ByteArray, kind: FrameFormat) -> bytes:
