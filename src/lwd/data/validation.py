@@ -95,7 +95,11 @@ def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
     if not known.all():
         step = int(np.argmin(known))
         value = int(episode.controllers_T[step])
-        raise EpisodeRejected(f"controllers is {value} at step {step}; known are 0 (policy) and 1 (human)")
+        raise EpisodeRejected(
+            f"controllers is {value} at step {step}; known are 0 (policy), 1 (human) and 2 (nobody: a gap)"
+        )
+    if not episode.acted_steps:
+        raise EpisodeRejected("controllers is 2 (nobody) at every step; an episode has at least one step made: drop it")
 
 
 def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
@@ -108,8 +112,11 @@ def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
             known = ", ".join(sorted(limits.time_limits))
             raise EpisodeRejected(f"task is {task!r} in a fleet episode; the run's are {known}: give the robot one")
         limit, says = limits.time_limits[task], f"the time limit of task {task!r}"
-    if episode.steps > limit:
-        raise EpisodeRejected(f"steps is {episode.steps} in a fleet episode; {says} is {limit}: correct the robot")
+    made, gaps = episode.acted_steps, episode.steps - episode.acted_steps
+    if made > limit:
+        raise EpisodeRejected(f"steps is {made} in a fleet episode; {says} is {limit}: correct the robot")
+    if gaps > made:
+        raise EpisodeRejected(f"gaps are {gaps} in a fleet episode of {made} steps; between two is a step: correct it")
 
 
 def _check_labels(episode: Episode) -> None:
