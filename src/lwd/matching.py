@@ -123,7 +123,8 @@ def differences(run: Embodiment, found: Embodiment, *, rate: bool = True) -> tup
     if rate and abs(found.control_hz - run.control_hz) > _RATE_TOLERANCE * run.control_hz:
         sentences.append(
             f"the rate is {found.control_hz:g} Hz, the run's is {run.control_hz:g} Hz: set that of the robot or "
-            f"environment to {run.control_hz:g}, or use a run whose data were recorded at {found.control_hz:g}"
+            f"environment to {run.control_hz:g} (lwd robot --control-hz {run.control_hz:g}, if that is how many steps "
+            f"of it are a second), or use a run whose data were recorded at {found.control_hz:g}"
         )
     return tuple(sentences)
 

@@ -8,7 +8,6 @@ written from the dataset's features. Datasets of version 2.1 are converted by Le
 Episodes are told apart by their content: what the store has already is passed over, whatever place or name it has now.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ import tyro
 from lwd.cli.data_options import print_json, print_table
 from lwd.cli.options import JsonOption, RunOption, console, next_step, progress, run_at
 from lwd.cli.services import NOTED_STORE, StoreOptions
+from lwd.commands import lwd_command
 from lwd.data.lerobot.content import robot_name
 from lwd.data.lerobot.importing import FrameFormat, ImportSettings, Planned
 from lwd.data.lerobot.labels import read_labels
@@ -116,7 +116,7 @@ def run(
     # Here, not above: the verb explains itself without LeRobot.
     from lwd.data.lerobot.source import LeRobotSource
 
-    directory = run_at(run, where)
+    directory = run_at(run, where, begins=True)
     if sum([label_column is not None, labels is not None, all_success]) > 1:
         raise ConfigError("choose one of --label-column, --labels and --all-success")
     if not lerobot:
@@ -157,14 +157,14 @@ def run(
                 results.append(import_dataset(directory, dataset, item, settings, progress=bar))
     _report(found, results, json_output=json_output)
     if any(result.quarantined for result in results):
-        raise EpisodeRejected(f"the store refused episodes: lwd data quarantine --run {shlex.quote(str(run))}")
+        raise EpisodeRejected(f"the store refused episodes: {lwd_command('data', 'quarantine', '--run', run)}")
     if damaged := sum(len(result.refused) for result in results):
         raise EpisodeRejected(f"{damaged} episodes are damaged and were left out; the others are in the store")
     if json_output:
         return
     if directory.embodiment_path.exists():
         console.print(f"robot: {directory.embodiment_path}", soft_wrap=True)
-    next_step(f"lwd sft --run {shlex.quote(str(run))}")
+    next_step(lwd_command("sft", "--run", run))
 
 
 def _require_something(found: Sequence[Survey]) -> None:

@@ -6,6 +6,7 @@ end; SIGTERM and Ctrl-C end running episodes as truncated (outcome unknown).
 
 import logging
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,6 +112,13 @@ def run(
             "package.module:function (docs/bring-your-own.md); None: is_success or success of its info",
         ),
     ] = None,
+    control_hz: Annotated[
+        float | None,
+        tyro.conf.arg(
+            metavar="HZ",
+            help="how many steps of the environment are a second; None: as it says (render_fps, or LeRobot's fps)",
+        ),
+    ] = None,
     instruction: Annotated[
         str | None,
         tyro.conf.arg(
@@ -177,6 +185,7 @@ def run(
         arguments=gym_arguments,
         driving=driving,
         success=success,
+        control_hz=control_hz,
         instruction=instruction,
         time_limit=time_limit,
     )
@@ -207,6 +216,7 @@ class EnvironmentOptions:
     arguments: str
     driving: str | None
     success: str | None
+    control_hz: float | None
     instruction: str | None
     time_limit: int | None
 
@@ -221,6 +231,7 @@ class EnvironmentOptions:
             ("gym-arguments", self.arguments, "{}"),
             ("driving", self.driving, None),
             ("success", self.success, None),
+            ("control-hz", self.control_hz, None),
             ("instruction", self.instruction, None),
             ("time-limit", self.time_limit, None),
         ):
@@ -238,6 +249,8 @@ def environment_robots(
     """Return what makes robots of an environment, and their tasks, called as in the run's episodes."""
     if options.time_limit is not None and options.time_limit < 1:
         raise ConfigError(f"--time-limit is {options.time_limit}; it is at least 1 control step")
+    if options.control_hz is not None and not 0 < options.control_hz < inf:
+        raise ConfigError(f"--control-hz is {options.control_hz}; it is a number above 0")
     import_modules(options.imports)
     embodiment, known = directory.own_embodiment(), known_tasks(directory.store())
     if lerobot_env is not None:
@@ -249,6 +262,7 @@ def environment_robots(
             instruction=options.instruction,
             time_limit=options.time_limit,
             success=options.success,
+            control_hz=options.control_hz,
             embodiment=embodiment,
             driving=options.driving,
         )
@@ -260,6 +274,7 @@ def environment_robots(
                 gym,
                 task,
                 success=options.success,
+                control_hz=options.control_hz,
                 arguments=options.arguments,
                 embodiment=embodiment,
                 driving=options.driving,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from lwd.cli.options import BudgetOption, SeedOption, status
+from lwd.cli.options import BudgetOption, SeedOption, run_at, status
 from lwd.recipes.interrupt import StopRequest
 from lwd.recipes.reproduce.search import SearchConfig, run_search
 from lwd.recipes.scene import recipe
@@ -24,7 +24,7 @@ def run(
     episodes: Annotated[int, tyro.conf.arg(help="validation episodes per task")] = 15,
     jobs: Annotated[int, tyro.conf.arg(help="candidates side by side, each on one core")] = 2,
 ) -> None:
-    config = SearchConfig(run=run, root=root, out=out, seed=seed, episodes=episodes, jobs=jobs)
+    config = SearchConfig(run=run_at(run).path, root=root, out=out, seed=seed, episodes=episodes, jobs=jobs)
     with StopRequest() as request:
         done = run_search(
             config,

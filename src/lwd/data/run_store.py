@@ -92,8 +92,8 @@ class RunStore:
         if get_or_none(self.inner, log_key(1)) is None:
             raise StoreError(
                 f"the store at {self} has no identity yet, so nothing is put into it: is the disk mounted? A new one "
-                f"is begun by `lwd data import`, by `{lwd_command('data', 'generate', '--run', self._run)}` (simulated "
-                "robots), or by `lwd coordinator`"
+                f"begins with `lwd data import`, `{lwd_command('data', 'generate', '--run', self._run)}` (simulated "
+                "robots), or `lwd coordinator`"
             )
         found_store(self)
 

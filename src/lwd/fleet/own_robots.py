@@ -88,6 +88,7 @@ def gym_robots(
     task: Task,
     *,
     success: str | None,
+    control_hz: float | None = None,
     arguments: str = "{}",
     embodiment: Embodiment | None = None,
     driving: str | None = None,
@@ -97,6 +98,7 @@ def gym_robots(
     Args:
         environment_id: as for `gym_task`, which has imported what registers it.
         success: rule that says when the task is done (`lwd.robots.gym_success`).
+        control_hz: how many steps of the environment are a second; None: as it says.
         arguments: JSON object of keyword arguments of the environment.
         driving: JSON of `DrivingOptions`; None: as is known of the environment's package.
     Raises:
@@ -111,6 +113,7 @@ def gym_robots(
     settings = GymSettings(
         name=registered.replace("/", "-"),
         success=success_test(success),
+        control_hz=control_hz,
         embodiment=embodiment,
         driving=known_driving(registered.partition("/")[0], None if driving is None else DrivingOptions.read(driving)),
     )
@@ -172,6 +175,7 @@ def lerobot_environment_robots(
     instruction: str | None = None,
     time_limit: int | None = None,
     success: str | None = None,
+    control_hz: float | None = None,
     embodiment: Embodiment | None = None,
     driving: str | None = None,
 ) -> tuple[RobotMaker, tuple[Task, ...]]:
@@ -185,6 +189,7 @@ def lerobot_environment_robots(
         instruction: of an environment with one task.
         time_limit: control steps of an episode; None: the environment's own limits.
         success: rule that says when a task is done (`lwd.robots.gym_success`).
+        control_hz: how many steps of the environment are a second; None: as LeRobot says.
         driving: JSON of `DrivingOptions`; None: as is known of the type.
     Raises:
         ConfigError: if the type, an argument or a task is not known, or the options are wrong.
@@ -203,7 +208,9 @@ def lerobot_environment_robots(
 
     def make(spec: RobotSpec) -> tuple[Robot, Operator | None]:
         environments = ready.pop() if ready else LeRobotEnvironments(kind, keywords)
-        robot = environments.robot(chosen, own_names=own_names, success=test, embodiment=embodiment, driving=options)
+        robot = environments.robot(
+            chosen, own_names=own_names, success=test, control_hz=control_hz, embodiment=embodiment, driving=options
+        )
         return robot, None
 
     return make, chosen

@@ -75,6 +75,7 @@ class LeRobotEnvironments:
         *,
         own_names: Mapping[str, str] | None = None,
         success: SuccessTest | None = None,
+        control_hz: float | None = None,
         embodiment: Embodiment | None = None,
         driving: DrivingOptions | None = None,
     ) -> GymRobot:
@@ -83,13 +84,14 @@ class LeRobotEnvironments:
         Args:
             own_names: what the environment calls a task whose name here is another one.
             success: None: `info` says it.
+            control_hz: how many steps are a second; None: the rate of LeRobot's configuration.
             driving: how a person drives it; None: as is known of the type.
         """
         names = own_names or {}
         settings = GymSettings(
             name=self.name,
             success=success or success_test(None),
-            control_hz=self._fps,
+            control_hz=control_hz or self._fps,
             embodiment=embodiment,
             driving=known_driving(self._kind, driving),
         )

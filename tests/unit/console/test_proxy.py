@@ -330,7 +330,7 @@ def test_a_command_line_that_would_let_nobody_or_anybody_in_is_refused(run, caps
         (run / name).write_text(text)
         (run / name).chmod(mode)
     options = [option.replace("{run}", str(run)) for option in options]
-    assert dispatch(["console", "--run", str(run), *options]) == 1
+    assert dispatch(["console", "--run", str(run), *options]) == 78
     assert re.search(message, capsys.readouterr().err)
 
 

@@ -144,6 +144,7 @@ def test_metrics_say_that_the_disk_is_full(disk):
 
 def test_the_command_explains_it(disk, capsys):
     disk.resize(64)
+    (disk.path / "run").mkdir()
     disk.fill()
     assert dispatch(["sft", "--run", str(disk.path / "run"), "--budget", "smoke"]) == 1
     error = capsys.readouterr().err
