@@ -155,8 +155,8 @@ class LeRobotSource:
     def _unreadable(self, what: str, error: Exception) -> ConfigError:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return ConfigError(
-            f"{what} of {self.name} cannot be read ({type(error).__name__}: {reason}): compare its files below data/ with "
-            "the features in meta/info.json, or take them from a whole copy"
+            f"{what} of {self.name} cannot be read ({type(error).__name__}: {reason}): compare its files below data/ "
+            "with the features in meta/info.json, or take them from a whole copy"
         )
 
     def close(self) -> None:
