@@ -105,12 +105,21 @@ class LeRobotSource:
     def actions(self) -> FloatArray:
         """Return (N, A), all recorded actions, in the run's order."""
         key = self.layout.action.key
-        return self.layout.action_of(_matrix(self._rows.select_columns([key])[:][key]))
+        try:
+            return self.layout.action_of(_matrix(self._rows.select_columns([key])[:][key]))
+        except Exception as error:
+            raise self._unreadable(f"column {key}", error) from error
 
     def recordings(self) -> Iterator[Recording]:
         """Yield the numbers of every episode, in their order."""
         for index in range(self.episodes):
-            yield self._recording(index)
+            try:
+                recording = self._recording(index)
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever Arrow and NumPy say to columns that are not what the features tell
+                raise self._unreadable(f"episode {index}", error) from error
+            yield recording
 
     def frames(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
         """Yield frames of one episode and camera, (height, width, 3) uint8.
@@ -142,6 +151,13 @@ class LeRobotSource:
             decoded = decode_video_frames(path, times_s, _TOLERANCE_S, _BACKEND, return_uint8=True)
             for frame in decoded.numpy():
                 yield _picture(frame)
+
+    def _unreadable(self, what: str, error: Exception) -> ConfigError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return ConfigError(
+            f"{what} of {self.name} cannot be read ({type(error).__name__}: {reason}): compare its files below data/ "
+            "with the features in meta/info.json, or take them from a whole copy"
+        )
 
     def close(self) -> None:
         """Remove the converted copy, if there is one."""
