@@ -216,9 +216,9 @@ class EnvironmentOptions:
     arguments: str
     driving: str | None
     success: str | None
-    control_hz: float | None
     instruction: str | None
     time_limit: int | None
+    control_hz: float | None = None
 
     def require_none(self, when: str) -> None:
         """Refuse what would be ignored.

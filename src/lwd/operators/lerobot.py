@@ -14,6 +14,7 @@ from lerobot.teleoperators.utils import TeleopEvents
 
 from lwd import lerobot_parts
 from lwd.errors import ConfigError, OperatorFault, RobotFault
+from lwd.matching import column_order
 from lwd.operators.protocol import OBSERVE, Command, Intent, RobotView
 from lwd.types import Embodiment, FloatArray, Outcome
 
@@ -38,7 +39,8 @@ class LeRobotOperator:
         """Connect nothing yet.
 
         Args:
-            action_names: of the robot's action, in its order; None: the device's own, in its order.
+            action_names: of the robot's action, in its order; None: the embodiment's; where that has none either,
+                the device's own, in its order.
             events: where labels come from, if not from the device itself.
         Raises:
             ConfigError: if the device gives other columns than the robot takes.
@@ -46,6 +48,9 @@ class LeRobotOperator:
         self._device, self._events = device, events or device
         given = _columns(device)
         self._names = given if action_names is None else tuple(action_names)
+        if action_names is None and len(given) == embodiment.action_size:
+            order = column_order(f"the action of teleoperator {device.name}", embodiment.action_names, given)
+            self._names = tuple(given[place] for place in order)
         if len(self._names) != embodiment.action_size:
             raise ConfigError(
                 f"teleoperator {device.name} gives {', '.join(given)}; {embodiment.name} takes "

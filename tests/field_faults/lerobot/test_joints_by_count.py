@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.lerobot.joint_robot import HEIGHT, WIDTH, JointRobot, JointRobotConfig
+from lerobot.teleoperators.utils import TeleopEvents
+from tests.lerobot.joint_robot import HEIGHT, WIDTH, JointLeader, JointLeaderConfig, JointRobot, JointRobotConfig
 
 from lwd.errors import ConfigError
+from lwd.operators.lerobot import LeRobotOperator
 from lwd.robots.lerobot import LeRobotConfig, LeRobotRobot
-from lwd.types import Embodiment, TokenSpec
+from lwd.types import Embodiment, Observation, RobotView, TokenSpec
 
 ORDER = ("gripper.pos", "shoulder.pos", "elbow.pos")
 RUN = Embodiment(
@@ -55,3 +57,19 @@ def test_other_joints_and_cameras_are_refused_with_both_lists():
     # A run from before there were names: the order is the device's, as it was.
     plain = replace(RUN, action_names=(), state_tokens=(TokenSpec(name="state", size=3),))
     assert made(plain)[0].action_names == ("shoulder.pos", "elbow.pos", "gripper.pos")
+
+
+def test_a_leader_arm_at_a_desk_is_matched_by_name_too():
+    """There nobody asks the robot: the run's names say the order."""
+    leader = JointLeader(JointLeaderConfig(id="test", with_events=True))
+    operator = LeRobotOperator(leader, RUN)
+    leader.connect()
+    leader.pose = {"shoulder.pos": 10.0, "elbow.pos": -20.0, "gripper.pos": 70.0}
+    leader.events = {TeleopEvents.IS_INTERVENTION: True}
+    view = RobotView(
+        robot_id="r", task=CONFIG.tasks_at(RUN.control_hz)[0], step=0, sub_step_scores=(), privileged={},
+        observation=Observation(state=np.zeros(3, np.float32)),
+    )  # fmt: skip
+    assert operator.poll(view).action.tolist() == [70, 10, -20]
+    with pytest.raises(ConfigError, match=r"joint_leader is \[shoulder.pos, .*the run's is \[a, b"):
+        LeRobotOperator(leader, replace(RUN, action_names=("a", "b", "gripper.pos")))
