@@ -173,30 +173,11 @@ def run_robot_host(
     latch = StopLatch()
     stop_signal = StopSignal(latch, config.host_id)
     stop_files = StopFileThread(StopFiles(config.run), latch)
-    units = []
-    remotes: dict[str, RemoteOperator] = {}
     devices = contextlib.ExitStack()
     try:
         devices.enter_context(nobody_answers())
-        for spec in config.robots:
-            robot, operator = make(spec)
-            devices.callback(_close, f"robot {spec.robot_id}", robot.close)
-            remote = RemoteOperator(
-                driving_of(robot),
-                otherwise=operator,
-                help_rule=StuckRule(patience=config.help_patience),
-            )
-            devices.callback(_close, f"the operator of robot {spec.robot_id}", remote.close)
-            units.append(
-                FleetRobot(
-                    robot_id=spec.robot_id,
-                    robot=robot,
-                    world=spec.world,
-                    operator=remote,
-                    start=starts[spec.robot_id],
-                )
-            )
-            remotes[spec.robot_id] = remote
+        units = _made(config, make, starts, devices)
+        remotes = {unit.robot_id: unit.operator for unit in units if isinstance(unit.operator, RemoteOperator)}
         if unjudged := [unit.robot_id for unit in units if not tells_success(unit.robot)]:
             _logger.warning("%s", no_success_test(f"robot{'s' if len(unjudged) > 1 else ''} {', '.join(unjudged)}"))
         settings = EdgeSettings(
@@ -215,6 +196,26 @@ def run_robot_host(
         stop_signal.close()
         devices.close()
         spool.close()
+
+
+def _made(
+    config: RobotHostConfig, make: RobotMaker, starts: Mapping[str, int], devices: contextlib.ExitStack
+) -> list[FleetRobot]:
+    """Make the robots and who may take them over; `devices` closes each of them, also where the next cannot be made."""
+    units = []
+    for spec in config.robots:
+        robot, operator = make(spec)
+        devices.callback(_close, f"robot {spec.robot_id}", robot.close)
+        remote = RemoteOperator(
+            driving_of(robot), otherwise=operator, help_rule=StuckRule(patience=config.help_patience)
+        )
+        devices.callback(_close, f"the operator of robot {spec.robot_id}", remote.close)
+        units.append(
+            FleetRobot(
+                robot_id=spec.robot_id, robot=robot, world=spec.world, operator=remote, start=starts[spec.robot_id]
+            )
+        )
+    return units
 
 
 def _close(what: str, close: Callable[[], None]) -> None:

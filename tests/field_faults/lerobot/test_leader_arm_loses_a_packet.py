@@ -105,7 +105,9 @@ def test_a_second_signal_ends_the_way_home(tmp_path, server, keep_signals, caplo
 
 
 def test_an_arm_that_somebody_stopped_does_not_go_home_when_its_host_ends(tmp_path, server, keep_signals):
-    cell = Cell(Breaks(), config())
+    # One long episode: it is in the air when somebody stops it.
+    long = [{"name": "reach", "instructions": ["reach"], "time_limit_s": 60}]
+    cell = Cell(Breaks(), config(tasks=long))
     stopped: list[float] = []
 
     def stopped_for_a_while() -> bool:

@@ -218,6 +218,18 @@ def test_a_helper_that_gets_nowhere_labels_a_failure(tmp_path, server, monkeypat
     assert 1 <= entry.human_steps <= 16
 
 
+async def breaks_and_is_mended(stick: Stick, remote, caplog) -> None:
+    """The robot holds, and the device may take it again once it is plugged in."""
+    stick.fault = "the cable is out"
+    await until(lambda: remote.view().lease == 0)
+    assert (remote.view().phase, remote.view().reason) == ("paused", "its operator is gone: take over and release")
+    await until(lambda: "the cable is out; the device is connected anew" in caplog.text)
+    stick.fault = ""
+    await until(lambda: remote.view().phase == "human")
+    stick.wish = OBSERVE
+    await until(lambda: remote.view().phase == "autonomous")
+
+
 def test_a_device_takes_drives_and_hands_back_and_is_told_who_has_the_robot(tmp_path, server, caplog):
     async def shift() -> None:
         stop, stick, remote = asyncio.Event(), Stick(), fleet.remotes["robot-0"]
@@ -258,19 +270,7 @@ def test_a_device_takes_drives_and_hands_back_and_is_told_who_has_the_robot(tmp_
                 await until(lambda: remote.view().phase == "autonomous")
                 stick.wish = PUSH
                 await until(lambda: remote.view().phase == "human")
-                # The device breaks: the robot holds.
-                stick.fault = "the cable is out"
-                await until(lambda: remote.view().lease == 0)
-                assert (remote.view().phase, remote.view().reason) == (
-                    "paused",
-                    "its operator is gone: take over and release",
-                )
-                await until(lambda: "the cable is out; the device is connected anew" in caplog.text)
-                # It is plugged in again, and takes the robot again.
-                stick.fault = ""
-                await until(lambda: remote.view().phase == "human")
-                stick.wish = OBSERVE
-                await until(lambda: remote.view().phase == "autonomous")
+                await breaks_and_is_mended(stick, remote, caplog)
                 stop.set()
                 await looking
 
