@@ -236,7 +236,8 @@ def _info(
 def _described(recording: Recording, embodiment: Embodiment) -> EpisodeInfo:
     """Return the description that our exporter left; a label column overrules its outcome."""
     fields = json.loads(recording.description)
-    fields["sub_step_scores"] = tuple(fields["sub_step_scores"])
+    # JSON has lists for tuples; descriptions of earlier versions lack what came later.
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     fields["source"], fields["outcome"] = Source(fields["source"]), Outcome(fields["outcome"])
     info = EpisodeInfo(**fields)
     if recording.outcome is not Outcome.UNLABELLED:
