@@ -46,7 +46,8 @@ def test_another_order_is_read_in_the_runs(tmp_path, capsys):
     np.testing.assert_array_equal(first.states_TS, second.states_TS)
     assert RunDirectory(tmp_path / "run").embodiment().action_names == tuple(ARMS)
     # And out of it in the order of another dataset.
-    like = ("--run", tmp_path / "run", "--like", tmp_path / "second", "--episode", "first-000000")
+    first = episodes(tmp_path / "run")[0].info.episode_id
+    like = ("--run", tmp_path / "run", "--like", tmp_path / "second", "--episode", first)
     dispatched(capsys, "data", "export", "--lerobot", tmp_path / "out", *like)
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 

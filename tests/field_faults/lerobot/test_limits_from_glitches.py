@@ -23,7 +23,7 @@ def test_a_glitch_is_named_and_is_no_limit(tmp_path, capsys):
     assert [bool(row["problems"]) for row in found["episodes"]] == [False, False, True, False]
     (column,) = found["outside_limits"]
     assert (column["column"], column["values"], column["frames"]) == ("1 (lift)", [5000.0], 1)
-    assert column["episodes"] == ["cups-000002"]
+    assert column["episodes"] == [found["episodes"][2]["episode"]]
     assert column["high"] < 150
     assert "outside the limits: action 1 (lift) is 5000 (limits" in dispatched(capsys, *words, "--dry-run")
     assert "3 episodes committed" in dispatched(capsys, *words)

@@ -243,7 +243,7 @@ def _info(
 def _described(recording: Recording, embodiment: Embodiment) -> EpisodeInfo:
     """Return the description that our exporter left; a label column overrules its outcome."""
     fields = json.loads(recording.description)
-    fields["sub_step_scores"] = tuple(fields["sub_step_scores"])
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     fields["source"], fields["outcome"] = Source(fields["source"]), Outcome(fields["outcome"])
     info = EpisodeInfo(**fields)
     if recording.outcome is not Outcome.UNLABELLED:
