@@ -1,5 +1,7 @@
 """What needs no LeRobot: features, labels, steps and problems of recorded episodes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -145,6 +147,7 @@ def test_problems_keep_an_episode_out(layout, arm, changes, problem):
 def test_labels_are_never_guessed(layout, arm, settings, source, outcome):
     info = plan(recording(), layout, arm, ImportSettings(name="set", **settings)).info
     assert (info.source, info.outcome) == (source, outcome)
+    assert re.fullmatch(r"set-[0-9a-f]{16}-00000000", info.episode_id)
 
 
 @pytest.mark.parametrize(
