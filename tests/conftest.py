@@ -95,7 +95,7 @@ def make_batch(embodiment: Embodiment):
             bootstrap_observation=observation(),
             bootstrap_discount_B=torch.tensor(rng.choice([0.0, 0.97], batch_size), dtype=torch.float32),
             task_B=torch.zeros(batch_size, dtype=torch.int64),
-            imitable_B=torch.tensor(rng.random(batch_size) < 0.7),
+            imitable_BH=torch.tensor((rng.random((batch_size, 1)) < 0.7) & mask),
         )
 
     return build

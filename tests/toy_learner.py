@@ -180,5 +180,5 @@ def random_batch(size: int, seed: int) -> TransitionBatch:
         bootstrap_observation=observation(),
         bootstrap_discount_B=torch.full((size,), 0.97),
         task_B=torch.zeros(size, dtype=torch.int64),
-        imitable_B=torch.rand(size, generator=random) < 0.7,
+        imitable_BH=(torch.rand(size, 1, generator=random) < 0.7).expand(size, 3),
     )

@@ -68,21 +68,22 @@ class TransitionBatch:
     action_chunk_BHA: Tensor
     """(B, H, A) executed actions in physical units; padded steps repeat the last executed action."""
     action_mask_BH: Tensor
-    """(B, H) bool, False on padding after the episode's end."""
+    """(B, H) bool, False on padding after the end of the episode, or of its segment where a gap comes first."""
     human_BH: Tensor
     """(B, H) bool, True where a human's action was executed."""
     return_B: Tensor
     """(B,) float32, sum_{i<k} gamma^i r_{t+i} over the k real steps of the n-chunk window."""
     outcome_return_B: Tensor
-    """(B,) float32, the return from this step to the episode's end: gamma^{T-t-1} if it succeeded, else 0."""
+    """(B,) float32, the return from this step to the episode's end: gamma^{k-1} with k steps left if it succeeded,
+    else 0."""
     bootstrap_observation: ObservationBatch
-    """s_{t+k}: the state after the window, or the episode's last one if it ends inside."""
+    """s_{t+k}: the state after the window, or the last one before the episode's end or a gap inside it."""
     bootstrap_discount_B: Tensor
     """(B,) float32: gamma^k, and 0 where the episode ended (success, failure, time limit) inside the window."""
     task_B: Tensor
     """(B,) int64, index of the task in the arena's task list."""
-    imitable_B: Tensor
-    """(B,) bool, whether the chunk is worth imitating (`lwd.data.arena.imitable_steps`)."""
+    imitable_BH: Tensor
+    """(B, H) bool, how far the chunk is worth imitating (`lwd.data.arena.imitable_steps`): its first steps, or none."""
 
     @property
     def size(self) -> int:
@@ -99,12 +100,13 @@ class TransitionBatch:
             bootstrap_observation=self.bootstrap_observation.to(device),
             bootstrap_discount_B=self.bootstrap_discount_B.to(device),
             task_B=self.task_B.to(device),
-            imitable_B=self.imitable_B.to(device),
+            imitable_BH=self.imitable_BH.to(device),
         )
 
     def imitable(self) -> "TransitionBatch":
-        """Return the transitions that are worth imitating; there may be none."""
-        return self.rows(self.imitable_B.nonzero().squeeze(-1))
+        """Return the transitions that are worth imitating, masked as far as they are; there may be none."""
+        part = self.rows(self.imitable_BH[:, 0].nonzero().squeeze(-1))
+        return replace(part, action_mask_BH=part.action_mask_BH & part.imitable_BH)
 
     def split(self, size: int | None) -> "Iterator[TransitionBatch]":
         """Yield parts of at most `size` transitions, in order; the whole if it is None."""

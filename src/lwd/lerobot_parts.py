@@ -114,6 +114,9 @@ def connect(device: Any, *, may_let_go: bool, let_go: bool = False) -> bool | No
             device.connect(**({"calibrate": False} if _takes(device.connect, "calibrate") else {}))
         if not is_open(device):
             raise RobotFault(f"{name_of(device)} says after connect() that it is not connected: is it plugged in?")
+        if getattr(getattr(device, "gamepad", None), "running", True) is False:
+            # LeRobot's logs it, and says then that it is connected and nobody presses anything.
+            raise RobotFault(f"{name_of(device)} finds no gamepad: plug it in")
         calibrated = getattr(device, "is_calibrated", True)
         # A method at LeRobot's gamepad; None at its keyboard.
         if (calibrated() if callable(calibrated) else calibrated) is False:

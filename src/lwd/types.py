@@ -43,10 +43,17 @@ class Outcome(StrEnum):
 
 
 class Controller(IntEnum):
-    """Who chose the action that was executed at a step."""
+    """Who chose the action that was executed at a step.
+
+    NOBODY marks a *gap*: no step was made there, and the next row begins at another observation, because the world went
+    on meanwhile (a person held the robot, a plan came too late, the recording paused). The row's observation is the
+    last one before the gap, as an episode's last row is the last one of all; its action is a filler that was not
+    executed.
+    """
 
     POLICY = 0
     HUMAN = 1
+    NOBODY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +171,10 @@ class EpisodeInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One complete episode of T control steps.
+    """One complete episode of T control steps, gaps included (`Controller.NOBODY`).
 
-    `states_TS` has T + 1 rows: the observation before each action, and the last one after the final action.
+    `states_TS` has T + 1 rows: the observation before each action, and the last one after the final action. The rows up
+    to a gap are a segment; no transition reaches from one segment into the next.
     Rewards are not stored: they follow from the outcome (1 on the last step of a success, else 0), so a relabelled
     episode has the right rewards by construction.
     """
@@ -183,7 +191,13 @@ class Episode:
 
     @property
     def steps(self) -> int:
+        """T, gaps included."""
         return int(self.actions_TA.shape[0])
+
+    @property
+    def acted_steps(self) -> int:
+        """Control steps that were really made."""
+        return int((self.controllers_T != Controller.NOBODY).sum())
 
 
 @dataclass(frozen=True, kw_only=True)

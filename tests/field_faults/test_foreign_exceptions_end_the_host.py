@@ -7,6 +7,7 @@ import pytest
 
 from lwd.errors import ConfigError
 from lwd.fleet.edge_settings import FleetRobot
+from lwd.fleet.host_process import RobotHostConfig, RobotSpec
 from lwd.fleet.nats_server import NatsServer
 from lwd.operators.protocol import OBSERVE
 from lwd.operators.remote import RemoteOperator
@@ -65,7 +66,7 @@ class Script:
 ERRORS = {
     "reset": KeyError("agent_pos"),
     "step": ValueError("too many values to unpack"),
-    "hold": ZeroDivisionError("division by zero"),
+    "hold": SystemExit("the bus is gone"),
     "begin": AttributeError("no attribute 'task'"),
     "poll": SystemExit("the driver has no licence"),
 }
@@ -96,3 +97,10 @@ def test_our_own_configuration_error_at_the_first_start_ends_the_host(tmp_path, 
         bench.units[0] = FleetRobot(robot_id="robot-0", robot=robot, world="nominal")
         with pytest.raises(ConfigError, match="wheels"):
             bench.host().run(lambda: False)
+
+
+@pytest.mark.parametrize(("host", "robot"), [("host", "an arm"), ("a host", "arm")])
+def test_a_name_that_no_episode_may_have_is_refused_at_the_start(tmp_path, host, robot):
+    """It was a traceback of the bus's client."""
+    with pytest.raises(ConfigError, match=r"'an? \w+' is no name of a host or robot"):
+        RobotHostConfig(run=tmp_path, host_id=host, robots=(RobotSpec(robot_id=robot),))

@@ -91,7 +91,7 @@ def transitions(policy: LeRobotVLA, size: int = 4) -> TransitionBatch:
         bootstrap_observation=observations(policy, size, seed=1),
         bootstrap_discount_B=torch.full((size,), 0.9),
         task_B=torch.zeros(size, dtype=torch.int64),
-        imitable_B=torch.ones(size, dtype=torch.bool),
+        imitable_BH=torch.ones(size, HORIZON, dtype=torch.bool),
     )
 
 

@@ -142,7 +142,7 @@ class LWD:
             return {}
         before = [parameter.clone() for parameter in self._trained(self.reference)]
         # Also without a chunk of its own a process takes part: the others may have some.
-        metrics = self.imitation.update(batch.imitable())
+        metrics = self.imitation.update(batch)
         if not metrics:
             return {}
         if self.config.extraction != "qam":

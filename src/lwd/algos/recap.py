@@ -7,7 +7,7 @@ Source: arXiv 2511.14759 (pi*0.6); method.md section 7.
 """
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -124,14 +124,21 @@ class Recap:
         next_value_B = self.critic.value(self.critic.encode(batch.bootstrap_observation))
         return batch.return_B + batch.bootstrap_discount_B * next_value_B - value_B
 
-    def positive(self, batch: TransitionBatch) -> Tensor:
-        """Return which chunks count as better than usual (B,): by their advantage, or because a human corrected."""
-        human_B = (batch.human_BH & batch.action_mask_BH).any(dim=1)
-        return (self.advantage(batch) > self._thresholds(batch.task_B)) | human_B
+    def positive(self, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
+        """Return which chunks count as better than usual (B,), and which of their steps are imitated (B, H).
+
+        Better is a chunk by its advantage, or because it begins with a human's correction. A correction is imitated as
+        far as its steps are a human's, unless the whole chunk is better anyway.
+        """
+        better_B = self.advantage(batch) > self._thresholds(batch.task_B)
+        corrected_BH = (batch.human_BH & batch.action_mask_BH).cumprod(dim=1).bool()
+        by_human_B = corrected_BH[:, 0] & ~better_B
+        return better_B | by_human_B, torch.where(by_human_B[:, None], corrected_BH, batch.action_mask_BH)
 
     def update_policy(self, batch: TransitionBatch) -> Metrics:
         """One flow-matching step on all chunks, each with its indicator or none."""
-        positive_B = self.positive(batch)
+        positive_B, mask_BH = self.positive(batch)
+        batch = replace(batch, action_mask_BH=mask_BH)
         said_B = torch.rand(batch.size, generator=self.generator, device=positive_B.device)
         indicator_B = torch.where(positive_B, POSITIVE, NEGATIVE)
         indicator_B = torch.where(said_B < self.config.indicator_dropout, UNSAID, indicator_B)

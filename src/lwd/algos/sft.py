@@ -31,7 +31,7 @@ class SFTConfig:
 
 
 class SFT:
-    """Minimises E || f_theta(s, (1-w) a_0 + w a_1, w) - (a_1 - a_0) ||^2 over the batch's chunks.
+    """Minimises E || f_theta(s, (1-w) a_0 + w a_1, w) - (a_1 - a_0) ||^2 over what a batch has worth imitating.
 
     Source: arXiv 2605.00416, the SFT loss; arXiv 2210.02747.
     """
@@ -60,8 +60,11 @@ class SFT:
         )
 
     def update(self, batch: TransitionBatch) -> Metrics:
-        """Take one step; none, and no metrics, if no process that trains along has a chunk in its batch."""
-        batch = batch.to(self.generator.device)
+        """Take one step on the imitable steps of the batch's chunks (`TransitionBatch.imitable`).
+
+        None, and no metrics, if no process that trains along has any in its batch.
+        """
+        batch = batch.to(self.generator.device).imitable()
         # The loss is a mean over the actions that count.
         weight = int(batch.action_mask_BH.sum())
         step = self._step(self._parts(batch, weight), "loss/flow", weight=weight)

@@ -5,10 +5,9 @@ and what is wrong with it. How episodes ended is said by a column, a file or for
 stays unlabelled: no critic learns from it, and it is imitated only where you ask for it. A dataset has no observation
 after its last action, so that action is dropped. Without a file that describes the robot, RUN/embodiment.json is
 written from the dataset's features. Datasets of version 2.1 are converted by LeRobot's converter, in a temporary copy.
-Repeating the command commits nothing twice.
+Episodes are told apart by their content: what the store has already is passed over, whatever place or name it has now.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,10 +21,12 @@ from lwd.cli.data_options import print_json, print_table
 from lwd.cli.options import JsonOption, RunOption, console, next_step, progress, run_at
 from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.commands import lwd_command
-from lwd.data.lerobot.importing import FrameFormat, ImportSettings
+from lwd.data.lerobot.content import robot_name
+from lwd.data.lerobot.importing import FrameFormat, ImportSettings, Planned
 from lwd.data.lerobot.labels import read_labels
 from lwd.errors import ConfigError, EpisodeRejected
-from lwd.recipes.lerobot_data import Survey, import_dataset, survey
+from lwd.recipes.lerobot_data import Imported, Survey, import_dataset, survey
+from lwd.recipes.lerobot_known import KnownRecordings
 from lwd.recipes.lerobot_robot import embodiment_for, outside_limits
 from lwd.types import Controller, Embodiment, Outcome, Source
 
@@ -128,7 +129,8 @@ def run(
         said = None if labels is None else read_labels(labels)
         plans = [
             ImportSettings(
-                name=own,
+                name=robot_name(name or dataset.name),
+                named=name is not None,
                 labels=said,
                 all_success=all_success,
                 source=Source(source),
@@ -136,42 +138,81 @@ def run(
                 control_hz=control_hz,
                 frames=frames,
             )
-            for own in _names([name or dataset.name for dataset in datasets])
+            for dataset in datasets
         ]
         robot = embodiment_for(
             directory, datasets, plans[0], given=embodiment, image_size=image_size, limits=limits, widen=widen_limits
         )
-        found = []
+        found, known = [], KnownRecordings(directory)
         for dataset, settings in zip(datasets, plans, strict=True):
             with progress("check") as bar:
-                found.append(survey(dataset, robot, settings, look_at_frames=dry_run, progress=bar))
+                found.append(survey(dataset, robot, settings, known, progress=bar))
         if dry_run:
             _show(found, datasets, json_output=json_output)
             return
-        committed = 0
+        _require_something(found)
+        results = []
         for dataset, settings, item in zip(datasets, plans, found, strict=True):
-            if not item.accepted and any(other.accepted for other in found):
-                continue
             with progress("import") as bar:
-                result = import_dataset(directory, dataset, item, settings, progress=bar)
-            committed += len(result.committed)
-            if result.quarantined:
-                shown = lwd_command("data", "quarantine", "--run", run)
-                raise EpisodeRejected(f"{len(result.quarantined)} episodes were refused: {shown}")
-    left = sum(len(item.planned) - len(item.accepted) for item in found)
-    note = f"; {left} were left out (--dry-run says why)" if left else ""
-    console.print(f"{committed} episodes committed, {_labels(found)}{note}", soft_wrap=True)
+                results.append(import_dataset(directory, dataset, item, settings, progress=bar))
+    _report(found, results, json_output=json_output)
+    if any(result.quarantined for result in results):
+        raise EpisodeRejected(f"the store refused episodes: {lwd_command('data', 'quarantine', '--run', run)}")
+    if damaged := sum(len(result.refused) for result in results):
+        raise EpisodeRejected(f"{damaged} episodes are damaged and were left out; the others are in the store")
+    if json_output:
+        return
     if directory.embodiment_path.exists():
         console.print(f"robot: {directory.embodiment_path}", soft_wrap=True)
     next_step(lwd_command("sft", "--run", run))
 
 
-def _names(wanted: list[str]) -> list[str]:
-    """Return ids that no two datasets share."""
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "dataset" for name in wanted]
-    return [
-        f"{name}-{plain[:place].count(name) + 1}" if name in plain[:place] else name for place, name in enumerate(plain)
+def _require_something(found: Sequence[Survey]) -> None:
+    """Refuse an import that brings nothing, or passes over what was said of an episode, before anything is written."""
+    refused = [item for part in found for item in part.refused]
+    if conflicts := [item for item in refused if item.conflict]:
+        raise ConfigError("; ".join(conflicts[0].problems))
+    if not any(part.accepted or part.there for part in found):
+        first = f" (episode {refused[0].recording.index}: {refused[0].problems[0]})" if refused else ""
+        raise ConfigError(f"no episode can come in{first}: --dry-run says why for each")
+
+
+def _report(found: Sequence[Survey], results: Sequence[Imported], *, json_output: bool) -> None:
+    damaged = {item.info.identity: reason for result in results for item, reason in result.refused}
+    refused = [(item, item.problems) for part in found for item in part.refused]
+    refused += [
+        (item, (damaged[item.info.identity],))
+        for part in found
+        for item in part.accepted
+        if item.info.identity in damaged
     ]
+    there = [item for part in found for item in part.there]
+    committed = [entry for result in results for entry in result.committed]
+    if json_output:
+        print_json(
+            {
+                "committed": [entry.identity for entry in committed],
+                "already_there": [
+                    {"episode": item.info.episode_id, "index": item.recording.index, "stored_as": item.there}
+                    for item in there
+                ],
+                "refused": [
+                    {"episode": item.info.episode_id, "index": item.recording.index, "problems": list(problems)}
+                    for item, problems in refused
+                ],
+            }
+        )
+        return
+    for item, problems in refused:
+        console.print(
+            f"left out: episode {item.recording.index} ({item.info.robot_id}): {'; '.join(problems)}",
+            soft_wrap=True,
+            markup=False,
+        )
+    new = [entry.outcome for entry in committed]
+    notes = [f"{len(there)} already there"] * bool(there)
+    notes += [f"{len(refused)} were left out (--dry-run --json lists them)"] * bool(refused)
+    console.print("; ".join([f"{len(committed)} episodes committed, {_counts(new)}", *notes]), soft_wrap=True)
 
 
 def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_output: bool) -> None:
@@ -181,6 +222,7 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
     rows = [
         {
             "episode": item.info.episode_id,
+            "index": item.recording.index,
             "task": item.info.task,
             "frames": item.recording.frames,
             "steps": item.steps,
@@ -188,6 +230,7 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
             "source": item.info.source.value,
             "outcome": item.info.outcome.value,
             "problems": list(item.problems),
+            "already_there": item.there,
             "notes": list(item.recording.notes),
         }
         for item in planned
@@ -196,12 +239,9 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
         print_json({"episodes": rows, "left_out": left_out, "outside_limits": [asdict(column) for column in outside]})
         return
     print_table(
-        ["episode", "task", "frames", "steps", "human", "source", "outcome", "what is wrong"],
-        [
-            (*list(row.values())[:7], "; ".join([*item.problems, *item.recording.notes]) or "-")
-            for row, item in zip(rows, planned, strict=True)
-        ],
-        numbers=["frames", "steps", "human"],
+        ["episode", "index", "task", "frames", "steps", "human", "source", "outcome", "what is wrong"],
+        [(*list(row.values())[:8], "; ".join(_remarks(item)) or "-") for row, item in zip(rows, planned, strict=True)],
+        numbers=["index", "frames", "steps", "human"],
     )
     _show_robot(robot, datasets)
     for feature, reason in left_out.items():
@@ -218,8 +258,17 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
             "where the robot may do that: --limits FILE, or --widen-limits in a run that has data and no policies"
         )
     accepted = [item for part in found for item in part.accepted]
-    steps = sum(item.steps for item in accepted)
-    console.print(f"{len(accepted)} of {len(planned)} episodes would come in, {steps} steps, {_labels(found)}")
+    steps, there = sum(item.steps for item in accepted), sum(len(part.there) for part in found)
+    console.print(
+        f"{len(accepted)} of {len(planned)} episodes would come in, {steps} steps, "
+        + _counts([item.info.outcome for item in accepted])
+        + (f"; {there} already there" if there else "")
+    )
+
+
+def _remarks(item: Planned) -> list[str]:
+    there = [] if item.there is None else [f"already there as {item.there}"]
+    return [*item.problems, *there, *item.recording.notes]
 
 
 def _show_robot(robot: Embodiment, datasets: "Sequence[LeRobotSource]") -> None:
@@ -246,6 +295,6 @@ def _human_steps(human_N: object) -> str:
     return "?" if human_N is None else str(int((human_N == Controller.HUMAN).sum()))  # type: ignore[attr-defined]
 
 
-def _labels(found: Sequence[Survey]) -> str:
-    counts = Counter(item.info.outcome for part in found for item in part.accepted)
+def _counts(outcomes: Sequence[Outcome]) -> str:
+    counts = Counter(outcomes)
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "none"

@@ -6,9 +6,10 @@ Shape suffixes besides those of `lwd.types`: R rows (T + 1 per episode), E episo
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,29 +18,14 @@ import torch
 from lwd.batch import ObservationBatch, TransitionBatch
 from lwd.data.frames import decode_frames
 from lwd.data.growable import GrowableArray
+from lwd.data.steps import BoolArray, IntArray, acts_left, imitable_steps, segment_ends
 from lwd.errors import ConfigError, EpisodeRejected, ShapeError
-from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, FloatArray, Outcome, Source
+from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, FloatArray, Outcome
 
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 _HUMAN = int(Controller.HUMAN)  # numpy compares with an enum's member slowly
 OTHER_TASKS = "*"
 NStep = int | Mapping[str, int]
 """Chunks in an n-step window: one number, or one for each task name and for OTHER_TASKS."""
-
-
-def imitable_steps(info: EpisodeInfo, controllers_T: ByteArray) -> BoolArray:
-    """Accept demonstrations, the fleet's successes, and a human's corrections in its other episodes.
-
-    This is the data of filtered behaviour cloning and HG-DAgger: corrections are worth imitating even where the
-    episode failed later. Historical roll-outs are not, even where they succeeded: ours are a spoiled expert's, and a
-    reference that imitated them fell from .69 to .31 (docs/adr/0015).
-    """
-    if info.source is Source.DEMONSTRATION or (info.source is Source.FLEET and info.outcome is Outcome.SUCCESS):
-        return np.ones(controllers_T.shape, dtype=np.bool_)
-    if info.source is not Source.FLEET:
-        return np.zeros(controllers_T.shape, dtype=np.bool_)
-    return np.equal(controllers_T, Controller.HUMAN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +51,10 @@ class ArenaView:
     controllers_R: ByteArray
     imitable_R: BoolArray
     """`imitable_steps`, row by row."""
+    segment_end_R: IntArray
+    """Row of the last observation of each row's segment: the next gap, or the episode's last row."""
+    acts_left_R: IntArray
+    """Control steps that are made from each row to its episode's end."""
     episode_R: IntArray
     images: Mapping[str, ByteArray]
     """Camera name -> (R, height, width, 3)."""
@@ -128,6 +118,8 @@ class ReplayArena:
         self._actions = rows_of((embodiment.action_size,))
         self._controllers = GrowableArray((), np.uint8, initial_rows=initial_rows, directory=directory)
         self._imitable = GrowableArray((), np.bool_, initial_rows=initial_rows, directory=directory)
+        self._segment_end = GrowableArray((), np.int64, initial_rows=initial_rows, directory=directory)
+        self._acts_left = GrowableArray((), np.int64, initial_rows=initial_rows, directory=directory)
         self._episode_of_row = GrowableArray((), np.int64, initial_rows=initial_rows, directory=directory)
         self._images = {
             camera: GrowableArray((*size, 3), np.uint8, initial_rows=initial_rows, directory=directory)
@@ -222,16 +214,17 @@ class ReplayArena:
     def gather(self, start_rows_B: IntArray, n_step: NStep = 1, *, view: ArenaView | None = None) -> TransitionBatch:
         """Return the chunk transitions that start at the given rows.
 
-        The window of n chunks is cut at the episode's end. With k real steps in it: the return is
-        gamma^{k-1} if a success ended inside it, else 0; the bootstrap observation is the one k steps later;
-        the discount is gamma^k, or 0 if a terminal outcome ended inside it. A truncated episode bootstraps.
+        The window of n chunks is cut at the episode's end and at a gap. With k real steps in it: the return is
+        gamma^{k-1} if a success ended inside it, else 0; the bootstrap observation is the one k steps later, which
+        before a gap is the last one that was seen there; the discount is gamma^k, or 0 if a terminal outcome ended
+        inside it. A truncated episode bootstraps.
 
         Args:
             start_rows_B: rows of first steps; row `first_row_E[e] + t` is step t < T of episode e.
             n_step: chunks in the window, for all or by task name.
             view: the content to read; the current one if not given.
         Raises:
-            ShapeError: if a start is out of range or the row after an episode's last step.
+            ShapeError: if a start is out of range, a gap or the row after an episode's last step.
             ConfigError: if `n_step` is below 1 or lacks a task.
         Source: arXiv 2605.00416, chunk-level replay and the n-step target of DIVL.
         """
@@ -242,10 +235,10 @@ class ReplayArena:
         # take() instead of brackets: half the cost for whole rows, and this is the learner's inner loop.
         episode_B = view.episode_R.take(start_B)
         task_B = view.task_E.take(episode_B)
-        end_row_B = view.first_row_E.take(episode_B) + view.steps_E.take(episode_B)
+        end_row_B = view.segment_end_R.take(start_B)
         left_B = end_row_B - start_B
         if start_B.size and left_B.min() < 1:
-            raise ShapeError("a start row is an episode's last observation; no action was executed there")
+            raise ShapeError("a start row is the last observation of an episode or before a gap; no action followed")
 
         chunk_BH = start_B[:, None] + self._offset_H
         mask_BH = chunk_BH < end_row_B[:, None]
@@ -253,12 +246,13 @@ class ReplayArena:
 
         window_B = self.horizon * _window_chunks(n_step, view.tasks, task_B)
         steps_B = np.minimum(window_B, left_B)
-        ended_B = left_B <= window_B
+        last_row_B = view.first_row_E.take(episode_B) + view.steps_E.take(episode_B)
+        ended_B = (left_B <= window_B) & (end_row_B == last_row_B)
         succeeds_B = view.success_E.take(episode_B)
         success_B = ended_B & succeeds_B
         terminated_B = ended_B & view.terminal_E.take(episode_B)
         return_B = np.where(success_B, np.power(self.gamma, steps_B - 1), 0)
-        outcome_return_B = np.where(succeeds_B, np.power(self.gamma, left_B - 1), 0)
+        outcome_return_B = np.where(succeeds_B, np.power(self.gamma, view.acts_left_R.take(start_B) - 1), 0)
         discount_B = np.where(terminated_B, 0, np.power(self.gamma, steps_B))
 
         instruction_BE = torch.from_numpy(view.embedding_IE.take(view.instruction_E.take(episode_B), axis=0))
@@ -272,15 +266,20 @@ class ReplayArena:
             bootstrap_observation=_observation(view, start_B + steps_B, instruction_BE),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),
             task_B=torch.from_numpy(task_B),
-            imitable_B=torch.from_numpy(view.imitable_R.take(start_B)),
+            # As far as it goes on without a step that is not: what a policy did after a correction is not imitated.
+            imitable_BH=torch.from_numpy(np.logical_and.accumulate(view.imitable_R.take(chunk_BH) & mask_BH, axis=1)),
         )
 
     def close(self) -> None:
         """Release the files, if any."""
-        for array in (self._states, self._actions, self._controllers, self._imitable, self._episode_of_row):
+        for array in self._by_row():
             array.close()
-        for images in self._images.values():
-            images.close()
+
+    def _by_row(self) -> "Iterator[GrowableArray[Any]]":
+        """Everything that has one entry per row."""
+        yield from (self._states, self._actions, self._controllers, self._imitable)
+        yield from (self._segment_end, self._acts_left, self._episode_of_row)
+        yield from self._images.values()
 
     def _append(self, episode: Episode) -> None:
         self._check(episode)
@@ -291,6 +290,8 @@ class ReplayArena:
         self._controllers.append(np.concatenate([episode.controllers_T, episode.controllers_T[-1:]]))
         imitable_T = imitable_steps(info, episode.controllers_T)
         self._imitable.append(np.concatenate([imitable_T, imitable_T[-1:]]))
+        self._segment_end.append(first_row + segment_ends(episode.controllers_T))
+        self._acts_left.append(acts_left(episode.controllers_T))
         self._episode_of_row.append(np.full(episode.steps + 1, index))
         for camera, images in self._images.items():
             images.append(decode_frames(episode, camera, self.embodiment.cameras[camera]))
@@ -325,13 +326,8 @@ class ReplayArena:
             del self._index_of[info.identity]
         del self._infos[count:]
         del self._tasks[tasks:]
-        for array in (self._states, self._actions):
+        for array in self._by_row():
             array.truncate(rows)
-        self._controllers.truncate(rows)
-        self._imitable.truncate(rows)
-        self._episode_of_row.truncate(rows)
-        for images in self._images.values():
-            images.truncate(rows)
         self._table.truncate(count)
 
     def _check(self, episode: Episode) -> None:
@@ -371,6 +367,8 @@ class ReplayArena:
             actions_RA=self._actions.rows,
             controllers_R=self._controllers.rows,
             imitable_R=self._imitable.rows,
+            segment_end_R=self._segment_end.rows,
+            acts_left_R=self._acts_left.rows,
             episode_R=self._episode_of_row.rows,
             images={camera: images.rows for camera, images in self._images.items()},
         )

@@ -107,6 +107,38 @@ def write_episode(episode: Episode) -> bytes:
     return bytes(sink.getvalue())
 
 
+def check_storable(episode: Episode) -> None:
+    """Check that a written episode could be read again, but for its size.
+
+    Raises:
+        EpisodeRejected: naming the field that could not.
+    """
+    for name, values in (("state", episode.states_TS), ("action", episode.actions_TA)):
+        if values.ndim != 2 or not 1 <= values.shape[1] <= MAX_WIDTH:
+            raise EpisodeRejected(f"column {name} has shape {values.shape}; it has from 1 to {MAX_WIDTH} numbers a row")
+    try:
+        _Description.model_validate(asdict(episode.info))
+    except ValidationError as error:
+        raise _wrong_field(error) from error
+
+
+def check_size(episode: Episode, frame_bytes: int) -> None:
+    """Check the size of an episode of so many bytes of frames, before it is compressed.
+
+    Raises:
+        EpisodeRejected: if it is larger than an episode may be.
+    """
+    # Besides values and frames: offsets of the frames, marks of missing rows, a file's header.
+    rows, cameras = episode.steps + 1, max(1, len(episode.images))
+    numbers = 4 * (episode.states_TS.shape[1] + episode.actions_TA.shape[1]) + 4 * 64 // 8 + 1
+    size = frame_bytes + rows * (numbers + 8 * cameras) + 2**16
+    if size > MAX_DECOMPRESSED_BYTES:
+        raise EpisodeRejected(
+            f"the episode has about {size} bytes ({frame_bytes} of frames), more than {MAX_DECOMPRESSED_BYTES}: make "
+            "its frames smaller, or record shorter episodes"
+        )
+
+
 def read_episode(data: bytes, *, max_steps: int = MAX_STEPS) -> Episode:
     """Read an episode file.
 
@@ -168,16 +200,18 @@ def _read_info(metadata: dict[bytes, bytes]) -> EpisodeInfo:
     try:
         description = _Description.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part)[:100] for part in first["loc"]) or _EPISODE_KEY.decode()
-        raise EpisodeRejected(
-            f"{field} is {str(first['input'])[:200]!r}: {first['msg']}; correct it at the robot"
-        ) from error
+        raise _wrong_field(error) from error
     # Readers disagree on which of two equal keys counts. (The description is flat by now, so this cannot recurse.)
     keys = [key for key, _ in json.loads(text, object_pairs_hook=list)]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise EpisodeRejected(f"{twice[0]} is given twice in {_EPISODE_KEY.decode()}; correct it at the robot")
     return EpisodeInfo(**description.model_dump())
+
+
+def _wrong_field(error: ValidationError) -> EpisodeRejected:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part)[:100] for part in first["loc"]) or _EPISODE_KEY.decode()
+    return EpisodeRejected(f"{field} is {str(first['input'])[:200]!r}: {first['msg']}; correct it at the robot")
 
 
 def _matrix(values: np.ndarray[Any, np.dtype[np.float32]], *, rows: int) -> pa.Array:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from lwd.batch import TransitionBatch
-from lwd.data.arena import ArenaView, BoolArray, IntArray, NStep, ReplayArena
+from lwd.data.arena import ArenaView, NStep, ReplayArena
 from lwd.data.growable import GrowableArray
+from lwd.data.steps import BoolArray, IntArray, acted_steps
 from lwd.errors import ConfigError, ShapeError
 from lwd.types import ByteArray, Controller, EpisodeInfo, Outcome, Source
 
@@ -207,10 +208,14 @@ class _StratumIndex:
         first_row = int(view.first_row_E[episode])
         admitted = self.stratum.episodes(info) and (self.stratum.unlabelled or info.outcome is not Outcome.UNLABELLED)
         count, listed = (steps, -1) if admitted else (0, -1)
-        if count and self.stratum.steps is not None:
-            mask_T = self.stratum.steps(info, view.controllers_R[first_row : first_row + steps])
-            if mask_T.shape != (steps,):
-                raise ShapeError(f"the step filter returned shape {mask_T.shape}; expected ({steps},)")
+        if count:
+            controllers_T = view.controllers_R[first_row : first_row + steps]
+            mask_T = acted_steps(controllers_T)
+            if self.stratum.steps is not None:
+                wanted_T = self.stratum.steps(info, controllers_T)
+                if wanted_T.shape != (steps,):
+                    raise ShapeError(f"the step filter returned shape {wanted_T.shape}; expected ({steps},)")
+                mask_T = mask_T & wanted_T
             count = int(mask_T.sum())
             if count < steps:
                 listed = len(self._rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lwd.data.episode_file import MAX_STEPS, read_episode
+from lwd.data.episode_file import MAX_STEPS, check_storable, read_episode
 from lwd.data.frames import decode_frame, frame_size
 from lwd.errors import ConfigError, EpisodeRejected, EpisodeUnjudged
 from lwd.types import Controller, Embodiment, Episode, Outcome, Source
@@ -55,12 +55,8 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
     """
     try:
         episode = read_episode(data, max_steps=limits.max_steps) if isinstance(data, bytes) else data
-        _check_numbers(episode, limits)
-        _check_task(episode, limits)
-        _check_labels(episode)
-        if limits.embodiment is not None:
-            _check_embodiment(episode, limits.embodiment)
-        _check_frames(episode, {} if limits.embodiment is None else limits.embodiment.cameras)
+        validate_numbers(episode, limits)
+        _check_frames(episode, limits.embodiment)
     except EpisodeRejected:
         raise
     except Exception as error:
@@ -69,6 +65,20 @@ def validate_episode(data: bytes | Episode, limits: EpisodeLimits) -> Episode:
             f"file could not be validated ({type(error).__name__}: {error}); keep it and report a bug"
         ) from error
     return episode
+
+
+def validate_numbers(episode: Episode, limits: EpisodeLimits) -> None:
+    """Check all that is known of an episode before its frames are: an import's dry run asks nothing else.
+
+    Raises:
+        EpisodeRejected: naming the first field that is wrong, its value and the remedy.
+    """
+    check_storable(episode)
+    _check_numbers(episode, limits)
+    _check_task(episode, limits)
+    _check_labels(episode)
+    if limits.embodiment is not None:
+        _check_embodiment(episode, limits.embodiment)
 
 
 def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
@@ -95,7 +105,11 @@ def _check_numbers(episode: Episode, limits: EpisodeLimits) -> None:
     if not known.all():
         step = int(np.argmin(known))
         value = int(episode.controllers_T[step])
-        raise EpisodeRejected(f"controllers is {value} at step {step}; known are 0 (policy) and 1 (human)")
+        raise EpisodeRejected(
+            f"controllers is {value} at step {step}; known are 0 (policy), 1 (human) and 2 (nobody: a gap)"
+        )
+    if not episode.acted_steps:
+        raise EpisodeRejected("controllers is 2 (nobody) at every step; an episode has at least one step made: drop it")
 
 
 def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
@@ -108,8 +122,11 @@ def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
             known = ", ".join(sorted(limits.time_limits))
             raise EpisodeRejected(f"task is {task!r} in a fleet episode; the run's are {known}: give the robot one")
         limit, says = limits.time_limits[task], f"the time limit of task {task!r}"
-    if episode.steps > limit:
-        raise EpisodeRejected(f"steps is {episode.steps} in a fleet episode; {says} is {limit}: correct the robot")
+    made, gaps = episode.acted_steps, episode.steps - episode.acted_steps
+    if made > limit:
+        raise EpisodeRejected(f"steps is {made} in a fleet episode; {says} is {limit}: correct the robot")
+    if gaps > made:
+        raise EpisodeRejected(f"gaps are {gaps} in a fleet episode of {made} steps; between two is a step: correct it")
 
 
 def _check_labels(episode: Episode) -> None:
@@ -158,19 +175,28 @@ def _check_embodiment(episode: Episode, embodiment: Embodiment) -> None:
             f"actions is {episode.actions_TA[step].tolist()} at step {step}, outside "
             f"[{embodiment.action_low}, {embodiment.action_high}]: record what was executed, after clipping"
         )
-    if set(episode.images) != set(embodiment.cameras):
-        raise EpisodeRejected(f"cameras are {sorted(episode.images)}; expected {sorted(embodiment.cameras)}")
 
 
-def _check_frames(episode: Episode, sizes: Mapping[str, tuple[int, int]]) -> None:
+def check_frame_count(count: int) -> None:
+    """Check the number of frames, all cameras together.
+
+    Raises:
+        EpisodeRejected: if they are more than an episode may have.
+    """
+    if count > MAX_FRAMES:
+        raise EpisodeRejected(f"images are {count} frames, more than {MAX_FRAMES}: split the episode")
+
+
+def _check_frames(episode: Episode, embodiment: Embodiment | None) -> None:
     """Check every frame's structure, then decode them, or as many as the budget allows.
 
     Args:
-        sizes: (height, width) by camera; a camera that is not there has the size of its first frame.
+        embodiment: has the cameras and their sizes; None: a camera's frames have the size of its first one.
     """
-    count = sum(len(frames) for frames in episode.images.values())
-    if count > MAX_FRAMES:
-        raise EpisodeRejected(f"images are {count} frames, more than {MAX_FRAMES}: split the episode")
+    sizes = {} if embodiment is None else embodiment.cameras
+    if embodiment is not None and set(episode.images) != set(sizes):
+        raise EpisodeRejected(f"cameras are {sorted(episode.images)}; expected {sorted(sizes)}")
+    check_frame_count(sum(len(frames) for frames in episode.images.values()))
     cost = 0
     for camera, frames in episode.images.items():
         size = sizes.get(camera)

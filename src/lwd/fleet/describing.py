@@ -25,7 +25,7 @@ def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: f
         outcome=info.outcome,
         world=info.world,
         policy_version=info.policy_version,
-        steps=episode.steps,
+        steps=episode.acted_steps,
         human_steps=int(human_T.sum()),
         interventions=take_overs,
         sub_step_scores=info.sub_step_scores,

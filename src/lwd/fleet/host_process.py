@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from lwd.data.episode_file import NAME_PATTERN
 from lwd.data.policies import MAX_POLICY_BYTES, fetch_base
 from lwd.data.store import StoreConfig
 from lwd.errors import ConfigError
@@ -97,6 +99,9 @@ class RobotHostConfig:
         names = [robot.robot_id for robot in self.robots]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"robots are {names}; a host needs at least one, each with its own id")
+        for name in (self.host_id, *names):
+            if not re.fullmatch(NAME_PATTERN, name):
+                raise ConfigError(f"{name!r} is no name of a host or robot: use letters, digits, '-', '_' and '.'")
         if self.max_policies < 1:
             raise ConfigError(f"max_policies is {self.max_policies}; it must be at least 1")
         for task, share in self.task_weights.items():

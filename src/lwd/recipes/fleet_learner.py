@@ -17,12 +17,12 @@ from lwd.algos.lwd import LWD
 from lwd.algos.protocol import Metrics
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT, SFTConfig
-from lwd.data.arena import imitable_steps
 from lwd.data.learner_lease import LearnerLease, lock_identity
 from lwd.data.leases import SnapshotLease
 from lwd.data.policies import StateReference, newest_policy, put_base
 from lwd.data.row_table import RowTable
 from lwd.data.sampling import BatchSampler, Prefetcher
+from lwd.data.steps import imitable_steps
 from lwd.data.store import ObjectStore
 from lwd.fleet.coordinator_process import bus_of
 from lwd.fleet.learner_link import LearnerLink

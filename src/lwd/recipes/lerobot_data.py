@@ -3,7 +3,8 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,17 @@ from lwd.data.episode_file import read_episode
 from lwd.data.leases import SnapshotLease
 from lwd.data.lerobot.columns import ValueOf
 from lwd.data.lerobot.exporting import export_episodes
-from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan
+from lwd.data.lerobot.importing import EMBODIMENT_FILE, ImportSettings, Planned, episode_of, plan, with_frames_judged
+from lwd.data.lerobot.recording import Recording
 from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.selection import Selection
 from lwd.data.store import ObjectStore
 from lwd.data.validation import EpisodeLimits
-from lwd.errors import ConfigError, ObjectExists, StoreError
-from lwd.fleet.coordinator import BatchResult
+from lwd.errors import ConfigError, EpisodeRejected, ObjectExists, StoreError
 from lwd.fleet.embodiment import embodiment_json, first_embodiment
 from lwd.fleet.ingest import ingest
+from lwd.recipes.in_order import in_order
+from lwd.recipes.lerobot_known import KnownRecordings
 from lwd.recipes.run_directory import RunDirectory
 from lwd.types import Embodiment, Episode, FloatArray
 
@@ -32,36 +35,62 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What an import would bring."""
+    """What an import of one dataset would bring."""
 
     embodiment: Embodiment
     planned: tuple[Planned, ...]
 
     @property
     def accepted(self) -> tuple[Planned, ...]:
-        return tuple(item for item in self.planned if not item.problems)
+        """What comes in and is new."""
+        return tuple(item for item in self.planned if not item.problems and item.there is None)
+
+    @property
+    def there(self) -> tuple[Planned, ...]:
+        """What is already in the store, or twice in what is imported now."""
+        return tuple(item for item in self.planned if item.there is not None)
+
+    @property
+    def refused(self) -> tuple[Planned, ...]:
+        return tuple(item for item in self.planned if item.problems)
+
+
+@dataclass(kw_only=True)
+class Imported:
+    """What an import brought."""
+
+    committed: list[EpisodeEntry] = field(default_factory=list)
+    refused: list[tuple[Planned, str]] = field(default_factory=list)
+    """Accepted by the survey, and damaged where only reading all of it tells; with the reason."""
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
+    """(key, reason)."""
 
 
 def survey(
     source: "LeRobotSource",
     embodiment: Embodiment,
     settings: ImportSettings,
+    known: KnownRecordings,
     *,
-    look_at_frames: bool = False,
     progress: Progress | None = None,
 ) -> Survey:
-    """Check every episode without writing anything.
+    """Check every episode without writing anything: the same for a dry run and before an import.
+
+    Numbers, texts and labels are checked as the store's own validation does; of the pictures the first and the last one
+    of each camera are decoded.
 
     Args:
-        look_at_frames: also decode the first and last frame of every camera.
+        known: what the store has; it learns what this survey accepts, so give the next dataset the same one.
     """
     planned: list[Planned] = []
     source.read_for(embodiment)
-    for recording in source.recordings():
+
+    def judged(recording: Recording) -> Planned:
         item = plan(recording, source.layout, embodiment, settings)
-        if look_at_frames and not item.problems:
-            item = source.with_frames_checked(item)
-        planned.append(item)
+        return item if item.problems else with_frames_judged(item, source, embodiment, settings)
+
+    for item in in_order(judged, source.recordings()):
+        planned.append(item if item.problems else known.compared(item, source, settings))
         if progress is not None:
             progress(len(planned), source.episodes)
     return Survey(embodiment=embodiment, planned=tuple(planned))
@@ -69,33 +98,43 @@ def survey(
 
 def import_dataset(
     run: RunDirectory, source: "LeRobotSource", found: Survey, settings: ImportSettings, *, progress: Progress
-) -> BatchResult:
+) -> Imported:
     """Commit what a survey accepted. Repeating it commits nothing twice, so an interrupted import continues.
 
+    Nothing is written, not even the robot's description, before the first episode is read and whole.
+
     Raises:
-        ConfigError: if nothing can come in, or an episode is in the store with other content.
+        ConfigError: if an episode's object is in the store with other content.
         StoreError: if the store cannot be written; what was committed stays.
     """
-    if not found.accepted:
-        raise ConfigError("no episode can come in: --dry-run says why for each")
+    result = Imported()
+
+    def read(item: Planned) -> tuple[Planned, Episode | str]:
+        try:
+            return item, episode_of(item, source, found.embodiment, settings)
+        except (ConfigError, EpisodeRejected) as error:
+            return item, str(error)
+
+    def episodes() -> Iterator[Episode]:
+        for done, (item, episode) in enumerate(in_order(read, found.accepted), start=1):
+            if isinstance(episode, str):
+                result.refused.append((item, episode))
+            else:
+                yield episode
+            progress(done, len(found.accepted))
+
+    whole = episodes()
+    if (first := next(whole, None)) is None:
+        return result
     store = run.store()
     if run.own_embodiment() != found.embodiment and not _is_of_the_run(run, store, found.embodiment):
         durable.replace(run.embodiment_path, embodiment_json(found.embodiment))
-    reader = LogReader(store)
-    reader.poll()
-
-    def episodes() -> Iterator[Episode]:
-        for done, item in enumerate(found.accepted, start=1):
-            if not reader.knows(item.info.identity):
-                yield episode_of(item, source, found.embodiment, settings)
-            else:
-                _require_same(reader, item)
-            progress(done, len(found.accepted))
-
     try:
-        return ingest(store, episodes(), EpisodeLimits(embodiment=found.embodiment), batch=16)
+        batch = ingest(store, chain([first], whole), EpisodeLimits(embodiment=found.embodiment), batch=16)
     except ObjectExists as error:
         raise ConfigError(f"{error}; it was imported with other settings: choose another --name") from error
+    result.committed, result.quarantined = batch.committed, batch.quarantined
+    return result
 
 
 def export_dataset(
@@ -188,14 +227,3 @@ def _fetched(store: ObjectStore, entries: Iterable[EpisodeEntry]) -> Iterator[Ep
 
 def _is_of_the_run(run: RunDirectory, store: ObjectStore, embodiment: Embodiment) -> bool:
     return first_embodiment(store) is not None and run.embodiment() == embodiment
-
-
-def _require_same(reader: LogReader, item: Planned) -> None:
-    """Refuse to pass over an episode that is in the store under another label: that is not what was asked for."""
-    there = reader.find(item.info.identity)
-    if there is not None and (there.entry.outcome, there.entry.source) != (item.info.outcome, item.info.source):
-        raise ConfigError(
-            f"episode {item.info.identity} is in the store as {there.entry.source}, {there.entry.outcome}, not as "
-            f"{item.info.source}, {item.info.outcome}: revoke the old ones (lwd data revoke --robot "
-            f"{item.info.robot_id}) and import with another --name"
-        )

@@ -15,10 +15,11 @@ from lwd.algos.config import LWDConfig
 from lwd.algos.lwd import LWD
 from lwd.algos.recap import Recap, RecapConfig
 from lwd.algos.sft import SFT
-from lwd.data.arena import OTHER_TASKS, ReplayArena, imitable_steps
+from lwd.data.arena import OTHER_TASKS, ReplayArena
 from lwd.data.leases import SnapshotLease
 from lwd.data.reader import ReplayReader
 from lwd.data.sampling import BatchSampler, EpisodeFilter, Prefetcher, StepFilter, Stratum, from_sources, human_steps
+from lwd.data.steps import imitable_steps
 from lwd.errors import CheckpointError, ConfigError
 from lwd.learner.checkpoint import Checkpoint
 from lwd.learner.loop import UpdateResult

@@ -63,7 +63,7 @@ class Gate:
         """`Robot.hold`, by any thread. Returns whether it succeeded; `error` says why not."""
         try:
             self._robot.hold()
-        except Exception as error:  # of a driver, nearly anything; who stops others must not end with one
+        except (Exception, SystemExit) as error:  # of a driver, nearly anything; who stops others must not end with one
             self.error = str(error) or type(error).__name__
             return False
         self.error = ""

@@ -24,10 +24,12 @@ class Recording:
         self._frames: dict[str, list[bytes]] = {name: [] for name in embodiment.cameras}
         self._operator_ids: list[str] = []
         self._operator_steps: list[int] = []
+        self._gaps = 0
 
     @property
     def steps(self) -> int:
-        return len(self._actions)
+        """Control steps that were made."""
+        return len(self._actions) - self._gaps
 
     @property
     def last_action(self) -> FloatArray | None:
@@ -46,11 +48,20 @@ class Recording:
             Image.fromarray(observation.images[name]).save(buffer, format="PNG")
             frames.append(buffer.getvalue())
 
-    def see_instead(self, observation: Observation) -> None:
-        """Replace the last observation: what was seen before the next action, not what was seen before a hold."""
-        self._states.pop()
-        for frames in self._frames.values():
-            frames.pop()
+    def begin_again(self, observation: Observation) -> None:
+        """What acts next begins at another observation: the world went on while nobody acted.
+
+        What the last action led to stays as it was seen: there is a gap behind it. Before the first action there is
+        nothing to keep.
+        """
+        if self._actions:
+            self._actions.append(self._actions[-1])
+            self._controllers.append(int(Controller.NOBODY))
+            self._gaps += 1
+        else:
+            self._states.pop()
+            for frames in self._frames.values():
+                frames.pop()
         self.see(observation)
 
     def act(self, executed: FloatArray, controller: Controller) -> None:
@@ -62,7 +73,7 @@ class Recording:
         """Note who acts from this step on, unless it is known already."""
         if operator_id and not (self.human_acts and self._operator_ids[-1:] == [operator_id]):
             self._operator_ids.append(operator_id)
-            self._operator_steps.append(self.steps)
+            self._operator_steps.append(len(self._actions))
 
     def episode(self, outcome: Outcome, sub_step_scores: tuple[float, ...]) -> Episode:
         """Return what was recorded.

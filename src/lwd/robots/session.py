@@ -310,6 +310,8 @@ class EpisodeSession:
     def look(self) -> None:
         """Observe a robot that is held, at its control rate at most: whoever acts next begins from what it is then.
 
+        What the last action led to stays recorded as it was seen: behind it the episode has a gap.
+
         Raises:
             RobotFault: if the robot does not answer.
         """
@@ -319,7 +321,7 @@ class EpisodeSession:
             self._observed_s = self._clock()
 
     def look_again(self) -> None:
-        """Before a policy is asked: look, if what was observed last is too old to plan from.
+        """Look, if what was observed last is too old to plan or act from.
 
         Raises:
             RobotFault: if the robot does not answer.
@@ -335,8 +337,10 @@ class EpisodeSession:
 
     def _execute(self, action: FloatArray | None, controller: Controller, operator_id: str = "") -> None:
         checked_A = checked_action(action, self._embodiment)
+        # A person who acts after a stall acts on what is there now, whatever was seen last.
+        self.look_again()
         if self._looked:
-            self._recording.see_instead(self._observation)
+            self._recording.begin_again(self._observation)
         self._holder.moves()
         begun_s = self._clock()
         result = self._gate.step(checked_A)

@@ -102,3 +102,21 @@ def test_a_second_signal_ends_the_way_home(tmp_path, server, keep_signals, caplo
     assert cell.open == []
     assert cell.arm.bus.torque
     assert cell.arm.bus.dropped == []
+
+
+def test_an_arm_that_somebody_stopped_does_not_go_home_when_its_host_ends(tmp_path, server, keep_signals):
+    cell = Cell(Breaks(), config())
+    stopped: list[float] = []
+
+    def stopped_for_a_while() -> bool:
+        if not stopped and cell.breaks.counts["robot.act"] > 20:
+            (tmp_path / "stop").mkdir(exist_ok=True)
+            (tmp_path / "stop" / "button").touch()
+            stopped.append(time.monotonic() + 1.0)
+        return bool(stopped) and time.monotonic() > stopped[0]
+
+    assert run_cells(tmp_path, server.url, {"arm": cell}, stopped_for_a_while, shared=False)
+    assert max(map(abs, cell.arm.bus.positions.values())) > 30.0
+    assert cell.open == []
+    assert cell.arm.bus.torque
+    assert cell.arm.bus.dropped == []

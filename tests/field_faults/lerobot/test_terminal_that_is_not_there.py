@@ -1,6 +1,7 @@
 """A host asks nothing at a terminal: what a device needs is an error that names the command."""
 
 import builtins
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from lwd.robots.protocol import driving_of
 from ...lerobot.bus_arm import ARM, BusArm, BusArmConfig, BusLeader, BusLeaderConfig, Buttons, ButtonsConfig
 from ...lerobot.bus_arm import config as arm_config
 
+DELTAS = replace(ARM, name="hand", action_low=(-1.0,) * 4, action_high=(1.0,) * 4)
 (TASK,) = arm_config().tasks_at(ARM.control_hz)
 
 
@@ -97,3 +99,14 @@ def test_a_driver_that_asks_nevertheless_is_a_fault_with_the_question(asked):
     with nobody_answers(), pytest.raises(NobodyAnswers):
         input()
     assert builtins.input.__name__ == "ask"
+
+
+@pytest.mark.filterwarnings("ignore:.*pkg_resources")  # of pygame
+def test_a_gamepad_that_is_not_there_is_said(monkeypatch):
+    """LeRobot's own says that it is connected, and that nobody acts; its connect() takes no argument."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pad = make_teleoperator({"type": "gamepad", "id": "pad"})
+    operator = LeRobotOperator(pad, DELTAS)
+    with pytest.raises(OperatorFault, match="gamepad pad finds no gamepad: plug it in"):
+        operator.connect()
+    assert not pad.is_connected

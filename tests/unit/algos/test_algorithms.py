@@ -97,7 +97,7 @@ def test_a_following_reference_imitates_and_carries_the_policy_along(policy, cri
 def test_a_following_reference_keeps_a_frozen_backbone_and_waits_for_something_to_imitate(policy, critic, make_batch):
     algorithm = build_lwd(policy, critic, temperature=0.1, reference_learning_rate=1e-3, train_backbone=False)
     batch = make_batch()
-    assert algorithm.update_reference(dataclasses.replace(batch, imitable_B=torch.zeros(16, dtype=torch.bool))) == {}
+    assert algorithm.update_reference(dataclasses.replace(batch, imitable_BH=torch.zeros_like(batch.imitable_BH))) == {}
     assert equal_states(dict(algorithm.reference.state_dict()), dict(policy.state_dict()))
     algorithm.update_reference(batch)
     for name, before in policy.named_parameters():
@@ -150,7 +150,7 @@ def test_a_nan_in_the_data_stops_before_any_parameter_changes(build, policy, cri
     before = deepcopy(algorithm.state())
     batch = make_batch()
     batch.action_chunk_BHA[0, 0, 0] = torch.nan
-    batch.action_mask_BH[0, 0] = True
+    batch.action_mask_BH[0, 0] = batch.imitable_BH[0, 0] = True
     with pytest.raises(NonFiniteLoss, match="nan"):
         algorithm.update(batch)
     for network in ("policy", "critic"):

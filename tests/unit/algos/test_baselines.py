@@ -221,16 +221,16 @@ def test_recap_calls_thirty_percent_of_each_task_positive_and_every_correction(p
     algorithm.updates = 50
     for batch in batches:
         algorithm.update(batch)
-    positive = torch.cat([algorithm.positive(batch) for batch in batches])
+    positive = torch.cat([algorithm.positive(batch)[0] for batch in batches])
     tasks = torch.cat([batch.task_B for batch in batches])
     for task in range(3):
         assert positive[tasks == task].float().mean().item() == pytest.approx(0.3, abs=0.01)
     human = torch.zeros(64, 3, dtype=torch.bool)
     human[:, 0] = True
-    assert algorithm.positive(replace(batches[0], human_BH=human)).all()
+    assert algorithm.positive(replace(batches[0], human_BH=human))[0].all()
     # What lies behind the episode's end was not done by anybody.
     nobody = replace(batches[0], human_BH=human, action_mask_BH=torch.zeros(64, 3, dtype=torch.bool))
-    assert torch.equal(algorithm.positive(nobody), algorithm.positive(batches[0]))
+    assert torch.equal(algorithm.positive(nobody)[0], algorithm.positive(batches[0])[0])
 
 
 def test_recaps_advantage_is_what_a_chunk_gained_over_v(policy, critic, make_batch):

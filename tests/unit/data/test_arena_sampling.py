@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lwd.batch import TransitionBatch
-from lwd.data.arena import BoolArray, ReplayArena, imitable_steps
+from lwd.data.arena import ReplayArena
 from lwd.data.sampling import (
     BatchSampler,
     Prefetcher,
@@ -18,6 +18,7 @@ from lwd.data.sampling import (
     human_steps,
     successes,
 )
+from lwd.data.steps import BoolArray, imitable_steps
 from lwd.errors import ConfigError, ShapeError
 from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source, TokenSpec
 
@@ -229,7 +230,7 @@ def test_imitable_steps_are_demonstrations_fleet_successes_and_corrections() -> 
     assert drawn == whole | {(2, 1), (2, 2), (5, 2)}
     every_step = BatchSampler(arena, [Stratum()], batch_size=500, seed=0).batch(0)
     assert set(sampled(every_step.imitable())) == drawn
-    assert 0 < every_step.imitable().size == every_step.imitable_B.sum() < every_step.size
+    assert 0 < every_step.imitable().size == every_step.imitable_BH[:, 0].sum() < every_step.size
 
 
 def test_human_steps_are_those_at_which_a_human_acted() -> None:

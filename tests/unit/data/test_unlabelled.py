@@ -59,7 +59,7 @@ def test_a_stratum_that_asks_for_them_gets_those_that_are_worth_imitating():
     arena = arena_of(unlabelled(0), unlabelled(1, Source.ROLLOUT))
     stratum = Stratum(episodes=from_sources(Source.DEMONSTRATION), unlabelled=True)
     batch = BatchSampler(arena, [stratum], batch_size=200, seed=0).batch(0)
-    assert batch.imitable_B.all()
+    assert batch.imitable_BH.equal(batch.action_mask_BH)
     assert batch.return_B.sum() == 0
     assert (batch.bootstrap_discount_B > 0).all()
     starts = {tuple(row) for row in batch.observation.state_BS.numpy().tolist()}

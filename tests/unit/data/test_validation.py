@@ -40,7 +40,7 @@ def test_good_episodes_pass(source, outcome):
         (changed("states_TS", 20, np.inf), "states is not finite at step 20"),
         (changed("actions_TA", 3, np.nan), "actions is not finite at step 3"),
         (changed("actions_TA", 3, 1.01), r"actions is \[1.0\d+, 1.0\d+\] at step 3, outside"),
-        (changed("controllers_T", 4, 2), "controllers is 2 at step 4"),
+        (changed("controllers_T", 4, 3), "controllers is 3 at step 4"),
         (
             replace(episode(), states_TS=np.zeros((20, 4), np.float32)),
             "states has 20 rows; 20 actions need 21",

@@ -105,7 +105,7 @@ def whole_updates(group: Group) -> Found:
     for update in range(6):
         batch = own(random_batch(2 * BATCH, seed=update), group.rank)
         if update == 3 or (update in (1, 2) and group.rank == 1):
-            batch = replace(batch, imitable_B=torch.zeros(BATCH, dtype=torch.bool))
+            batch = replace(batch, imitable_BH=torch.zeros_like(batch.imitable_BH))
         metrics.append(algorithm.update(batch))
     networks = (algorithm.policy, algorithm.averaged_policy, algorithm.reference, algorithm.critic)
     return {

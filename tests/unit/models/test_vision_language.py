@@ -170,7 +170,7 @@ def test_parts_of_a_batch_make_the_same_critic_step(critic: ValueCritic, pretrai
         bootstrap_observation=observations(critic, texts, seed=1),
         bootstrap_discount_B=torch.full((size,), 0.9),
         task_B=torch.zeros(size, dtype=torch.int64),
-        imitable_B=torch.ones(size, dtype=torch.bool),
+        imitable_BH=torch.ones(size, HORIZON, dtype=torch.bool),
     )
     results = []
     for at_once in (None, 2):

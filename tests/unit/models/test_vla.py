@@ -134,7 +134,7 @@ def test_pixel_policy_learns_where_to_go_from_an_image():
         human_BH=torch.zeros(64, 2, dtype=torch.bool), return_B=torch.zeros(64), outcome_return_B=torch.zeros(64),
         bootstrap_observation=observation,
         bootstrap_discount_B=torch.zeros(64), task_B=torch.zeros(64, dtype=torch.int64),
-        imitable_B=torch.ones(64, dtype=torch.bool),
+        imitable_BH=torch.ones(64, 2, dtype=torch.bool),
     )  # fmt: skip
     algorithm = SFT(policy, SFTConfig(learning_rate=3e-3, polyak_rate=0.05), torch.Generator().manual_seed(0))
     for _ in range(150):

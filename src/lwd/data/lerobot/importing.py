@@ -2,17 +2,20 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
+from lwd.data.episode_file import check_size
+from lwd.data.lerobot.content import content_id, numbers_digest
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
-from lwd.data.lerobot.recording import Recording, control_steps, controllers, frames_at, problems, task_name
-from lwd.errors import ConfigError
+from lwd.data.lerobot.recording import Recording, Steps, control_steps, controllers, problems, task_name
+from lwd.data.validation import EpisodeLimits, check_frame_count, validate_numbers
+from lwd.errors import ConfigError, EpisodeRejected
 from lwd.pictures import fitted
-from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source
+from lwd.types import ByteArray, Controller, Embodiment, Episode, EpisodeInfo, Outcome, Source
 
 if TYPE_CHECKING:
     from lwd.data.lerobot.source import LeRobotSource
@@ -31,6 +34,8 @@ class ImportSettings:
 
     name: str
     """The robot's id in our store, and the beginning of the episodes' ids."""
+    named: bool = False
+    """The name was asked for: what the store has of other robots is not looked at."""
     labels: Mapping[int, Outcome] | None = None
     """Outcome by episode index, from a file; what it does not name is unlabelled. None: from a column, if any."""
     all_success: bool = False
@@ -57,7 +62,14 @@ class Planned:
     info: EpisodeInfo
     steps: int
     problems: tuple[str, ...]
-    """What keeps it out; empty: it comes in."""
+    """What keeps it out."""
+    numbers: str
+    """Digest of its numbers and its task string (`numbers_digest`)."""
+    human_steps: int = 0
+    there: str | None = None
+    """Identity (ROBOT/ID) under which it is already in the store, or comes in with this import."""
+    conflict: bool = False
+    """Its only problem: it is already in the store, but other things were said of it."""
 
 
 def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, settings: ImportSettings) -> Planned:
@@ -68,26 +80,77 @@ def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, se
     elif settings.labels is not None:
         recording = replace(recording, outcome=settings.labels.get(recording.index, Outcome.UNLABELLED))
     found = [*mismatches(layout, embodiment, layout.fps / stride), *problems(recording, embodiment, stride)]
-    info = _info(recording, embodiment, settings, found)
+    steps = control_steps(recording, stride)
+    numbers = numbers_digest(steps.states_TS, steps.actions_TA, recording.instruction or "-")
+    info = _info(recording, embodiment, settings, numbers, found)
+    episode = _without_frames(info, steps, settings)
+    if not found:
+        try:
+            validate_numbers(episode, EpisodeLimits(embodiment=embodiment))
+            check_frame_count((episode.steps + 1) * len(layout.cameras))
+        except EpisodeRejected as error:
+            found.append(str(error))
     return Planned(
         recording=recording,
         info=info,
-        steps=max(0, len(frames_at(recording.frames, stride)) - 1),
+        steps=episode.steps,
         problems=tuple(found),
+        numbers=numbers,
+        human_steps=int((episode.controllers_T == Controller.HUMAN).sum()),
     )
 
 
-def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings) -> Episode:
-    """Read the frames of a planned episode and build it."""
+def with_frames_judged(
+    planned: Planned, source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings
+) -> Planned:
+    """Return the plan with a problem more if its frames cannot be decoded, or are more than an episode may hold.
+
+    The first and the last frame of each camera are looked at; all of them, where those two let expect more than half of
+    what an episode may have.
+    """
     steps = control_steps(planned.recording, stride_for(source.layout.fps, settings.control_hz))
+    episode, expected = _without_frames(planned.info, steps, settings), 0.0
+    try:
+        for camera in source.layout.cameras:
+            looked = [
+                len(frame)
+                for number in sorted({steps.frame_of_T[0], steps.frame_of_T[-1]})
+                for frame in _stored_frames(source, planned.recording.index, camera, (number,), embodiment, settings)
+            ]
+            expected += sum(looked) / len(looked) * len(steps.frame_of_T)
+        try:
+            check_size(episode, int(2 * expected))
+        except EpisodeRejected:
+            check_size(episode, _bytes_of_frames(planned, steps, source, embodiment, settings))
+    except (ConfigError, EpisodeRejected) as error:
+        return replace(planned, problems=(*planned.problems, str(error)))
+    return planned
 
-    def frames(camera: Camera) -> Iterator[bytes]:
-        height, width = embodiment.cameras[camera.name]
-        for frame in source.frames(planned.recording.index, camera, steps.frame_of_T):
-            yield encoded(fitted(frame, (height, width)), settings.frames)
 
+def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings) -> Episode:
+    """Read the frames of a planned episode and build it.
+
+    Raises:
+        ConfigError: if a frame cannot be decoded.
+        EpisodeRejected: if it is larger than an episode may be.
+    """
+    steps = control_steps(planned.recording, stride_for(source.layout.fps, settings.control_hz))
+    episode = replace(
+        _without_frames(planned.info, steps, settings),
+        images={
+            camera.name: tuple(
+                _stored_frames(source, planned.recording.index, camera, steps.frame_of_T, embodiment, settings)
+            )
+            for camera in source.layout.cameras
+        },
+    )
+    check_size(episode, sum(len(frame) for frames in episode.images.values() for frame in frames))
+    return episode
+
+
+def _without_frames(info: EpisodeInfo, steps: Steps, settings: ImportSettings) -> Episode:
     return Episode(
-        info=planned.info,
+        info=info,
         states_TS=steps.states_TS,
         actions_TA=steps.actions_TA,
         controllers_T=controllers(
@@ -95,7 +158,30 @@ def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment
             len(steps.actions_TA),
             people_recorded=settings.source is Source.DEMONSTRATION,
         ),
-        images={camera.name: tuple(frames(camera)) for camera in source.layout.cameras},
+        images={},
+    )
+
+
+def _stored_frames(
+    source: "LeRobotSource",
+    index: int,
+    camera: Camera,
+    wanted: Sequence[int],
+    embodiment: Embodiment,
+    settings: ImportSettings,
+) -> Iterator[bytes]:
+    height, width = embodiment.cameras[camera.name]
+    for frame in source.frames(index, camera, wanted):
+        yield encoded(fitted(frame, (height, width)), settings.frames)
+
+
+def _bytes_of_frames(
+    planned: Planned, steps: Steps, source: "LeRobotSource", embodiment: Embodiment, settings: ImportSettings
+) -> int:
+    return sum(
+        len(frame)
+        for camera in source.layout.cameras
+        for frame in _stored_frames(source, planned.recording.index, camera, steps.frame_of_T, embodiment, settings)
     )
 
 
@@ -115,7 +201,9 @@ def description_of(info: EpisodeInfo) -> str:
     return json.dumps(asdict(info), sort_keys=True)
 
 
-def _info(recording: Recording, embodiment: Embodiment, settings: ImportSettings, found: list[str]) -> EpisodeInfo:
+def _info(
+    recording: Recording, embodiment: Embodiment, settings: ImportSettings, numbers: str, found: list[str]
+) -> EpisodeInfo:
     if recording.description and settings.labels is None and not settings.all_success:
         try:
             described = _described(recording, embodiment)
@@ -126,8 +214,8 @@ def _info(recording: Recording, embodiment: Embodiment, settings: ImportSettings
                 return described
     instruction = recording.instruction or "-"
     return EpisodeInfo(
-        # The same for every import of a dataset: repeating it commits nothing twice.
-        episode_id=f"{settings.name}-{recording.index:06d}",
+        # From the content, not from the place in the dataset: that changes when another episode is deleted.
+        episode_id=content_id(settings.name, numbers, recording.pictures),
         robot_id=settings.name,
         embodiment=embodiment.name,
         task=task_name(instruction),
@@ -137,7 +225,7 @@ def _info(recording: Recording, embodiment: Embodiment, settings: ImportSettings
         policy_version=-1,
         sub_step_scores=(),
         control_hz=embodiment.control_hz,
-        seed=recording.index,
+        seed=int(numbers[:15], 16),
         world=WORLD,
         # Datasets do not tell; the time of the import would make every import another one.
         started_at_s=0.0,

@@ -31,6 +31,8 @@ class Recording:
     """JSON that our own exporter left; empty in other people's datasets."""
     notes: tuple[str, ...] = ()
     """What was noticed when it was read."""
+    pictures: str = "00000000"
+    """Digest of its pictures (`content.pictures_digest`)."""
 
     @property
     def frames(self) -> int:

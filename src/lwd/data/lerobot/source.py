@@ -5,18 +5,20 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
-from lwd.data.lerobot.importing import EMBODIMENT_FILE, Planned
+from lwd.data.lerobot.content import pictures_digest
+from lwd.data.lerobot.importing import EMBODIMENT_FILE
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import DESCRIPTION, Camera, DatasetLayout, layout_of
 from lwd.data.lerobot.recording import Recording
@@ -110,17 +112,6 @@ class LeRobotSource:
         for index in range(self.episodes):
             yield self._recording(index)
 
-    def with_frames_checked(self, planned: Planned) -> Planned:
-        """Return the plan with a problem more if the first or last frame of a camera cannot be decoded."""
-        recording = planned.recording
-        found = []
-        for camera in self.layout.cameras:
-            try:
-                list(self.frames(recording.index, camera, sorted({0, recording.frames - 1})))
-            except ConfigError as error:
-                found.append(str(error))
-        return replace(planned, problems=(*planned.problems, *found))
-
     def frames(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
         """Yield frames of one episode and camera, (height, width, 3) uint8.
 
@@ -200,7 +191,38 @@ class LeRobotSource:
             outcome=outcome,
             description=description,
             notes=tuple(notes),
+            pictures=pictures_digest(self._pictures(index, table)),
         )
+
+    def _pictures(self, index: int, table: pa.Table) -> dict[str, list[bytes | float]]:
+        """Return what is known of an episode's pictures without decoding them, by feature."""
+        found: dict[str, list[bytes | float]] = {}
+        for camera in self.layout.cameras:
+            if camera.key in self._dataset.meta.video_keys:
+                found[camera.key] = list(self._statistics.get((index, camera.key), ()))
+            else:
+                encoded = table[camera.key].combine_chunks()
+                encoded = encoded.storage if isinstance(encoded, pa.ExtensionArray) else encoded
+                found[camera.key] = [bytes(picture["bytes"] or b"") for picture in encoded.to_pylist() if picture]
+        return found
+
+    @cached_property
+    def _statistics(self) -> dict[tuple[int, str], list[float]]:
+        """Mean and deviation of each colour, by episode and camera; LeRobot leaves them out of what it loads."""
+        found: dict[tuple[int, str], list[float]] = {}
+        for path in sorted((Path(self._dataset.root) / "meta" / "episodes").glob("**/*.parquet")):
+            names = set(pq.read_schema(path).names)
+            keys = [key for key in self._dataset.meta.video_keys if f"stats/{key}/mean" in names]
+            wanted = [
+                f"stats/{key}/{kind}" for key in keys for kind in ("mean", "std") if f"stats/{key}/{kind}" in names
+            ]
+            for row in pq.read_table(path, columns=["episode_index", *wanted]).to_pylist():
+                for key in keys:
+                    values = [row.get(f"stats/{key}/{kind}") for kind in ("mean", "std")]
+                    found[int(row["episode_index"]), key] = (
+                        np.array([value for value in values if value is not None], dtype=np.float64).ravel().tolist()
+                    )
+        return found
 
     def _outcome(self, table: pa.Table, episode: Mapping[str, Any]) -> Outcome:
         if self._label is None:

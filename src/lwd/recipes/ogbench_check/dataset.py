@@ -105,7 +105,7 @@ class PlayBatches:
             bootstrap_observation=self._observation(start_B + self._horizon),
             bootstrap_discount_B=torch.from_numpy(discount_B.astype(np.float32)),
             task_B=torch.zeros(size, dtype=torch.int64),
-            imitable_B=torch.ones(size, dtype=torch.bool),
+            imitable_BH=torch.ones(size, self._horizon, dtype=torch.bool),
         )
 
     def _observation(self, rows_B: npt.NDArray[np.int64]) -> ObservationBatch:
