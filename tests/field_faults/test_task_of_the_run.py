@@ -100,7 +100,7 @@ def lift(tmp_path, monkeypatch):
 def options(**given: object) -> EnvironmentOptions:
     unset = {
         "imports": ("imported_lift",), "arguments": "{}", "driving": None, "success": "terminated",
-        "instruction": None, "time_limit": None,
+        "instruction": None, "time_limit": None, "control_hz": None,
     }  # fmt: skip
     return EnvironmentOptions(**{**unset, **given})  # type: ignore[arg-type]
 
