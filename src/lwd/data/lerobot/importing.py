@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
+from lwd.data.lerobot.pauses import with_pauses
 from lwd.data.lerobot.recording import Recording, control_steps, controllers, problems, task_name
 from lwd.errors import ConfigError
 from lwd.types import ByteArray, Embodiment, Episode, EpisodeInfo, Outcome, Source
@@ -65,6 +66,7 @@ class Planned:
 def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, settings: ImportSettings) -> Planned:
     """Decide what becomes of one recording."""
     stride = stride_for(layout.fps, settings.control_hz)
+    recording = with_pauses(recording, layout.fps)
     if settings.all_success:
         recording = replace(recording, outcome=Outcome.SUCCESS)
     elif settings.labels is not None:
@@ -96,6 +98,7 @@ def episode_of(planned: Planned, source: "LeRobotSource", embodiment: Embodiment
             steps.human_T,
             len(steps.actions_TA),
             people_recorded=settings.source is Source.DEMONSTRATION,
+            gap_T=steps.gap_T,
         ),
         images={camera.name: tuple(frames(camera)) for camera in source.layout.cameras},
     )

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
@@ -19,7 +20,9 @@ from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 from lwd.data.lerobot.importing import DESCRIPTION, EMBODIMENT_FILE, Planned
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import Camera, DatasetLayout, layout_of
+from lwd.data.lerobot.pauses import exported_gaps
 from lwd.data.lerobot.recording import Recording
+from lwd.data.steps import BoolArray
 from lwd.errors import ConfigError
 from lwd.types import ByteArray, FloatArray, Outcome
 
@@ -174,6 +177,8 @@ class LeRobotSource:
             actions_NA=_matrix(table[layout.action.key]),
             human_N=human_N,
             outcome=outcome,
+            times_s_N=_times_s(table),
+            gap_N=_exported_gaps(table) if description else None,
             description=description,
             notes=tuple(notes),
         )
@@ -185,6 +190,14 @@ class LeRobotSource:
             return outcome_of_column([episode[self._label]])
         values = table[self._label].to_pylist()
         return outcome_of_column(value[0] if isinstance(value, list) else value for value in values)
+
+
+def _exported_gaps(table: pa.Table) -> BoolArray | None:
+    return exported_gaps(_matrix(table["controller"])) if "controller" in table.column_names else None
+
+
+def _times_s(table: pa.Table) -> npt.NDArray[np.float64] | None:
+    return table["timestamp"].to_numpy().astype(np.float64) if "timestamp" in table.column_names else None
 
 
 def _version(root: Path) -> str:
