@@ -1,5 +1,7 @@
 """What changes while a person holds the robot is nobody's doing: no transition reaches across the hold (A8)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from lwd.data.arena import ReplayArena
 from lwd.data.episode_file import read_episode, write_episode
 from lwd.data.sampling import BatchSampler, Stratum
 from lwd.data.validation import EpisodeLimits, validate_episode
+from lwd.errors import EpisodeRejected
 from lwd.fleet.describing import describe
 from lwd.robots.session import EpisodeSession
 from lwd.types import HOLD, OBSERVE, Command, Controller, Episode, Intent, Outcome, Source
@@ -142,3 +145,13 @@ def test_an_episode_without_a_hold_has_no_gap() -> None:
     session, person = begun(clock)
     act(session, person, clock, 5)
     assert session.truncate().controllers_T.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_fleet_episode_with_a_gap_that_no_hold_makes_is_refused(at: int) -> None:
+    """At its beginning, beside another gap, at its end: a robot could send any number of rows that way."""
+    episode, _ = held_after_three_steps()
+    controllers_T = episode.controllers_T.copy()
+    controllers_T[[at, 3 if at != 3 else 4]] = Controller.NOBODY
+    with pytest.raises(EpisodeRejected, match="controllers is 2 at step"):
+        validate_episode(replace(episode, controllers_T=controllers_T), EpisodeLimits(time_limits={"near": 7}))

@@ -47,6 +47,8 @@ class ReplayReader:
         self.sha256 = ""
         """Of that version's log entry; empty at version 0."""
         self.env_steps = 0
+        self.acting_policy_version = -1
+        """Of the fleet's newest episodes; -1 before the first."""
         """Control steps of the fleet's episodes in the arena: what the update-to-data ratio counts."""
         self._fleet_steps: dict[str, int] = {}
         """Steps of every fleet episode in the arena, by identity."""
@@ -157,7 +159,10 @@ class ReplayReader:
 
     def _show(self, change: _Change) -> tuple[EpisodeEntry, ...]:
         self.arena.publish(revoked=change.revoked)
-        self._fleet_steps.update((entry.identity, entry.steps) for entry in change.added if _of_fleet(entry))
+        of_fleet = [entry for entry in change.added if _of_fleet(entry)]
+        self._fleet_steps.update((entry.identity, entry.steps) for entry in of_fleet)
+        if of_fleet:
+            self.acting_policy_version = max(entry.policy_version for entry in of_fleet)
         for identity in change.revoked:
             self._fleet_steps.pop(identity, None)
         self.env_steps = sum(self._fleet_steps.values())

@@ -122,11 +122,20 @@ def _check_task(episode: Episode, limits: EpisodeLimits) -> None:
             known = ", ".join(sorted(limits.time_limits))
             raise EpisodeRejected(f"task is {task!r} in a fleet episode; the run's are {known}: give the robot one")
         limit, says = limits.time_limits[task], f"the time limit of task {task!r}"
-    made, gaps = episode.acted_steps, episode.steps - episode.acted_steps
-    if made > limit:
-        raise EpisodeRejected(f"steps is {made} in a fleet episode; {says} is {limit}: correct the robot")
-    if gaps > made:
-        raise EpisodeRejected(f"gaps are {gaps} in a fleet episode of {made} steps; between two is a step: correct it")
+    if episode.acted_steps > limit:
+        raise EpisodeRejected(
+            f"steps is {episode.acted_steps} in a fleet episode; {says} is {limit}: correct the robot"
+        )
+    # Otherwise gaps would be a way around the limit.
+    beside = np.convolve(
+        np.pad(episode.controllers_T == Controller.NOBODY, 1, constant_values=True), [1, 1, 1], "valid"
+    )
+    alone = (beside == 1) | (episode.controllers_T != Controller.NOBODY)
+    if not alone.all():
+        raise EpisodeRejected(
+            f"controllers is 2 at step {int(np.argmin(alone))} in a fleet episode; a gap lies between two steps that "
+            "were made: correct the robot"
+        )
 
 
 def _check_labels(episode: Episode) -> None:

@@ -175,7 +175,7 @@ class RobotHost:
                 break
             if self._is_short():
                 return "spool full"
-            if self._network.learner_is_behind:
+            if self._network.learner_is_behind(real=slot.unit.is_real):
                 idle = all(other.session is None for other in self._slots)
                 return "waiting for the learner" if idle else "running"
             if time.monotonic() >= slot.rest_until_s:

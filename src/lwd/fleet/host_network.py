@@ -151,10 +151,11 @@ class HostNetwork:
         """Finished episodes that are not even in the spool yet."""
         return len(self._unspooled)
 
-    @property
-    def learner_is_behind(self) -> bool:
-        """Whether the fleet has as many steps as the learner allows for now."""
-        allowed = None if self._learner is None else self._learner.env_steps_allowed
+    def learner_is_behind(self, *, real: bool) -> bool:
+        """Whether the fleet has as many steps as the learner allows real or simulated robots for now."""
+        if self._learner is None:
+            return False
+        allowed = self._learner.real_env_steps_allowed if real else self._learner.env_steps_allowed
         if allowed is None:
             return False
         with self._lock:

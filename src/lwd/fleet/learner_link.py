@@ -66,13 +66,15 @@ class LearnerLink:
         policy_version: int,
         env_steps: int,
         env_steps_allowed: int | None,
+        real_env_steps_allowed: int | None = None,
     ) -> None:
         """Send a heartbeat without waiting for it.
 
         Args:
             env_steps: fleet steps in the replay.
-            env_steps_allowed: fleet steps in the log at which robots begin no new episodes (None: no limit).
-                Leave room for the episodes that are running, or learner and fleet wait for each other.
+            env_steps_allowed: fleet steps in the log at which simulated robots begin no new episodes (None: no
+                limit). Leave room for the episodes that are running, or learner and fleet wait for each other.
+            real_env_steps_allowed: the same for real robots.
         """
         heartbeat = LearnerHeartbeat(
             time_s=time.time(),
@@ -82,6 +84,7 @@ class LearnerLink:
             policy_version=policy_version,
             env_steps=env_steps,
             env_steps_allowed=env_steps_allowed,
+            real_env_steps_allowed=real_env_steps_allowed,
         )
         # One at a time: while the bus is away they would pile up.
         if self._sending is None or self._sending.done():

@@ -71,7 +71,10 @@ class LearnerHeartbeat(Message):
     env_steps: int = Field(ge=0)
     """Fleet steps in the learner's replay."""
     env_steps_allowed: int | None = Field(default=None, ge=0)
-    """Fleet steps that the log may hold for now; then hosts begin no new episodes. None: no limit."""
+    """Fleet steps that the log may hold for now; then hosts begin no new episodes of simulated robots. None: no
+    limit."""
+    real_env_steps_allowed: int | None = Field(default=None, ge=0)
+    """The same for real robots."""
 
 
 class AxisStatus(Message):

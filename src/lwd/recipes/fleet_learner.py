@@ -49,6 +49,8 @@ from lwd.recipes.stages import (
 Report = Callable[[OnlineStage], None]
 """Called about once a second."""
 
+LEAST_POLICIES = 10
+"""Published within a stage, if it has as many updates."""
 _BEAT_S = 1.0
 _SEEDS_APART = 1_000_003
 """Between the seeds of two processes, so that neighbouring seeds of the user do not share any."""
@@ -119,7 +121,8 @@ def run_learner(
                         snapshot=stage.progress.snapshot,
                         policy_version=stage.progress.policy_version,
                         env_steps=stage.reader.env_steps,
-                        env_steps_allowed=_step_budget(stage, recipe),
+                        env_steps_allowed=step_budget(recipe, stage.progress.update, real=False),
+                        real_env_steps_allowed=step_budget(recipe, stage.progress.update, real=True),
                     )
                 if report is not None and group.leads:
                     report(stage)
@@ -184,7 +187,7 @@ def _open(
         files,
         publish or _publishes_nothing,
         limiter=recipe.fleet.limiter,
-        limits=_limits(recipe, config),
+        limits=online_limits(recipe, config),
         group=group,
     )
     if lease is not None:
@@ -229,12 +232,14 @@ def _published(algorithm: LWD | Recap | SFT, base: str) -> bytes:
     return policy_bytes(algorithm.deployed_policy(), base=base)
 
 
-def _limits(recipe: Recipe, config: LearnerConfig) -> OnlineLimits:
+def online_limits(recipe: Recipe, config: LearnerConfig) -> OnlineLimits:
     limits = OnlineLimits(max_env_steps=recipe.fleet.env_steps, max_seconds=config.max_seconds)
     if isinstance(recipe.online.algorithm, RecapConfig):
         # The policy of a round is the one that its training ends with.
         return replace(limits, publish_every=recipe.online.algorithm.round_updates)
-    return limits
+    # A short stage publishes more often: otherwise robots never act with what it has learned.
+    updates = recipe.fleet.limiter.updates_allowed(recipe.fleet.env_steps)
+    return replace(limits, publish_every=max(1, min(limits.publish_every, updates // LEAST_POLICIES)))
 
 
 def _published_version(run: RunDirectory) -> int:
@@ -249,9 +254,13 @@ def _resumed_snapshot(run: RunDirectory) -> int | None:
     return None if found is None else found.progress.snapshot
 
 
-def _step_budget(stage: OnlineStage, recipe: Recipe) -> int:
-    """Fleet steps at which robots begin no new episodes: what the learner keeps up with, and what the stage uses."""
-    return min(recipe.fleet.limiter.step_budget(stage.progress.update), recipe.fleet.env_steps)
+def step_budget(recipe: Recipe, updates: int, *, real: bool) -> int:
+    """Return the fleet steps at which robots begin no new episodes: what the stage uses, or what the learner keeps up
+    with after so many updates. A real robot waits for the learner only where the method asks for it."""
+    limiter, stage_steps = recipe.fleet.limiter, recipe.fleet.env_steps
+    if real and not limiter.holds_real_robots:
+        return stage_steps
+    return min(limiter.step_budget(updates, stage_steps), stage_steps)
 
 
 def _log(
@@ -262,6 +271,7 @@ def _log(
         "replay/env_steps": float(steps),
         "replay/episodes": float(stage.reader.fleet_episodes),
         "replay/update_to_data": update / max(steps, 1),
+        "replay/acting_policy": float(stage.reader.acting_policy_version),
         "time/update_s": (time.monotonic() - begun - stage.blocked_s) / max(update - updates_before, 1),
         "time/blocked_s": stage.blocked_s,
         **prefixes,

@@ -339,12 +339,12 @@ class EpisodeSession:
         checked_A = checked_action(action, self._embodiment)
         # A person who acts after a stall acts on what is there now, whatever was seen last.
         self.look_again()
-        if self._looked:
-            self._recording.begin_again(self._observation)
         self._holder.moves()
         begun_s = self._clock()
         result = self._gate.step(checked_A)
         self._plan.stepped(begun_s)
+        if self._looked:
+            self._recording.begin_again(self._observation)
         self._recording.note_operator(operator_id)
         self._recording.act(checked_A if result.executed is None else result.executed, controller)
         self._scores = result.sub_step_scores

@@ -15,8 +15,8 @@ def test_updates_follow_the_ratio_after_the_first_steps():
 
 def test_the_fleet_may_lead_by_so_many_steps_and_no_more():
     limiter = UpdateToDataLimiter(updates_per_step=0.1, max_lead_steps=5000)
-    assert limiter.step_budget(0) == 5000
-    assert limiter.step_budget(100) == 6000
+    assert limiter.step_budget(0, 10**6) == 5000
+    assert limiter.step_budget(100, 10**6) == 6000
 
 
 def test_neither_side_can_wait_for_the_other_forever():
@@ -24,7 +24,7 @@ def test_neither_side_can_wait_for_the_other_forever():
     limiter = UpdateToDataLimiter(updates_per_step=0.05, min_steps=400, max_lead_steps=500)
     updates = 0
     for _ in range(50):
-        allowed = limiter.updates_allowed(limiter.step_budget(updates))
+        allowed = limiter.updates_allowed(limiter.step_budget(updates, 10**6))
         assert allowed > updates
         updates = allowed
 
@@ -46,10 +46,10 @@ def test_rounds_of_rollouts_and_training_take_turns():
     limiter = RoundLimiter(steps_per_round=500, updates_per_round=20)
     assert limiter.updates_allowed(499) == 0
     assert limiter.updates_allowed(999) == 20
-    assert [limiter.step_budget(updates) for updates in (0, 19, 20, 39, 40)] == [500, 500, 1000, 1000, 1500]
+    assert [limiter.step_budget(updates, 2000) for updates in (0, 19, 20, 39, 40)] == [500, 500, 1000, 1000, 1500]
     updates = 0
     for _ in range(10):
-        allowed = limiter.updates_allowed(limiter.step_budget(updates))
+        allowed = limiter.updates_allowed(limiter.step_budget(updates, 2000))
         assert allowed > updates
         updates = allowed
 

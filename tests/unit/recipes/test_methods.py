@@ -69,8 +69,8 @@ def test_recap_publishes_once_per_round_and_lets_the_robots_wait_meanwhile(with_
     assert stage.progress.policy_version == RECAP_ROUNDS  # version 0 is the offline stage's
     limiter, half = recipe.fleet.limiter, recipe.fleet.env_steps // 2
     assert limiter.updates_allowed(half - 1) == 0
-    assert limiter.step_budget(0) == limiter.step_budget(limiter.updates_per_round - 1) == half
-    assert limiter.step_budget(limiter.updates_per_round) == 2 * half
+    assert limiter.step_budget(0, 10**6) == limiter.step_budget(limiter.updates_per_round - 1, 10**6) == half
+    assert limiter.step_budget(limiter.updates_per_round, 10**6) == 2 * half
 
 
 def test_a_run_of_another_method_is_not_continued(with_sft, tmp_path):

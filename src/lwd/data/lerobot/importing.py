@@ -11,6 +11,7 @@ from PIL import Image
 from lwd.data.episode_file import check_size
 from lwd.data.lerobot.content import content_id, numbers_digest
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
+from lwd.data.lerobot.pauses import with_pauses
 from lwd.data.lerobot.recording import Recording, Steps, control_steps, controllers, problems, task_name
 from lwd.data.validation import EpisodeLimits, check_frame_count, validate_numbers
 from lwd.errors import ConfigError, EpisodeRejected
@@ -75,6 +76,7 @@ class Planned:
 def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, settings: ImportSettings) -> Planned:
     """Decide what becomes of one recording."""
     stride = stride_for(layout.fps, settings.control_hz)
+    recording = with_pauses(recording, layout.fps)
     if settings.all_success:
         recording = replace(recording, outcome=Outcome.SUCCESS)
     elif settings.labels is not None:
@@ -157,6 +159,7 @@ def _without_frames(info: EpisodeInfo, steps: Steps, settings: ImportSettings) -
             steps.human_T,
             len(steps.actions_TA),
             people_recorded=settings.source is Source.DEMONSTRATION,
+            gap_T=steps.gap_T,
         ),
         images={},
     )

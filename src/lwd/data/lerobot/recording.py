@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lwd.data.steps import BoolArray
 from lwd.data.validation import ACTION_TOLERANCE
 from lwd.types import ByteArray, Controller, Embodiment, FloatArray, Outcome
 
@@ -27,6 +28,10 @@ class Recording:
     human_N: ByteArray | None
     """1 where a human acted; None: not recorded."""
     outcome: Outcome
+    times_s_N: npt.NDArray[np.float64] | None = None
+    """Timestamps; None: not recorded."""
+    gap_N: BoolArray | None = None
+    """Where the next frame does not follow (`lwd.data.lerobot.pauses`); None: not looked for."""
     description: str = ""
     """JSON that our own exporter left; empty in other people's datasets."""
     notes: tuple[str, ...] = ()
@@ -49,6 +54,8 @@ class Steps:
     """(T + 1, S)."""
     actions_TA: FloatArray
     human_T: ByteArray | None
+    gap_T: BoolArray | None = None
+    """Steps that hold a gap, so that nobody made them."""
 
 
 def control_steps(recording: Recording, stride: float) -> Steps:
@@ -63,11 +70,15 @@ def control_steps(recording: Recording, stride: float) -> Steps:
     human_T = None
     if recording.human_N is not None and len(observed) > 1:
         human_T = np.maximum.reduceat(recording.human_N[: observed[-1]], observed[:-1])
+    gap_T: BoolArray | None = None
+    if recording.gap_N is not None and len(observed) > 1:
+        gap_T = np.logical_or.reduceat(recording.gap_N[: observed[-1]], observed[:-1])
     return Steps(
         frame_of_T=tuple(observed.tolist()),
         states_TS=recording.states_NS[observed],
         actions_TA=recording.actions_NA[observed[1:] - 1],
         human_T=human_T,
+        gap_T=gap_T,
     )
 
 
@@ -83,6 +94,9 @@ def problems(recording: Recording, embodiment: Embodiment, stride: float) -> lis
     """Return in words what keeps an episode out; nothing if it can come in."""
     if len(frames_at(recording.frames, stride)) < 2:
         return [f"{recording.frames} frames are no step at this rate"]
+    gap_T = control_steps(recording, stride).gap_T
+    if gap_T is not None and gap_T.all():
+        return ["no two of its frames follow each other in time"]
     found = []
     for name, values in (("state", recording.states_NS), ("action", recording.actions_NA)):
         finite_N = np.isfinite(values).all(axis=1)
@@ -120,12 +134,16 @@ def task_name(instruction: str) -> str:
     return f"{words[:_MAX_TASK_LETTERS].rstrip('_')}_{digest}".lstrip("_")
 
 
-def controllers(human_T: ByteArray | None, steps: int, *, people_recorded: bool) -> ByteArray:
-    """Return who acted, by step; where it is not recorded, people alone or a policy alone.
+def controllers(
+    human_T: ByteArray | None, steps: int, *, people_recorded: bool, gap_T: BoolArray | None = None
+) -> ByteArray:
+    """Return who acted, by step; where it is not recorded, people alone or a policy alone. In a gap nobody did.
 
     Args:
         people_recorded: whether an episode without tags is a human's.
     """
     if human_T is None:
-        return np.full(steps, Controller.HUMAN if people_recorded else Controller.POLICY, np.uint8)
-    return np.where(human_T > 0, Controller.HUMAN, Controller.POLICY).astype(np.uint8)
+        acted_T = np.full(steps, Controller.HUMAN if people_recorded else Controller.POLICY, np.uint8)
+    else:
+        acted_T = np.where(human_T > 0, Controller.HUMAN, Controller.POLICY).astype(np.uint8)
+    return acted_T if gap_T is None else np.where(gap_T, Controller.NOBODY, acted_T).astype(np.uint8)

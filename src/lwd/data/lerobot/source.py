@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -21,7 +22,9 @@ from lwd.data.lerobot.content import pictures_digest
 from lwd.data.lerobot.importing import EMBODIMENT_FILE
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import DESCRIPTION, Camera, DatasetLayout, layout_of
+from lwd.data.lerobot.pauses import exported_gaps
 from lwd.data.lerobot.recording import Recording
+from lwd.data.steps import BoolArray
 from lwd.errors import ConfigError
 from lwd.types import ByteArray, Embodiment, FloatArray, Outcome
 
@@ -205,6 +208,8 @@ class LeRobotSource:
             actions_NA=layout.action_of(_matrix(table[layout.action.key])),
             human_N=human_N,
             outcome=outcome,
+            times_s_N=_times_s(table),
+            gap_N=_exported_gaps(table) if description else None,
             description=description,
             notes=tuple(notes),
             pictures=pictures_digest(self._pictures(index, table)),
@@ -247,6 +252,14 @@ class LeRobotSource:
             return outcome_of_column([episode[self._label]])
         values = table[self._label].to_pylist()
         return outcome_of_column(value[0] if isinstance(value, list) else value for value in values)
+
+
+def _exported_gaps(table: pa.Table) -> BoolArray | None:
+    return exported_gaps(_matrix(table["controller"])) if "controller" in table.column_names else None
+
+
+def _times_s(table: pa.Table) -> npt.NDArray[np.float64] | None:
+    return table["timestamp"].to_numpy().astype(np.float64) if "timestamp" in table.column_names else None
 
 
 def _version(root: Path) -> str:
