@@ -38,7 +38,7 @@ def imported(recording: Recording, control_hz: float | None = None) -> tuple[Epi
         layout, recording.actions_NA, name="arm", control_hz=control_hz or FPS, image_size=None
     )  # fmt: skip
     settings = ImportSettings(name="cups", all_success=True, control_hz=control_hz)
-    planned = plan(recording, layout, arm, settings)
+    planned = plan(recording, layout, arm, settings, task="pick_up")
     assert planned.problems == ()
 
     class Source:

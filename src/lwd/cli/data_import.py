@@ -9,7 +9,7 @@ Episodes are told apart by their content: what the store has already is passed o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from lwd.cli.services import NOTED_STORE, StoreOptions
 from lwd.commands import lwd_command
 from lwd.data.lerobot.content import robot_name
 from lwd.data.lerobot.importing import FrameFormat, ImportSettings, Planned
-from lwd.data.lerobot.labels import read_labels
+from lwd.data.lerobot.labels import read_labels, require_episodes
 from lwd.errors import ConfigError, EpisodeRejected
 from lwd.recipes.lerobot_data import Imported, Survey, import_dataset, survey
 from lwd.recipes.lerobot_known import KnownRecordings
@@ -126,7 +126,7 @@ def run(
             stack.enter_context(LeRobotSource(given, state=state, controller=intervention_column, label=label_column))
             for given in lerobot
         ]
-        said = None if labels is None else read_labels(labels)
+        said = None if labels is None else _labels_of(labels, datasets)
         plans = [
             ImportSettings(
                 name=robot_name(name or dataset.name),
@@ -155,6 +155,8 @@ def run(
         for dataset, settings, item in zip(datasets, plans, found, strict=True):
             with progress("import") as bar:
                 results.append(import_dataset(directory, dataset, item, settings, progress=bar))
+        if not json_output:
+            _show_notes(datasets)
     _report(found, results, json_output=json_output)
     if any(result.quarantined for result in results):
         raise EpisodeRejected(f"the store refused episodes: {lwd_command('data', 'quarantine', '--run', run)}")
@@ -165,6 +167,14 @@ def run(
     if directory.embodiment_path.exists():
         console.print(f"robot: {directory.embodiment_path}", soft_wrap=True)
     next_step(lwd_command("sft", "--run", run))
+
+
+def _labels_of(path: Path, datasets: "Sequence[LeRobotSource]") -> Mapping[int, Outcome]:
+    if len(datasets) > 1:
+        raise ConfigError(f"labels {path} are of one dataset's episodes: import the datasets one after the other")
+    labels = read_labels(path)
+    require_episodes(path, labels, datasets[0].indices)
+    return labels
 
 
 def _require_something(found: Sequence[Survey]) -> None:
@@ -236,7 +246,14 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
         for item in planned
     ]
     if json_output:
-        print_json({"episodes": rows, "left_out": left_out, "outside_limits": [asdict(column) for column in outside]})
+        print_json(
+            {
+                "episodes": rows,
+                "left_out": left_out,
+                "outside_limits": [asdict(column) for column in outside],
+                "notes": [note for dataset in datasets for note in dataset.notes],
+            }
+        )
         return
     print_table(
         ["episode", "index", "task", "frames", "steps", "human", "source", "outcome", "what is wrong"],
@@ -244,6 +261,7 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
         numbers=["index", "frames", "steps", "human"],
     )
     _show_robot(robot, datasets)
+    _show_notes(datasets)
     for feature, reason in left_out.items():
         console.print(f"left out: {feature}: {reason}", soft_wrap=True)
     for column in outside:
@@ -269,6 +287,12 @@ def _show(found: Sequence[Survey], datasets: "Sequence[LeRobotSource]", *, json_
 def _remarks(item: Planned) -> list[str]:
     there = [] if item.there is None else [f"already there as {item.there}"]
     return [*item.problems, *there, *item.recording.notes]
+
+
+def _show_notes(datasets: "Sequence[LeRobotSource]") -> None:
+    for dataset in datasets:
+        for note in dataset.notes:
+            console.print(f"noted: {note}", soft_wrap=True)
 
 
 def _show_robot(robot: Embodiment, datasets: "Sequence[LeRobotSource]") -> None:

@@ -85,11 +85,14 @@ def survey(
     planned: list[Planned] = []
     source.read_for(embodiment)
 
-    def judged(recording: Recording) -> Planned:
-        item = plan(recording, source.layout, embodiment, settings)
+    def judged(named: tuple[Recording, str]) -> Planned:
+        recording, task = named
+        item = plan(recording, source.layout, embodiment, settings, task=task)
         return item if item.problems else with_frames_judged(item, source, embodiment, settings)
 
-    for item in in_order(judged, source.recordings()):
+    # Names are given in the dataset's order, whichever thread is first.
+    named = ((recording, known.tasks.name(recording.instruction or "-")) for recording in source.recordings())
+    for item in in_order(judged, named):
         planned.append(item if item.problems else known.compared(item, source, settings))
         if progress is not None:
             progress(len(planned), source.episodes)

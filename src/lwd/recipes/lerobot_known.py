@@ -13,6 +13,7 @@ from lwd.data.lerobot.content import is_numbered, numbers_digest, numbers_of_id
 from lwd.data.lerobot.importing import WORLD, ImportSettings, Planned
 from lwd.data.lerobot.layout import stride_for
 from lwd.data.lerobot.recording import control_steps
+from lwd.data.lerobot.task_names import TaskNames
 from lwd.data.log import EpisodeEntry, LogReader
 from lwd.data.store import ObjectStore, directory_of
 from lwd.errors import ConfigError
@@ -42,14 +43,17 @@ class KnownRecordings:
         self._numbered: dict[tuple[int, str], list[EpisodeEntry]] = defaultdict(list)
         """Of older versions, whose ids say nothing of their content: by steps and instruction."""
         self._coming: dict[str, str] = {}
+        self.tasks = TaskNames()
+        """Names of the run's tasks, and of those that come."""
         if directory is not None and not Path(directory).exists():
             return
         self._store = run.store()
         self._reader = LogReader(self._store)
         self._reader.load_index()
         self._reader.poll()
-        for item in self._reader.snapshot.episodes.values():
-            entry = item.entry
+        entries = [item.entry for item in self._reader.snapshot.episodes.values()]
+        self.tasks = TaskNames((entry.task, entry.instruction) for entry in entries)
+        for entry in entries:
             if entry.world != WORLD:
                 continue
             if (numbers := numbers_of_id(entry.episode_id)) is not None:

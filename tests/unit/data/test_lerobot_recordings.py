@@ -8,7 +8,7 @@ import pytest
 from lwd.data.lerobot.importing import ImportSettings, plan
 from lwd.data.lerobot.labels import outcome_of_column, read_labels
 from lwd.data.lerobot.layout import derived_embodiment, layout_of, stride_for
-from lwd.data.lerobot.recording import Recording, control_steps, task_name
+from lwd.data.lerobot.recording import Recording, control_steps
 from lwd.errors import ConfigError
 from lwd.fleet.embodiment import embodiment_json, parse_embodiment
 from lwd.types import Outcome, Source
@@ -126,7 +126,7 @@ def test_rates_are_the_recordings_or_below():
     ],
 )
 def test_problems_keep_an_episode_out(layout, arm, changes, problem):
-    found = plan(recording(**changes), layout, arm, ImportSettings(name="set")).problems
+    found = plan(recording(**changes), layout, arm, ImportSettings(name="set"), task="pick_up").problems
     assert bool(found) == bool(problem)
     if problem:
         assert len(found) == 1
@@ -145,7 +145,7 @@ def test_problems_keep_an_episode_out(layout, arm, changes, problem):
     ],
 )
 def test_labels_are_never_guessed(layout, arm, settings, source, outcome):
-    info = plan(recording(), layout, arm, ImportSettings(name="set", **settings)).info
+    info = plan(recording(), layout, arm, ImportSettings(name="set", **settings), task="pick_up").info
     assert (info.source, info.outcome) == (source, outcome)
     assert re.fullmatch(r"set-[0-9a-f]{16}-00000000", info.episode_id)
 
@@ -202,11 +202,3 @@ def test_label_files_that_are_wrong(tmp_path, name, text, explanation):
         read_labels(tmp_path / name)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_labels(tmp_path / "missing.csv")
-
-
-def test_task_names_are_words_and_never_shared_by_accident():
-    assert task_name("Pick up the  Cup, please!") == "pick_up_the_cup_please"
-    long = "move the red block " * 6
-    assert task_name(long) != task_name(long + "twice")
-    assert len(task_name(long)) <= 80
-    assert task_name("把杯子放好") != task_name("打开抽屉")

@@ -12,7 +12,7 @@ from lwd.data.episode_file import check_size
 from lwd.data.lerobot.content import content_id, numbers_digest
 from lwd.data.lerobot.layout import Camera, DatasetLayout, mismatches, stride_for
 from lwd.data.lerobot.pauses import with_pauses
-from lwd.data.lerobot.recording import Recording, Steps, control_steps, controllers, problems, task_name
+from lwd.data.lerobot.recording import Recording, Steps, control_steps, controllers, problems
 from lwd.data.validation import EpisodeLimits, check_frame_count, validate_numbers
 from lwd.errors import ConfigError, EpisodeRejected
 from lwd.pictures import fitted
@@ -73,8 +73,14 @@ class Planned:
     """Its only problem: it is already in the store, but other things were said of it."""
 
 
-def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, settings: ImportSettings) -> Planned:
-    """Decide what becomes of one recording."""
+def plan(
+    recording: Recording, layout: DatasetLayout, embodiment: Embodiment, settings: ImportSettings, *, task: str
+) -> Planned:
+    """Decide what becomes of one recording.
+
+    Args:
+        task: name of its task (`lwd.data.lerobot.task_names`).
+    """
     stride = stride_for(layout.fps, settings.control_hz)
     recording = with_pauses(recording, layout.fps)
     if settings.all_success:
@@ -84,7 +90,7 @@ def plan(recording: Recording, layout: DatasetLayout, embodiment: Embodiment, se
     found = [*mismatches(layout, embodiment, layout.fps / stride), *problems(recording, embodiment, stride)]
     steps = control_steps(recording, stride)
     numbers = numbers_digest(steps.states_TS, steps.actions_TA, recording.instruction or "-")
-    info = _info(recording, embodiment, settings, numbers, found)
+    info = _info(recording, embodiment, settings, numbers, task, found)
     episode = _without_frames(info, steps, settings)
     if not found:
         try:
@@ -205,7 +211,7 @@ def description_of(info: EpisodeInfo) -> str:
 
 
 def _info(
-    recording: Recording, embodiment: Embodiment, settings: ImportSettings, numbers: str, found: list[str]
+    recording: Recording, embodiment: Embodiment, settings: ImportSettings, numbers: str, task: str, found: list[str]
 ) -> EpisodeInfo:
     if recording.description and settings.labels is None and not settings.all_success:
         try:
@@ -221,7 +227,7 @@ def _info(
         episode_id=content_id(settings.name, numbers, recording.pictures),
         robot_id=settings.name,
         embodiment=embodiment.name,
-        task=task_name(instruction),
+        task=task,
         instruction=instruction,
         source=_source(recording.outcome, settings),
         outcome=recording.outcome,

@@ -1,10 +1,12 @@
 """How the episodes of a dataset ended, from what its owner says; what nobody says is unlabelled, never guessed."""
 
+import codecs
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +66,66 @@ def outcome_of_column(values: Iterable[Any]) -> Outcome:
 def read_labels(path: Path) -> Mapping[int, Outcome]:
     """Read labels by episode index: JSON {"0": true, ...}, or CSV with the columns episode and success (or outcome).
 
+    Columns are separated by commas, semicolons or tabs; the text is UTF-8, UTF-16 with its mark, or Latin-1, as
+    spreadsheets write them.
+
     Raises:
         ConfigError: if the file cannot be read, or a line of it means nothing.
     """
     try:
-        text = path.read_text()
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"labels {path} cannot be read ({error.strerror}): check the path") from error
-    labels: dict[int, Outcome] = {}
-    for where, index, value in _json_labels(path, text) if path.suffix == ".json" else _csv_labels(path, text):
+    text, labels = _text(path, data), dict[int, Outcome]()
+    for where, index, value in _json_labels(path, text) if path.suffix.lower() == ".json" else _csv_labels(path, text):
         try:
-            number, outcome = int(index), outcome_of(value)
+            number, outcome = _episode(index), outcome_of(value)
         except ValueError as error:
             raise ConfigError(f"labels {path}, {where}: {error}; correct it") from error
         if labels.setdefault(number, outcome) is not outcome:
             raise ConfigError(f"labels {path}, {where}: episode {number} has two different labels; keep one")
+    if not labels:
+        raise ConfigError(f"labels {path} has no label: write one line for each episode, or leave --labels out")
     return labels
+
+
+def require_episodes(path: Path, labels: Mapping[int, Outcome], episodes: Collection[int]) -> None:
+    """Check that labels are of episodes that there are.
+
+    Args:
+        episodes: their own numbers.
+    Raises:
+        ConfigError: naming the numbers that are none.
+    """
+    if unknown := sorted(set(labels) - set(episodes)):
+        listed = ", ".join(map(str, unknown[:10])) + (" ..." if len(unknown) > 10 else "")
+        there = f"{min(episodes)} to {max(episodes)}" if episodes else "none"
+        raise ConfigError(
+            f"labels {path}: {listed} {'is no episode' if len(unknown) == 1 else 'are no episodes'} of the dataset (it "
+            f"has {len(episodes)}, {there}): correct the numbers, they count from 0"
+        )
+
+
+def _episode(index: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,12}", text := index.strip(), re.ASCII):
+        raise ValueError(f"{index[:100]!r} is no number of an episode")
+    return int(text)
+
+
+def _text(path: Path, data: bytes) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        kind = "utf-16"
+    elif b"\0" in data:
+        raise ConfigError(f"labels {path} is no text (or UTF-16 without its mark): save it as UTF-8")
+    else:
+        kind = "utf-8-sig"
+    try:
+        return data.decode(kind)
+    except UnicodeDecodeError as error:
+        if kind == "utf-16":
+            raise ConfigError(f"labels {path} is damaged UTF-16 ({error.reason}): save it as UTF-8") from error
+    # What a label means is said in ASCII; other columns may hold names.
+    return data.decode("latin-1")
 
 
 def _json_labels(path: Path, text: str) -> Iterable[tuple[str, str, Any]]:
@@ -93,9 +139,25 @@ def _json_labels(path: Path, text: str) -> Iterable[tuple[str, str, Any]]:
 
 
 def _csv_labels(path: Path, text: str) -> Iterable[tuple[str, str, Any]]:
-    rows = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    names = rows.fieldnames or ()
-    label = next((name for name in ("success", "outcome") if name in names), None)
-    if "episode" not in names or label is None:
-        raise ConfigError(f"labels {path} has the columns {list(names)}; it needs episode, and success or outcome")
-    return [(f"line {number}", row["episode"] or "", row[label]) for number, row in enumerate(rows, start=2)]
+    text = text.lstrip("\r\n")
+    header = text.splitlines()[0] if text else ""
+    between = max((",", ";", "\t"), key=header.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=between, skipinitialspace=True, strict=True)
+    try:
+        names = [name.strip().lower() for name in next(lines, [])]
+        labelled = [place for place, name in enumerate(names) if name in ("success", "outcome")]
+        if names.count("episode") != 1 or len(labelled) != 1:
+            raise ConfigError(
+                f"labels {path} has the columns {names}; it needs episode, and success or outcome, each once"
+            )
+        found = []
+        for line in lines:
+            where = f"line {lines.line_num}"
+            if not any(cell.strip() for cell in line):
+                continue
+            if len(line) != len(names):
+                raise ConfigError(f"labels {path}, {where}: it has {len(line)} columns, the first line {len(names)}")
+            found.append((where, line[names.index("episode")], line[labelled[0]]))
+    except csv.Error as error:
+        raise ConfigError(f"labels {path}, line {lines.line_num}: {error}; correct it") from error
+    return found

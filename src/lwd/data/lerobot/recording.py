@@ -3,8 +3,6 @@
 Shape suffixes besides those of `lwd.types`: N recorded frames.
 """
 
-import hashlib
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +11,6 @@ import numpy.typing as npt
 from lwd.data.steps import BoolArray
 from lwd.data.validation import ACTION_TOLERANCE
 from lwd.types import ByteArray, Controller, Embodiment, FloatArray, Outcome
-
-_MAX_TASK_LETTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +32,8 @@ class Recording:
     """JSON that our own exporter left; empty in other people's datasets."""
     notes: tuple[str, ...] = ()
     """What was noticed when it was read."""
+    problems: tuple[str, ...] = ()
+    """Why its rows are not one whole episode; then its numbers say nothing."""
     pictures: str = "00000000"
     """Digest of its pictures (`content.pictures_digest`)."""
 
@@ -92,6 +90,8 @@ def frames_at(frames: int, stride: float) -> npt.NDArray[np.int64]:
 
 def problems(recording: Recording, embodiment: Embodiment, stride: float) -> list[str]:
     """Return in words what keeps an episode out; nothing if it can come in."""
+    if recording.problems:
+        return list(recording.problems)
     if len(frames_at(recording.frames, stride)) < 2:
         return [f"{recording.frames} frames are no step at this rate"]
     gap_T = control_steps(recording, stride).gap_T
@@ -120,18 +120,6 @@ def problems(recording: Recording, embodiment: Embodiment, stride: float) -> lis
     if not recording.instruction.strip():
         found.append("it has no task string")
     return found
-
-
-def task_name(instruction: str) -> str:
-    """Return a name for the task of an instruction: its words in lower case, joined by `_`.
-
-    A name that had to be shortened ends in a piece of the instruction's hash, so that two tasks never share one.
-    """
-    words = re.sub(r"[^a-z0-9]+", "_", instruction.lower()).strip("_")
-    if words and len(words) <= _MAX_TASK_LETTERS:
-        return words
-    digest = hashlib.sha256(instruction.encode()).hexdigest()[:8]
-    return f"{words[:_MAX_TASK_LETTERS].rstrip('_')}_{digest}".lstrip("_")
 
 
 def controllers(

@@ -1,7 +1,7 @@
 """A LeRobotDataset on this disk or on the hub, read through LeRobot's own loader."""
 
-import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.dataset_reader import DatasetReader
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.datasets.video_utils import decode_video_frames
 from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
 from lwd.data.lerobot.content import pictures_digest
+from lwd.data.lerobot.dataset_files import OLD_VERSION, dataset_version, require_whole
+from lwd.data.lerobot.episode_index import Span, row_problems, spans_of, unnamed_rows
 from lwd.data.lerobot.importing import EMBODIMENT_FILE
 from lwd.data.lerobot.labels import outcome_of_column
 from lwd.data.lerobot.layout import DESCRIPTION, Camera, DatasetLayout, layout_of
@@ -31,6 +35,7 @@ from lwd.types import ByteArray, Embodiment, FloatArray, Outcome
 _DECODED_AT_ONCE = 32
 """Frames of a video that are in memory at a time."""
 _TOLERANCE_S = 1e-4
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _BACKEND = "pyav"
 """Comes with LeRobot; torchcodec needs FFmpeg's libraries installed beside it."""
 
@@ -47,21 +52,24 @@ class LeRobotSource:
     ) -> None:
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         root = Path(given) if Path(given).is_dir() else None
+        if root is None and not _HUB_ID.fullmatch(given):
+            raise ConfigError(
+                f"{given!r} is no directory, nor an id on the hub (USER/NAME): give the directory of a dataset, which "
+                "holds meta/info.json"
+            )
         self.name = (root.resolve().name if root else given.rpartition("/")[2]) or "dataset"
         try:
-            if root is not None and _version(root) == "v2.1":
-                root = self._converted(root)
-            self._dataset = LeRobotDataset(
-                given if root is None else f"local/{self.name}", root=root, video_backend=_BACKEND, return_uint8=True
-            )
+            self._meta, self._frames, self._root = self._of_hub(given) if root is None else self._of_directory(root)
+        except ConfigError:
+            self.close()
+            raise
         except Exception as error:  # whatever LeRobot, the hub's client and Arrow raise
             self.close()
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise ConfigError(
-                f"LeRobot cannot open {given!r} ({reason}): give the directory of a dataset (it holds meta/info.json) "
-                "or its id on the hub"
+                f"LeRobot cannot open {given!r} ({reason}): give the directory of a whole dataset, or its id on the hub"
             ) from error
-        meta = self._dataset.meta
+        meta = self._meta
         self._state, self._controller = tuple(state), controller
         self._layout: DatasetLayout | None = None
         self.robot_type = str(meta.robot_type or "")
@@ -71,7 +79,11 @@ class LeRobotSource:
                 f"label column {label!r} is neither a feature ({', '.join(meta.features)}) nor kept by episode"
             )
         # Rows as Arrow gives them: no tensors, no pictures.
-        self._rows = self._dataset.hf_dataset.with_format("arrow")
+        self._rows = self._frames.with_format("arrow")
+        lines = () if meta.episodes is None else meta.episodes
+        self._spans = spans_of(lines, rows=len(self._rows), fps=float(meta.fps), video_keys=meta.video_keys)
+        self._line = {span.index: span.line for span in self._spans}
+        self._tasks = dict(zip(meta.tasks["task_index"].tolist(), map(str, meta.tasks.index), strict=True))
 
     @property
     def layout(self) -> DatasetLayout:
@@ -91,18 +103,31 @@ class LeRobotSource:
         Raises:
             ConfigError: if a feature is missing, or cannot be used.
         """
-        meta = self._dataset.meta
+        meta = self._meta
         self._layout = layout_of(
             meta.features, float(meta.fps), state=self._state, controller=self._controller, label=self._label, run=run
         )
 
     @property
     def episodes(self) -> int:
-        return int(self._dataset.meta.total_episodes)
+        """How many there are; their own numbers are in `Recording.index`."""
+        return len(self._spans)
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """The episodes' own numbers."""
+        return frozenset(span.index for span in self._spans)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noticed that belongs to no episode."""
+        column = self._rows.select_columns(["episode_index"])[:]["episode_index"]
+        note = unnamed_rows(self._spans, np.asarray(column.to_numpy()).astype(np.int64))
+        return () if note is None else (f"{self.name}: {note}",)
 
     def embodiment_json(self) -> bytes | None:
         """Return the description of the robot that our exporter left, if any."""
-        path = Path(self._dataset.root) / EMBODIMENT_FILE
+        path = self._root / EMBODIMENT_FILE
         return path.read_bytes() if path.is_file() else None
 
     def actions(self) -> FloatArray:
@@ -115,13 +140,13 @@ class LeRobotSource:
 
     def recordings(self) -> Iterator[Recording]:
         """Yield the numbers of every episode, in their order."""
-        for index in range(self.episodes):
+        for span in self._spans:
             try:
-                recording = self._recording(index)
+                recording = self._recording(span)
             except ConfigError:
                 raise
             except Exception as error:  # whatever Arrow and NumPy say to columns that are not what the features tell
-                raise self._unreadable(f"episode {index}", error) from error
+                raise self._unreadable(f"episode {span.index}", error) from error
             yield recording
 
     def frames(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
@@ -141,14 +166,17 @@ class LeRobotSource:
             ) from error
 
     def _decoded(self, index: int, camera: Camera, wanted: Sequence[int]) -> Iterator[ByteArray]:
-        episode = self._dataset.meta.episodes[index]
-        if camera.key not in self._dataset.meta.video_keys:
-            first = int(episode["dataset_from_index"])
+        line = self._line[index]
+        if camera.key not in self._meta.video_keys:
+            first, pictures = int(line["dataset_from_index"]), self._frames.select_columns([camera.key])
             for number in wanted:
-                yield _picture(self._dataset[first + number][camera.key].numpy())
+                yield _picture(pictures[first + number][camera.key].numpy())
             return
-        path = Path(self._dataset.root) / self._dataset.meta.get_video_file_path(index, camera.key)
-        begin_s = float(episode[f"videos/{camera.key}/from_timestamp"])
+        chunk, file = (int(line[f"videos/{camera.key}/{part}"]) for part in ("chunk_index", "file_index"))
+        path = self._root / self._meta.video_path.format(video_key=camera.key, chunk_index=chunk, file_index=file)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.relative_to(self._root)} is missing; copy the whole dataset again")
+        begin_s = float(line[f"videos/{camera.key}/from_timestamp"])
         for start in range(0, len(wanted), _DECODED_AT_ONCE):
             times_s = [begin_s + number / self.layout.fps for number in wanted[start : start + _DECODED_AT_ONCE]]
             decoded = decode_video_frames(path, times_s, _TOLERANCE_S, _BACKEND, return_uint8=True)
@@ -175,6 +203,23 @@ class LeRobotSource:
     ) -> None:
         self.close()
 
+    def _of_directory(self, root: Path) -> tuple[LeRobotDatasetMetadata, Any, Path]:
+        """Open a directory; LeRobot's own way would look for what is missing in it on the hub, as local/NAME."""
+        if dataset_version(root) == OLD_VERSION:
+            root = self._converted(root)
+        require_whole(root)
+        meta = LeRobotDatasetMetadata(f"local/{self.name}", root=root)
+        reader = DatasetReader(meta, root, None, _TOLERANCE_S, _BACKEND, None, None, return_uint8=True)
+        reader.load_and_activate()
+        return meta, reader.hf_dataset, root
+
+    def _of_hub(self, given: str) -> tuple[LeRobotDatasetMetadata, Any, Path]:
+        dataset = LeRobotDataset(given, video_backend=_BACKEND, return_uint8=True)
+        root = Path(dataset.root)
+        dataset_version(root)
+        require_whole(root)
+        return dataset.meta, dataset.hf_dataset, root
+
     def _converted(self, root: Path) -> Path:
         """Convert a copy: LeRobot's converter moves the original aside."""
         self._copy = tempfile.TemporaryDirectory(prefix="lwd-lerobot-")
@@ -184,17 +229,16 @@ class LeRobotSource:
         convert_dataset(f"local/{copy.name}", root=copy, push_to_hub=False)
         return copy
 
-    def _recording(self, index: int) -> Recording:
-        episode: Mapping[str, Any] = self._dataset.meta.episodes[index]
-        table: pa.Table = self._rows[int(episode["dataset_from_index"]) : int(episode["dataset_to_index"])]
-        layout, notes = self.layout, []
-        instructions = list(dict.fromkeys(episode["tasks"]))
-        if len(instructions) > 1:
-            notes.append(f"it has {len(instructions)} task strings; the first one counts")
+    def _recording(self, span: Span) -> Recording:
+        first = min(max(span.first, 0), len(self._rows))
+        table: pa.Table = self._rows[0:1].slice(0, 0) if span.problems else self._rows[first : span.end]
+        layout = self.layout
+        problems = [*span.problems, *row_problems(table, span, layout.fps)]
+        instruction, notes = self._instruction(table)
         try:
-            outcome = self._outcome(table, episode)
+            outcome = self._outcome(table, span.line)
         except ValueError as error:
-            raise ConfigError(f"episode {index}, label column {self._label!r}: {error}") from error
+            raise ConfigError(f"episode {span.index}, label column {self._label!r}: {error}") from error
         human_N = None
         if layout.controller is not None:
             human_N = (_matrix(table[layout.controller])[:, 0] > 0).astype(np.uint8)
@@ -202,24 +246,35 @@ class LeRobotSource:
         if DESCRIPTION in table.column_names and table.num_rows:
             description = str(table[DESCRIPTION][0].as_py() or "")
         return Recording(
-            index=index,
-            instruction=str(instructions[0]) if instructions else "",
-            states_NS=layout.state_of(np.concatenate([_matrix(table[column.key]) for column in layout.state], axis=1)),
-            actions_NA=layout.action_of(_matrix(table[layout.action.key])),
+            index=span.index,
+            instruction=instruction,
+            states_NS=layout.state_of(
+                np.concatenate([_matrix(table[column.key], column.size) for column in layout.state], axis=1)
+            ),
+            actions_NA=layout.action_of(_matrix(table[layout.action.key], layout.action.size)),
             human_N=human_N,
             outcome=outcome,
             times_s_N=_times_s(table),
             gap_N=_exported_gaps(table) if description else None,
             description=description,
-            notes=tuple(notes),
-            pictures=pictures_digest(self._pictures(index, table)),
+            notes=notes,
+            problems=tuple(problems),
+            pictures=pictures_digest(self._pictures(span.index, table)),
         )
+
+    def _instruction(self, table: pa.Table) -> tuple[str, tuple[str, ...]]:
+        """Return the task string of the first frame, which counts, and a note of what other frames say."""
+        numbers = list(dict.fromkeys(table["task_index"].to_pylist()))
+        said = [self._tasks.get(number, "") for number in numbers]
+        others = ", ".join(repr(text) for text in said[1:5]) + (" ..." if len(said) > 5 else "")
+        note = (f"later frames have {others} as their task; the first frame's counts",) if len(said) > 1 else ()
+        return said[0] if said else "", note
 
     def _pictures(self, index: int, table: pa.Table) -> dict[str, list[bytes | float]]:
         """Return what is known of an episode's pictures without decoding them, by feature."""
         found: dict[str, list[bytes | float]] = {}
         for camera in self.layout.cameras:
-            if camera.key in self._dataset.meta.video_keys:
+            if camera.key in self._meta.video_keys:
                 found[camera.key] = list(self._statistics.get((index, camera.key), ()))
             else:
                 encoded = table[camera.key].combine_chunks()
@@ -231,9 +286,9 @@ class LeRobotSource:
     def _statistics(self) -> dict[tuple[int, str], list[float]]:
         """Mean and deviation of each colour, by episode and camera; LeRobot leaves them out of what it loads."""
         found: dict[tuple[int, str], list[float]] = {}
-        for path in sorted((Path(self._dataset.root) / "meta" / "episodes").glob("**/*.parquet")):
+        for path in sorted((self._root / "meta" / "episodes").glob("**/*.parquet")):
             names = set(pq.read_schema(path).names)
-            keys = [key for key in self._dataset.meta.video_keys if f"stats/{key}/mean" in names]
+            keys = [key for key in self._meta.video_keys if f"stats/{key}/mean" in names]
             wanted = [
                 f"stats/{key}/{kind}" for key in keys for kind in ("mean", "std") if f"stats/{key}/{kind}" in names
             ]
@@ -262,12 +317,12 @@ def _times_s(table: pa.Table) -> npt.NDArray[np.float64] | None:
     return table["timestamp"].to_numpy().astype(np.float64) if "timestamp" in table.column_names else None
 
 
-def _version(root: Path) -> str:
-    return str(json.loads((root / "meta" / "info.json").read_text()).get("codebase_version", ""))
+def _matrix(column: pa.ChunkedArray, width: int = 1) -> FloatArray:
+    """Return a column of numbers or lists as (rows, width) float32.
 
-
-def _matrix(column: pa.ChunkedArray) -> FloatArray:
-    """Return a column of numbers or lists as (rows, width) float32."""
+    Args:
+        width: where there are no rows to tell it.
+    """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type.storage_type)
@@ -278,7 +333,7 @@ def _matrix(column: pa.ChunkedArray) -> FloatArray:
         array = array.flatten()
     # Booleans have no view without a copy, and gaps become NaN, which the check reports.
     values = np.asarray(array.to_numpy(zero_copy_only=False), dtype=np.float32)
-    return values.reshape(rows, -1) if rows else values.reshape(0, 1)
+    return values.reshape(rows, -1) if rows else values.reshape(0, width)
 
 
 def _picture(frame: np.ndarray[Any, Any]) -> ByteArray:
