@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FeatureStatistics = Mapping[str, Mapping[str, torch.Tensor]]
-"""Feature ("observation.state", "action") -> mean, std, min, max, q01, q99 of each entry."""
+"""Feature ("observation.state", "action") -> mean, std, min, max, q01, q10, q90, q99 of each entry."""
+RelativeColumns = tuple[bool, ...]
+"""For each action entry whether the policy sees it relative to the state; empty: none is."""
 
 
 def load_lerobot(
@@ -35,7 +37,7 @@ def load_lerobot(
     *,
     config: LeRobotVLAConfig | None = None,
     horizon: int | None = None,
-    fit_to: FeatureStatistics | None = None,
+    fit_to: Callable[[int, RelativeColumns], FeatureStatistics] | None = None,
     instructions: InstructionEncoder | None = None,
 ) -> LeRobotVLA:
     """Load a policy that LeRobot saved.
@@ -44,36 +46,40 @@ def load_lerobot(
         source: a directory, or an id of the hub.
         statistics: of states, for the critic.
         horizon: H, control steps per chunk; None: the checkpoint's.
-        fit_to: statistics of the data that it will be fine-tuned on. Its features and normalisation then become the
-            embodiment's, as in LeRobot's own fine-tuning of a base model; None keeps the checkpoint's.
+        fit_to: (horizon, relative columns) -> statistics of the data that it will be fine-tuned on, of the values
+            that are normalised: relative ones where the checkpoint makes them so. Its features and normalisation then
+            become the embodiment's, as in LeRobot's own fine-tuning of a base model; None keeps the checkpoint's.
     Raises:
         CheckpointError: if there is no such checkpoint.
         ConfigError: if LWD has no adapter for it, or it does not fit the embodiment.
     """
     lerobot = _lerobot_config(source)
-    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    from lerobot.policies.factory import get_policy_class
 
     if horizon is not None:
         lerobot.chunk_size = lerobot.n_action_steps = horizon
     overrides: dict[str, Any] = {"device_processor": {"device": "cpu"}}
     outputs: dict[str, Any] = {"device_processor": {"device": "cpu"}}
+    pipelines = _pipelines(source, lerobot, overrides, outputs)
     if fit_to is not None:
         _fit(lerobot, embodiment, config or LeRobotVLAConfig())
-        normalization = {"stats": fit_to, "norm_map": lerobot.normalization_mapping}
+        if embodiment.action_names and Processors(*pipelines).can_be_relative:
+            overrides["relative_actions_processor"] = {"action_names": list(embodiment.action_names)}
+            pipelines = _pipelines(source, lerobot, overrides, outputs)
+        columns = Processors(*pipelines).relative_columns(embodiment)
+        normalization = {"stats": fit_to(lerobot.chunk_size, columns), "norm_map": lerobot.normalization_mapping}
         overrides["normalizer_processor"] = {
             "features": {**lerobot.input_features, **lerobot.output_features},
             **normalization,
         }
         outputs["unnormalizer_processor"] = {"features": lerobot.output_features, **normalization}
-    network = get_policy_class(lerobot.type).from_pretrained(source, config=lerobot)
-    pipelines = make_pre_post_processors(
-        lerobot, pretrained_path=source, preprocessor_overrides=overrides, postprocessor_overrides=outputs
-    )
+        pipelines = _pipelines(source, lerobot, overrides, outputs)
     processors = Processors(*pipelines)
     if not processors.has_statistics:
         raise ConfigError(
             f"checkpoint {source} has no statistics of actions to normalise with: fit it to the run's data"
         )
+    network = get_policy_class(lerobot.type).from_pretrained(source, config=lerobot)
     return LeRobotVLA(network, processors, embodiment, statistics, config, instructions)
 
 
@@ -82,7 +88,7 @@ def chunk_size_of(source: str) -> int:
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        ConfigError: if LeRobot is not installed.
+        ConfigError: if LeRobot is not installed, or LWD has no adapter for the policy.
     """
     return int(_lerobot_config(source).chunk_size)
 
@@ -147,7 +153,8 @@ def rebuilt(
         lerobot = PreTrainedConfig.from_pretrained(directory)
     states: dict[str, dict[str, dict[str, torch.Tensor]]] = {"preprocessor": {}, "postprocessor": {}}
     for name in filter(is_processor, list(tensors)):
-        pipeline, step, entry = name.split("/")
+        # A statistic's name holds a camera's (observation.images.pixels.top.mean).
+        pipeline, step, entry = name.split("/", 2)
         states[pipeline].setdefault(step, {})[entry] = tensors.pop(name)
     preprocessor = PolicyProcessorPipeline.from_config(
         description["preprocessor"],
@@ -176,7 +183,7 @@ def rebuilt(
 
 def is_processor(name: str) -> bool:
     """Whether a tensor of `tensors_of` is a processor's, not the network's."""
-    return name.count("/") == 2
+    return name.startswith(("preprocessor/", "postprocessor/"))
 
 
 def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -203,16 +210,54 @@ def _without_adapters(policy: LeRobotVLA) -> LeRobotVLA:
 
 def _lerobot_config(source: str) -> Any:
     with _needs_lerobot():
+        from draccus.utils import DecodingError
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies import factory  # noqa: F401  # registers the policies' configurations
     try:
+        if (local := Path(source, "config.json")).is_file():
+            # Before the rest is parsed: that of another type may need what is not installed.
+            settings = json.loads(local.read_text())
+            _require_family(source, settings.get("type") if isinstance(settings, dict) else None)
         config = PreTrainedConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DecodingError) as error:
         raise CheckpointError(
             f"cannot read LeRobot's checkpoint {source} ({error}): give its directory or id"
         ) from error
+    _require_family(source, config.type)
     config.device = "cpu"
     return config
+
+
+def _require_family(source: str, kind: object) -> None:
+    if kind not in FAMILIES:
+        raise ConfigError(
+            f"checkpoint {source} has type {kind!r} in its config.json; LWD has adapters for {', '.join(FAMILIES)}"
+        )
+
+
+def _pipelines(source: str, lerobot: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[Any, Any]:
+    """Load the checkpoint's pre- and postprocessor.
+
+    Raises:
+        CheckpointError: if it has none.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.processor.pipeline import ProcessorMigrationError
+
+    names = ("policy_preprocessor.json", "policy_postprocessor.json")
+    missing = [name for name in names if Path(source).is_dir() and not Path(source, name).is_file()]
+    remedy = (
+        "make them with LeRobot's lerobot/processor/migrate_policy_normalization.py, or save the policy with "
+        "LeRobot 0.6's `make_pre_post_processors`"
+    )
+    if missing:
+        raise CheckpointError(f"checkpoint {source} has no {' and no '.join(missing)}: {remedy}")
+    try:
+        return make_pre_post_processors(
+            lerobot, pretrained_path=source, preprocessor_overrides=inputs, postprocessor_overrides=outputs
+        )
+    except (FileNotFoundError, ProcessorMigrationError) as error:
+        raise CheckpointError(f"cannot read {' or '.join(names)} of checkpoint {source} ({error}): {remedy}") from error
 
 
 def _fit(lerobot: Any, embodiment: Embodiment, config: LeRobotVLAConfig) -> None:

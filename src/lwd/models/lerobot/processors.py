@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lwd.errors import CheckpointError
+from lwd.errors import CheckpointError, ConfigError
+from lwd.types import Embodiment
 
 
 class Processors:
@@ -25,12 +26,30 @@ class Processors:
         self._normalize = _step(preprocessor, NormalizerProcessorStep)
         self._unnormalize = _step(postprocessor, UnnormalizerProcessorStep)
         relative = [step for step in preprocessor.steps if isinstance(step, RelativeActionsProcessorStep)]
+        self.can_be_relative = bool(relative)
+        """Whether there is a step that makes actions relative to the state, be it switched on or not."""
         self._relative = next((step for step in relative if step.enabled), None)
 
     @property
     def has_statistics(self) -> bool:
         """Whether actions are normalised by the checkpoint."""
         return "action" in (self._normalize.stats or {})
+
+    def relative_columns(self, embodiment: Embodiment) -> tuple[bool, ...]:
+        """Return for each action entry whether it is normalised relative to the state; () if none is.
+
+        Raises:
+            ConfigError: if a relative entry has no state entry to be relative to.
+        """
+        if self._relative is None:
+            return ()
+        columns = tuple(map(bool, self._relative._build_mask(embodiment.action_size)))
+        if embodiment.state_size < embodiment.action_size:
+            raise ConfigError(
+                f"the checkpoint's actions are relative to the state, but embodiment {embodiment.name!r} has "
+                f"{embodiment.action_size} actions and {embodiment.state_size} state entries: record each joint's state"
+            )
+        return columns
 
     @property
     def longest_prompt(self) -> int:
