@@ -253,11 +253,12 @@ def _pipelines(source: str, lerobot: Any, inputs: dict[str, Any], outputs: dict[
     if missing:
         raise CheckpointError(f"checkpoint {source} has no {' and no '.join(missing)}: {remedy}")
     try:
-        return make_pre_post_processors(
+        inward, outward = make_pre_post_processors(
             lerobot, pretrained_path=source, preprocessor_overrides=inputs, postprocessor_overrides=outputs
         )
     except (FileNotFoundError, ProcessorMigrationError) as error:
         raise CheckpointError(f"cannot read {' or '.join(names)} of checkpoint {source} ({error}): {remedy}") from error
+    return inward, outward
 
 
 def _fit(lerobot: Any, embodiment: Embodiment, config: LeRobotVLAConfig) -> None:
