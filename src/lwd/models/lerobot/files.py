@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from lwd.commands import missing_extra
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.adapters import AdaptedVLA
-from lwd.models.lerobot.families import FAMILIES, family_of
+from lwd.models.lerobot.families import FAMILIES, family_of, require_family
 from lwd.models.lerobot.fitting import Measure, fit_features, fit_processors
 from lwd.models.lerobot.limits import require_known
 from lwd.models.lerobot.processors import Processors
@@ -74,7 +75,7 @@ def chunk_size_of(source: str) -> int:
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        ConfigError: if LeRobot is not installed.
+        ConfigError: if LeRobot is not installed, or LWD has no adapter for the policy.
     """
     return int(_lerobot_config(source).chunk_size)
 
@@ -139,7 +140,8 @@ def rebuilt(
         lerobot = PreTrainedConfig.from_pretrained(directory)
     states: dict[str, dict[str, dict[str, torch.Tensor]]] = {"preprocessor": {}, "postprocessor": {}}
     for name in filter(is_processor, list(tensors)):
-        pipeline, step, entry = name.split("/")
+        # A statistic's name holds a camera's (observation.images.pixels.top.mean).
+        pipeline, step, entry = name.split("/", 2)
         states[pipeline].setdefault(step, {})[entry] = tensors.pop(name)
     preprocessor = PolicyProcessorPipeline.from_config(
         description["preprocessor"],
@@ -168,7 +170,7 @@ def rebuilt(
 
 def is_processor(name: str) -> bool:
     """Whether a tensor of `tensors_of` is a processor's, not the network's."""
-    return name.count("/") == 2
+    return name.startswith(("preprocessor/", "postprocessor/"))
 
 
 def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -193,26 +195,55 @@ def _without_adapters(policy: LeRobotVLA) -> LeRobotVLA:
     return policy.merged() if isinstance(policy, AdaptedVLA) else policy
 
 
-def _processors_of(source: str, lerobot: Any) -> Any:
-    """Load the checkpoint's pre- and postprocessor, on the CPU."""
-    from lerobot.policies.factory import make_pre_post_processors
+def _processors_of(source: str, lerobot: Any) -> tuple[Any, Any]:
+    """Load the checkpoint's pre- and postprocessor, on the CPU.
 
-    device = {"device_processor": {"device": "cpu"}}
-    return make_pre_post_processors(
-        lerobot, pretrained_path=source, preprocessor_overrides=device, postprocessor_overrides=device
+    Raises:
+        CheckpointError: if one is missing or cannot be read.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.processor.pipeline import ProcessorMigrationError
+
+    names = ("policy_preprocessor.json", "policy_postprocessor.json")
+    remedy = (
+        "make them with LeRobot's lerobot/processor/migrate_policy_normalization.py, or save the policy with "
+        "LeRobot 0.6's `make_pre_post_processors`"
     )
+    missing = [name for name in names if Path(source).is_dir() and not Path(source, name).is_file()]
+    if missing:
+        raise CheckpointError(f"checkpoint {source} has no {' and no '.join(missing)}: {remedy}")
+    device = {"device_processor": {"device": "cpu"}}
+    try:
+        preprocessor, postprocessor = make_pre_post_processors(
+            lerobot, pretrained_path=source, preprocessor_overrides=device, postprocessor_overrides=device
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, ProcessorMigrationError) as error:
+        raise CheckpointError(f"cannot read {' or '.join(names)} of checkpoint {source} ({error}): {remedy}") from error
+    return preprocessor, postprocessor
 
 
 def _lerobot_config(source: str) -> Any:
+    """Read the checkpoint's configuration.
+
+    Raises:
+        CheckpointError: if there is none, or LeRobot cannot read it.
+        ConfigError: if LWD has no adapter for its type.
+    """
     with _needs_lerobot():
+        from draccus.utils import DecodingError
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies import factory  # noqa: F401  # registers the policies' configurations
     try:
+        if (local := Path(source, "config.json")).is_file():
+            # Before the rest is parsed: that of another type may need what is not installed.
+            settings = json.loads(local.read_text())
+            require_family(settings.get("type") if isinstance(settings, dict) else None, str(local))
         config = PreTrainedConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DecodingError, NotImplementedError) as error:
         raise CheckpointError(
             f"cannot read LeRobot's checkpoint {source} ({error}): give its directory or id"
         ) from error
+    require_family(config.type, f"config.json of {source}")
     config.device = "cpu"
     return config
 
