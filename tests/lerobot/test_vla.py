@@ -447,7 +447,9 @@ def test_a_base_model_is_fitted_to_another_robot(kind: str, tmp_path: Path) -> N
         for key, size in (("observation.state", 5), ("action", 6))
     }
     with small_networks():
-        policy = load_lerobot(str(tmp_path / "saved"), other, state, horizon=3, fit_to=fit, instructions=instructions())
+        policy = load_lerobot(
+            str(tmp_path / "saved"), other, state, horizon=3, fit_to=lambda _: fit, instructions=instructions()
+        )
     assert policy.horizon == 3
     seen = Observation(state=np.zeros(5, np.float32), images={"top": np.zeros((20, 20, 3), np.uint8)})
     assert policy.act([seen], INSTRUCTIONS[:1], generator=torch.Generator().manual_seed(0)).shape == (1, 3, 6)

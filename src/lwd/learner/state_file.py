@@ -11,19 +11,21 @@ from torch import Tensor
 from lwd.errors import CheckpointError
 
 _SEPARATOR = "/"
+_ESCAPES = (("~", "~0"), (_SEPARATOR, "~1"))
+"""As in JSON pointers: the encoder of a camera `pixels.top` has a separator in its name."""
 
 
 def state_bytes(state: dict[str, Any]) -> bytes:
-    """Serialise nested dictionaries of tensors, numbers, strings and None."""
+    """Serialise nested dictionaries of tensors, numbers, strings and None; their keys may be any text."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
     for path, leaf in _leaves(state, ()):
-        key = _SEPARATOR.join(path)
+        key = _SEPARATOR.join(map(_escaped, path))
         if isinstance(leaf, Tensor):
             tensors[key] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
             scalars[key] = leaf
-    return save(tensors, metadata={"scalars": json.dumps(scalars)})
+    return save(tensors, metadata={"scalars": json.dumps(scalars), "keys": "escaped"})
 
 
 def load_state_bytes(data: bytes) -> dict[str, Any]:
@@ -35,12 +37,15 @@ def load_state_bytes(data: bytes) -> dict[str, Any]:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        scalars = json.loads(header["__metadata__"]["scalars"])
+        metadata = header["__metadata__"]
+        scalars = json.loads(metadata["scalars"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"the algorithm state is damaged ({error}); use an earlier checkpoint") from error
+    # Files of earlier versions have their keys as they are.
+    read = _unescaped if metadata.get("keys") == "escaped" else str
     state: dict[str, Any] = {}
     for key, leaf in {**scalars, **tensors}.items():
-        *parents, name = key.split(_SEPARATOR)
+        *parents, name = map(read, key.split(_SEPARATOR))
         node = state
         for parent in parents:
             node = node.setdefault(parent, {})
@@ -53,3 +58,15 @@ def _leaves(node: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any
     if not isinstance(node, dict) or not node:
         return [(path, node)]
     return [leaf for key, child in node.items() for leaf in _leaves(child, (*path, str(key)))]
+
+
+def _escaped(key: str) -> str:
+    for character, escape in _ESCAPES:
+        key = key.replace(character, escape)
+    return key
+
+
+def _unescaped(key: str) -> str:
+    for character, escape in reversed(_ESCAPES):
+        key = key.replace(escape, character)
+    return key

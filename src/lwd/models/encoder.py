@@ -71,9 +71,9 @@ class ObservationEncoder(nn.Module):
         self.normalizer = normalizer
         self.instruction = nn.Linear(EMBEDDING_SIZE, token_width)
         self.state = StateTokens(embodiment, token_width)
-        # A module's name has no dot, a camera's may have (Gymnasium's pixels.top); it has no slash.
+        self.cameras = tuple(embodiment.cameras)
         self.images = nn.ModuleDict(
-            {name.replace(".", "/"): ImageToken(*size, image_token_width) for name, size in embodiment.cameras.items()}
+            {_module_name(name): ImageToken(*size, image_token_width) for name, size in embodiment.cameras.items()}
         )
         token_count = 1 + len(embodiment.state_tokens)
         self.mix = nn.Linear(token_count * token_width + len(self.images) * image_token_width, width)
@@ -89,4 +89,14 @@ class ObservationEncoder(nn.Module):
         return F.silu(self.norm(mixed))
 
     def _image_tokens(self, images: Mapping[str, Tensor]) -> list[Tensor]:
-        return [encoder(images[name.replace("/", ".")]) for name, encoder in self.images.items()]
+        return [self.images[_module_name(name)](images[name]) for name in self.cameras]
+
+
+def _module_name(camera: str) -> str:
+    """Return what a camera's encoder is called in state dictionaries.
+
+    A module's name has no dot, a camera's may have (Gymnasium's pixels.top); a camera's has no slash. A ModuleDict
+    takes no name of its own methods ("type", "keys"), a camera may have it.
+    """
+    name = camera.replace(".", "/")
+    return f"/{name}" if hasattr(nn.ModuleDict(), name) else name

@@ -194,17 +194,28 @@ FAMILIES: Mapping[str, Family] = {"smolvla": SmolVLAFamily(), "pi05": Pi05Family
 """LeRobot's policy type -> family."""
 
 
+def require_family(kind: object, where: str) -> None:
+    """Check a policy type before anything else of the checkpoint is read.
+
+    Args:
+        where: the file that says so.
+    Raises:
+        ConfigError: if LWD has no adapter for it.
+    """
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ConfigError(
+            f"policy type is {kind!r} in {where}; LWD trains LeRobot's flow policies {', '.join(FAMILIES)}: "
+            "use one of these checkpoints"
+        )
+
+
 def family_of(config: Any) -> Family:
     """Return the family of a LeRobot policy's configuration.
 
     Raises:
         ConfigError: if LWD has no adapter for it, or if it has a setting that the adapter does not keep.
     """
-    if config.type not in FAMILIES:
-        raise ConfigError(
-            f"policy type is {config.type!r}; LWD trains LeRobot's flow policies {', '.join(FAMILIES)}: "
-            "use one of these checkpoints"
-        )
+    require_family(config.type, "the checkpoint's config.json")
     if getattr(config, "adapt_to_pi_aloha", False):
         raise ConfigError(
             "adapt_to_pi_aloha is True in the checkpoint: its joint conversions sit inside the policy; "

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from lwd.commands import missing_extra
 from lwd.errors import CheckpointError, ConfigError
 from lwd.models.instruction import InstructionEncoder
 from lwd.models.lerobot.adapters import AdaptedVLA
-from lwd.models.lerobot.families import FAMILIES
+from lwd.models.lerobot.families import FAMILIES, family_of, require_family
+from lwd.models.lerobot.fitting import Measure, fit_features, fit_processors
 from lwd.models.lerobot.limits import require_known
 from lwd.models.lerobot.processors import Processors
 from lwd.models.lerobot.vla import LeRobotVLA, LeRobotVLAConfig
@@ -24,9 +26,6 @@ from lwd.types import Embodiment
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FeatureStatistics = Mapping[str, Mapping[str, torch.Tensor]]
-"""Feature ("observation.state", "action") -> mean, std, min, max, q01, q99 of each entry."""
-
 
 def load_lerobot(
     source: str,
@@ -35,7 +34,7 @@ def load_lerobot(
     *,
     config: LeRobotVLAConfig | None = None,
     horizon: int | None = None,
-    fit_to: FeatureStatistics | None = None,
+    fit_to: Measure | None = None,
     instructions: InstructionEncoder | None = None,
 ) -> LeRobotVLA:
     """Load a policy that LeRobot saved.
@@ -44,36 +43,30 @@ def load_lerobot(
         source: a directory, or an id of the hub.
         statistics: of states, for the critic.
         horizon: H, control steps per chunk; None: the checkpoint's.
-        fit_to: statistics of the data that it will be fine-tuned on. Its features and normalisation then become the
+        fit_to: measures the data that it will be fine-tuned on. Its features and normalisation then become the
             embodiment's, as in LeRobot's own fine-tuning of a base model; None keeps the checkpoint's.
     Raises:
         CheckpointError: if there is no such checkpoint.
         ConfigError: if LWD has no adapter for it, or it does not fit the embodiment.
     """
     lerobot = _lerobot_config(source)
-    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    from lerobot.policies.factory import get_policy_class
 
+    family_of(lerobot)
     if horizon is not None:
         lerobot.chunk_size = lerobot.n_action_steps = horizon
-    overrides: dict[str, Any] = {"device_processor": {"device": "cpu"}}
-    outputs: dict[str, Any] = {"device_processor": {"device": "cpu"}}
     if fit_to is not None:
-        _fit(lerobot, embodiment, config or LeRobotVLAConfig())
-        normalization = {"stats": fit_to, "norm_map": lerobot.normalization_mapping}
-        overrides["normalizer_processor"] = {
-            "features": {**lerobot.input_features, **lerobot.output_features},
-            **normalization,
-        }
-        outputs["unnormalizer_processor"] = {"features": lerobot.output_features, **normalization}
-    network = get_policy_class(lerobot.type).from_pretrained(source, config=lerobot)
-    pipelines = make_pre_post_processors(
-        lerobot, pretrained_path=source, preprocessor_overrides=overrides, postprocessor_overrides=outputs
-    )
-    processors = Processors(*pipelines)
+        fit_features(lerobot, embodiment, config or LeRobotVLAConfig())
+    # Before the network, which takes minutes: what is missing or does not fit is said at once.
+    preprocessor, postprocessor = _processors_of(source, lerobot)
+    if fit_to is not None:
+        fit_processors(lerobot, preprocessor, postprocessor, embodiment, fit_to)
+    processors = Processors(preprocessor, postprocessor)
     if not processors.has_statistics:
         raise ConfigError(
             f"checkpoint {source} has no statistics of actions to normalise with: fit it to the run's data"
         )
+    network = get_policy_class(lerobot.type).from_pretrained(source, config=lerobot)
     return LeRobotVLA(network, processors, embodiment, statistics, config, instructions)
 
 
@@ -82,7 +75,7 @@ def chunk_size_of(source: str) -> int:
 
     Raises:
         CheckpointError: if there is no such checkpoint.
-        ConfigError: if LeRobot is not installed.
+        ConfigError: if LeRobot is not installed, or LWD has no adapter for the policy.
     """
     return int(_lerobot_config(source).chunk_size)
 
@@ -147,7 +140,8 @@ def rebuilt(
         lerobot = PreTrainedConfig.from_pretrained(directory)
     states: dict[str, dict[str, dict[str, torch.Tensor]]] = {"preprocessor": {}, "postprocessor": {}}
     for name in filter(is_processor, list(tensors)):
-        pipeline, step, entry = name.split("/")
+        # A statistic's name holds a camera's (observation.images.pixels.top.mean).
+        pipeline, step, entry = name.split("/", 2)
         states[pipeline].setdefault(step, {})[entry] = tensors.pop(name)
     preprocessor = PolicyProcessorPipeline.from_config(
         description["preprocessor"],
@@ -176,7 +170,7 @@ def rebuilt(
 
 def is_processor(name: str) -> bool:
     """Whether a tensor of `tensors_of` is a processor's, not the network's."""
-    return name.count("/") == 2
+    return name.startswith(("preprocessor/", "postprocessor/"))
 
 
 def load_tensors(policy: LeRobotVLA, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -201,44 +195,57 @@ def _without_adapters(policy: LeRobotVLA) -> LeRobotVLA:
     return policy.merged() if isinstance(policy, AdaptedVLA) else policy
 
 
+def _processors_of(source: str, lerobot: Any) -> tuple[Any, Any]:
+    """Load the checkpoint's pre- and postprocessor, on the CPU.
+
+    Raises:
+        CheckpointError: if one is missing or cannot be read.
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.processor.pipeline import ProcessorMigrationError
+
+    names = ("policy_preprocessor.json", "policy_postprocessor.json")
+    remedy = (
+        "make them with LeRobot's lerobot/processor/migrate_policy_normalization.py, or save the policy with "
+        "LeRobot 0.6's `make_pre_post_processors`"
+    )
+    missing = [name for name in names if Path(source).is_dir() and not Path(source, name).is_file()]
+    if missing:
+        raise CheckpointError(f"checkpoint {source} has no {' and no '.join(missing)}: {remedy}")
+    device = {"device_processor": {"device": "cpu"}}
+    try:
+        preprocessor, postprocessor = make_pre_post_processors(
+            lerobot, pretrained_path=source, preprocessor_overrides=device, postprocessor_overrides=device
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, ProcessorMigrationError) as error:
+        raise CheckpointError(f"cannot read {' or '.join(names)} of checkpoint {source} ({error}): {remedy}") from error
+    return preprocessor, postprocessor
+
+
 def _lerobot_config(source: str) -> Any:
+    """Read the checkpoint's configuration.
+
+    Raises:
+        CheckpointError: if there is none, or LeRobot cannot read it.
+        ConfigError: if LWD has no adapter for its type.
+    """
     with _needs_lerobot():
+        from draccus.utils import DecodingError
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies import factory  # noqa: F401  # registers the policies' configurations
     try:
+        if (local := Path(source, "config.json")).is_file():
+            # Before the rest is parsed: that of another type may need what is not installed.
+            settings = json.loads(local.read_text())
+            require_family(settings.get("type") if isinstance(settings, dict) else None, str(local))
         config = PreTrainedConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DecodingError, NotImplementedError) as error:
         raise CheckpointError(
             f"cannot read LeRobot's checkpoint {source} ({error}): give its directory or id"
         ) from error
+    require_family(config.type, f"config.json of {source}")
     config.device = "cpu"
     return config
-
-
-def _fit(lerobot: Any, embodiment: Embodiment, config: LeRobotVLAConfig) -> None:
-    """Give a checkpoint's configuration the features of an embodiment.
-
-    Raises:
-        ConfigError: if the checkpoint has too few entries for them.
-    """
-    from lerobot.configs import FeatureType, PolicyFeature
-
-    for name, size, most in (
-        ("state", embodiment.state_size, lerobot.max_state_dim),
-        ("action", embodiment.action_size, lerobot.max_action_dim),
-    ):
-        if size > most:
-            raise ConfigError(
-                f"{name} of embodiment {embodiment.name!r} has {size} entries, the checkpoint takes {most}"
-            )
-    renamed = dict(config.camera_keys)
-    images = {
-        f"observation.images.{renamed.get(camera, camera)}": PolicyFeature(FeatureType.VISUAL, (3, *size))
-        for camera, size in embodiment.cameras.items()
-    }
-    state = PolicyFeature(FeatureType.STATE, (embodiment.state_size,))
-    lerobot.input_features = {"observation.state": state, **images}
-    lerobot.output_features = {"action": PolicyFeature(FeatureType.ACTION, (embodiment.action_size,))}
 
 
 @contextmanager
