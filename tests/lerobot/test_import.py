@@ -153,7 +153,9 @@ def test_a_video_that_was_cut_is_found_by_the_dry_run(tmp_path, capsys):
 def test_wrong_options_are_explained(made, tmp_path, words, explanation, capsys):
     said = refused(capsys, "data", "import", "--lerobot", made[0], "--run", tmp_path / "run", *words)
     assert explanation in said
-    assert "meta/info.json cannot be read" in refused(capsys, "data", "import", "--lerobot", tmp_path, "--run", tmp_path / "run")
+    assert "meta/info.json cannot be read" in refused(
+        capsys, "data", "import", "--lerobot", tmp_path, "--run", tmp_path / "run"
+    )
 
 
 def test_version_2_1_comes_in_through_lerobots_converter_and_stays_as_it_is(tmp_path, capsys):
