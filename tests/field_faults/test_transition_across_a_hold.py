@@ -122,7 +122,7 @@ def test_a_held_episode_survives_its_file_and_counts_the_steps_that_were_made() 
     assert write_episode(again) == data
     assert (again.steps, again.acted_steps) == (8, 7)
     entry = describe(again, data_bytes=len(data), sha256="0" * 64, uploaded_at_s=0)
-    assert (entry.steps, entry.human_steps) == (7, 7)
+    assert (entry.steps, entry.human_steps, entry.interventions) == (7, 7, 1)
 
 
 def test_a_stall_between_two_steps_of_a_person_is_a_gap() -> None:

@@ -289,16 +289,16 @@ export class EpisodePage {
     }
     parts.push(...track.notes.map((note) => h("p", { class: "note" }, note)));
     if (!marks.length) return parts;
-    const slider = h("input", { type: "range", min: 0, max: detail.steps, value: 0, "aria-label": "step" });
+    const slider = h("input", { type: "range", min: 0, max: detail.controllers.length, value: 0, "aria-label": "step" });
     const label = h("output", {}, "step 0");
     const go = (step: number): void => {
       this.#step = step;
       slider.value = String(step);
-      setText(label, `step ${step} of ${detail.steps}: ${step < detail.steps ? who(detail, step) : words(detail.outcome)}`);
+      setText(label, `step ${step} of ${detail.controllers.length}: ${step < detail.controllers.length ? who(detail, step) : words(detail.outcome)}`);
       for (const mark of marks) mark(step);
     };
     slider.addEventListener("input", () => go(Number(slider.value)));
-    const play = h("button", { type: "button", onclick: () => this.#play(play, slider, go, detail.steps, detail.control_hz) }, "Play");
+    const play = h("button", { type: "button", onclick: () => this.#play(play, slider, go, detail.controllers.length, detail.control_hz) }, "Play");
     parts.splice(pictures, 0, h("div", { class: "row player" }, play, slider, label));
     // Once the canvases are in the page, and have a size.
     requestAnimationFrame(() => go(this.#step));
@@ -336,8 +336,13 @@ export class EpisodePage {
   }
 }
 
+/** Values of lwd.types.Controller; at a gap the robot was held, and no step was made. */
+const HUMAN = 1;
+const GAP = 2;
+
 function who(detail: Detail, step: number): string {
-  if (detail.controllers[step] !== 1) return "policy";
+  if (detail.controllers[step] === GAP) return "nobody";
+  if (detail.controllers[step] !== HUMAN) return "policy";
   const at = detail.operator_steps.findLastIndex((first) => first <= step);
   return at < 0 ? "human" : detail.operator_ids[at]!;
 }
@@ -346,10 +351,10 @@ function who(detail: Detail, step: number): string {
 function controlBand(detail: Detail): HTMLElement {
   const band = h("div", { class: "band", role: "img", "aria-label": "who was in control" });
   let first = 0;
-  for (let step = 1; step <= detail.steps; step++) {
-    if (step < detail.steps && who(detail, step) === who(detail, first)) continue;
+  for (let step = 1; step <= detail.controllers.length; step++) {
+    if (step < detail.controllers.length && who(detail, step) === who(detail, first)) continue;
     const name = who(detail, first);
-    const part = h("span", { class: name === "policy" ? "policy" : "person", title: `${name}, steps ${first} to ${step - 1}` }, name);
+    const part = h("span", { class: name === "policy" || name === "nobody" ? name : "person", title: `${name}, steps ${first} to ${step - 1}` }, name);
     part.style.flexGrow = String(step - first);
     band.append(part);
     first = step;

@@ -102,12 +102,12 @@ def value_figure(name: str, trace: ValueTrace, frames: Sequence[ByteArray]) -> D
         heat.set_ylabel("value")
         svg = canvas.svg()
     info = episode.info
-    seconds = steps / info.control_hz
+    seconds = episode.acted_steps / info.control_hz
     human = "; shaded: a human in control" if (episode.controllers_T == Controller.HUMAN).any() else ""
     return Drawing(
         svg=svg,
         caption=(
-            f"{info.task.replace('_', ' ').capitalize()}, {_OUTCOMES[info.outcome]} after {steps} steps"
+            f"{info.task.replace('_', ' ').capitalize()}, {_OUTCOMES[info.outcome]} after {episode.acted_steps} steps"
             f" ({seconds:.1f} s), policy version {info.policy_version}: “{info.instruction}”. Colour: "
             f"the probability of each value, scaled per step; line: the {trace.quantile_name}{human}."
         ),

@@ -10,7 +10,8 @@ from lwd.types import Controller, Episode
 def describe(episode: Episode, *, data_bytes: int, sha256: str, uploaded_at_s: float) -> EpisodeEntry:
     """Return the log's description of an episode."""
     info = episode.info
-    human_T = episode.controllers_T == Controller.HUMAN
+    # Without the gaps: a person who held the robot and went on took over once.
+    human_T = episode.controllers_T[episode.controllers_T != Controller.NOBODY] == Controller.HUMAN
     take_overs = int(human_T[0]) + int(np.count_nonzero(human_T[1:] & ~human_T[:-1]))
     return EpisodeEntry(
         episode_id=info.episode_id,
