@@ -13,6 +13,9 @@ from lwd.errors import CheckpointError
 _SEPARATOR = "/"
 _ESCAPES = (("~", "~0"), (_SEPARATOR, "~1"))
 """As in JSON pointers: the encoder of a camera `pixels.top` has a separator in its name."""
+_ESCAPED, _PLAIN = "escaped scalars", "scalars"
+"""Entries of the file's metadata. One to a file: safetensors writes several in no fixed order, and equal states have
+equal bytes."""
 
 
 def state_bytes(state: dict[str, Any]) -> bytes:
@@ -25,7 +28,7 @@ def state_bytes(state: dict[str, Any]) -> bytes:
             tensors[key] = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
         else:
             scalars[key] = leaf
-    return save(tensors, metadata={"scalars": json.dumps(scalars), "keys": "escaped"})
+    return save(tensors, metadata={_ESCAPED: json.dumps(scalars)})
 
 
 def load_state_bytes(data: bytes) -> dict[str, Any]:
@@ -38,11 +41,11 @@ def load_state_bytes(data: bytes) -> dict[str, Any]:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata = header["__metadata__"]
-        scalars = json.loads(metadata["scalars"])
+        # Files of earlier versions have their keys as they are.
+        read = _unescaped if _ESCAPED in metadata else str
+        scalars = json.loads(metadata[_ESCAPED if _ESCAPED in metadata else _PLAIN])
     except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"the algorithm state is damaged ({error}); use an earlier checkpoint") from error
-    # Files of earlier versions have their keys as they are.
-    read = _unescaped if metadata.get("keys") == "escaped" else str
     state: dict[str, Any] = {}
     for key, leaf in {**scalars, **tensors}.items():
         *parents, name = map(read, key.split(_SEPARATOR))
