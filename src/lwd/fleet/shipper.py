@@ -21,7 +21,7 @@ from lwd.fleet.messages import EpisodeAnnouncement
 from lwd.fleet.proof import CommitProof, is_stored
 from lwd.fleet.rejected import RejectedEpisodes, verdict_in_words
 from lwd.fleet.spool import Spool, SpooledEpisode
-from lwd.fleet.spool_files import warn_once
+from lwd.fleet.spool_files import STORE_NOTE, warn_once
 from lwd.types import Episode, Source
 
 _ADOPT_AFTER_S = 60.0
@@ -29,8 +29,6 @@ _ADOPT_AFTER_S = 60.0
 _SUSPECT_AFTER_S = 10.0
 """Time without a commit after which the quarantine is looked at; doubled with every look."""
 _MOST_SUSPECT_S = 320.0
-STORE_NOTE = "store.json"
-"""In the root of the spools: which store their episodes go to."""
 _IDENTITY_EVERY_S = 5.0
 """Between two looks at the store's identity while uploading."""
 _REST_S = 30.0

@@ -23,6 +23,8 @@ _MOST_NOTED = 1000
 
 _logger = logging.getLogger(__name__)
 _noted: set[str] = set()
+STORE_NOTE = "store.json"
+"""In the root of the spools: which store their episodes go to."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def robot_directories(root: Path) -> list[Path]:
     found = []
     for entry in _entries(root):
         path = Path(entry.path)
-        if durable.is_temporary(entry.name):
+        if durable.is_temporary(entry.name) or entry.name == STORE_NOTE:
             continue
         if not _NAME.fullmatch(entry.name):
             warn_once(path, "is passed over, its name is no robot id: rename it or move it away")

@@ -14,7 +14,7 @@ from lwd.data.revocation import commit_entry, newest_log
 from lwd.data.run_store import LOG_NOTE, STORE_NOTE
 from lwd.data.store import open_store
 from lwd.errors import CheckpointError, StoreError
-from lwd.fleet.shipper import STORE_NOTE as SPOOL_NOTE
+from lwd.fleet.spool_files import STORE_NOTE as SPOOL_NOTE
 from lwd.recipes.run_directory import RunDirectory
 
 HISTORY = "accepted-stores.jsonl"

@@ -11,7 +11,8 @@ from lwd.data.store import DirectoryStore
 from lwd.data.validation import EpisodeLimits
 from lwd.errors import StoreError
 from lwd.fleet.coordinator import Candidate, Coordinator
-from lwd.fleet.shipper import STORE_NOTE, Shipper
+from lwd.fleet.shipper import Shipper
+from lwd.fleet.spool_files import STORE_NOTE
 from lwd.fleet.spool import Spool
 
 from ..data.episodes import EMBODIMENT, episode
@@ -51,12 +52,13 @@ def commit_all(store) -> Coordinator:
     return coordinator
 
 
-def test_spool_gets_empty_once_the_log_has_its_episodes(store, spool):
+def test_spool_gets_empty_once_the_log_has_its_episodes(store, spool, caplog):
     shipper = uploaded(store, spool)
     commit_all(store)
     run(shipper.follow_log())
     assert (shipper.waiting, shipper.committed, spool.pending()) == (0, 3, [])
     assert (spool.root / STORE_NOTE).exists()
+    assert STORE_NOTE not in caplog.text, "our own note is nothing strange"
 
 
 def test_spool_deletes_nothing_on_the_word_of_an_earlier_poll(store, spool, monkeypatch):
