@@ -12,8 +12,8 @@ from lwd.data.validation import EpisodeLimits
 from lwd.errors import StoreError
 from lwd.fleet.coordinator import Candidate, Coordinator
 from lwd.fleet.shipper import Shipper
-from lwd.fleet.spool_files import STORE_NOTE
 from lwd.fleet.spool import Spool
+from lwd.fleet.spool_files import STORE_NOTE
 
 from ..data.episodes import EMBODIMENT, episode
 
