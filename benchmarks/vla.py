@@ -278,7 +278,7 @@ def _transitions(policy: LeRobotVLA, states: ObservationBatch) -> TransitionBatc
         bootstrap_observation=states,
         bootstrap_discount_B=torch.ones(size),
         task_B=torch.zeros(size, dtype=torch.int64),
-        imitable_B=torch.ones(size, dtype=torch.bool),
+        imitable_BH=torch.ones(size, horizon, dtype=torch.bool),
     )
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -386,6 +387,17 @@ def test_an_arm_is_jogged_from_where_it_is_and_what_is_recorded_is_where_it_was_
         entry = next(entry for entry in entries if entry.outcome is Outcome.FAILURE)
         episode = read_episode(fleet.store.get(entry.key))
     taken, paused, blocked = steps
+    # Where it was held there is a gap: it begins anew at what is seen then.
+    made = episode.controllers_T != Controller.NOBODY
+    gaps = np.flatnonzero(~made)
+    assert gaps[0] == taken
+    assert episode.states_TS[taken, 0] != pytest.approx(0.25)  # what the policy's last action led to
+    episode = replace(
+        episode,
+        controllers_T=episode.controllers_T[made],
+        actions_TA=episode.actions_TA[made],
+        states_TS=episode.states_TS[np.append(made, True)],
+    )
     assert list(episode.controllers_T) == [Controller.POLICY] * taken + [Controller.HUMAN] * (blocked - taken)
     per_step = 0.5 / 20  # a quarter of the range per second
     first, number = episode.actions_TA[taken:paused], np.arange(1, paused - taken + 1)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def _lwd_rate(recipe: Recipe, seconds: float) -> float:
 def _sft_rate(recipe: Recipe, seconds: float) -> float:
     algorithm = SFT(_policy(recipe), recipe.sft.algorithm, torch.Generator().manual_seed(0))
     batch = build_sampler(recipe.sft.batch_size).batch(0)
+    # All of it counts, as in demonstrations.
+    batch = replace(batch, imitable_BH=batch.action_mask_BH)
     return _rate(lambda: algorithm.update(batch), 1, seconds)
 
 
