@@ -20,7 +20,7 @@ def episodes_of(run) -> list:
     store = RunDirectory(run).store()
     found = newest_log(store).snapshot.episodes.values()
     episodes = [read_episode(store.get(item.entry.key)) for item in found]
-    return sorted(episodes, key=lambda one: one.info.episode_id)
+    return sorted(episodes, key=lambda one: -one.steps)  # in the dataset's order
 
 
 def pause(root) -> None:

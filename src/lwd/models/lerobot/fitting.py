@@ -50,8 +50,11 @@ def fit_processors(
     Raises:
         ConfigError: if actions are to be relative and cannot be, or nothing says which of them are.
     """
+    from lerobot.configs import FeatureType, NormalizationMode
     from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 
+    # Words in config.json; the steps write them out again, and need the enums for that.
+    modes = {FeatureType(kind): NormalizationMode(mode) for kind, mode in lerobot.normalization_mapping.items()}
     relative = _fit_relative(lerobot, preprocessor, postprocessor, embodiment)
     statistics = {feature: dict(numbers) for feature, numbers in fit_to(relative).items()}
     for pipeline, kind, features in (
@@ -60,7 +63,7 @@ def fit_processors(
     ):
         for step in pipeline.steps:
             if isinstance(step, kind):
-                step.features, step.norm_map = features, dict(lerobot.normalization_mapping)
+                step.features, step.norm_map = features, dict(modes)
                 step.stats = statistics
                 step.to()
 
