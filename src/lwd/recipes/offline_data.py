@@ -9,6 +9,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -164,12 +165,21 @@ _worker: "tuple[SceneRobot, SceneExpert] | None" = None
 
 def _start_worker(embodiment: str, world: str) -> None:
     global _worker
+    # A pool's workers hold both ends of the pipe that their work comes through: they would wait for ever for a parent
+    # that is gone.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Ctrl-C reaches every process of the group; the pool would print a traceback of a worker that is still starting.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _worker = _robot_and_expert(embodiment, world)
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(batch: Sequence[PlannedEpisode]) -> list[Episode]:

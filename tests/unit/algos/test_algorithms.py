@@ -130,6 +130,7 @@ def test_target_critic_trails_by_the_polyak_rate(policy, critic, make_batch):
         assert_close(target, 0.75 * old + 0.25 * online)
 
 
+@pytest.mark.learning
 def test_terminal_transitions_learn_their_return(policy, critic, make_batch):
     """With every window terminal, both critics and the value converge to the observed returns' scale."""
     batch = make_batch(32)

@@ -81,6 +81,7 @@ def test_continuing_from_a_saved_state_equals_never_having_stopped(build, policy
 # ---- value learning --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("level", [0.2, 0.7])
 def test_the_expectile_value_solves_its_fixed_point(level, policy, critic, make_batch):
     """At a state with two equally frequent chunks, level * mean(Q - V)+ = (1 - level) * mean(V - Q)+."""

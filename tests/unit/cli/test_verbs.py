@@ -248,6 +248,15 @@ def test_ctrl_c_while_data_is_made(tmp_path):
         assert noise not in errors
 
 
+@pytest.mark.faults
+def test_no_worker_outlives_a_killed_data_generation(tmp_path):
+    process = start("data", "generate", "--run", str(tmp_path / "run"), "--budget", "full")
+    wait_until(lambda: any((tmp_path / "run").glob("store/episodes/*/*.arrow")), process)
+    process.kill()
+    # The pipes end when the last process that holds them has.
+    process.communicate(timeout=60)
+
+
 def test_a_robot_host_refuses_a_policy_of_another_embodiment(tmp_path):
     run = RunDirectory(tmp_path / "run")
     only_one = OfflineDataConfig(
